@@ -1,0 +1,85 @@
+// The bell of a worker: which of its inputs may have something, and whether it sleeps.
+//
+// Invariants
+// - Ringing sets the bit first and looks at `sleeping` afterwards; going to sleep sets `sleeping` first and looks at
+//   the bits afterwards. All four accesses are sequentially consistent, so at least one side sees the other: no ring is
+//   lost (store buffering is the one reordering that x86 does, and this is what it would break).
+// - A bit is a hint: it may be set without a block behind it, never the other way round.
+// - One sleeper at a time. Of several ringers one wakes it: the one that turns `asleep` into `called`.
+// - A ringer that dies between `called` and the wake-up leaves a sleeper behind; whoever reaps it rings every bell by
+//   ring_anyway(), which does not trust `called`.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "platform.hpp"
+#include "segment.hpp"
+
+namespace steadyflow {
+
+inline constexpr unsigned control_bit = 63;  // a command from the control plane
+inline constexpr unsigned room_bit = 62;     // one of the worker's outputs has room again
+inline constexpr unsigned input_bits = 62;   // inputs beyond share the last of these
+
+struct alignas(cache_line) BellWords {
+    std::atomic<std::uint64_t> ready;
+    std::atomic<std::uint32_t> sleeping;
+};
+static_assert(sizeof(BellWords) == cache_line);
+
+class Bell {
+public:
+    Bell() = default;
+    Bell(std::shared_ptr<Segment> segment, std::uint64_t offset)
+        : segment_(std::move(segment)), words_(segment_->at<BellWords>(offset)), waker_(segment_->waker(offset)) {}
+
+    static constexpr std::size_t bytes() noexcept { return sizeof(BellWords); }
+
+    explicit operator bool() const noexcept { return words_ != nullptr; }
+
+    // Wait-free; a system call only if someone sleeps. Any thread, any process.
+    void ring(unsigned bit) const noexcept {
+        // seq_cst read-modify-write: also publishes the slot written before it.
+        words_->ready.fetch_or(std::uint64_t{1} << bit, std::memory_order_seq_cst);
+        // seq_cst: must not move before the line above.
+        std::uint32_t state = words_->sleeping.load(std::memory_order_seq_cst);
+        // acq_rel: orders the exchange with wait()'s store.
+        if (state == asleep && words_->sleeping.compare_exchange_strong(state, called, std::memory_order_acq_rel)) {
+            wake(*waker_);
+        }
+    }
+
+    // The same after a process died that may have been ringing.
+    void ring_anyway(unsigned bit) const noexcept {
+        words_->ready.fetch_or(std::uint64_t{1} << bit, std::memory_order_seq_cst);
+        if (words_->sleeping.load(std::memory_order_seq_cst) != awake) wake(*waker_);
+    }
+
+    // Takes all bits; wait-free, owner only.
+    std::uint64_t take() const noexcept {
+        // The plain look avoids a locked instruction where nothing rang. acquire: pairs with ring().
+        if (words_->ready.load(std::memory_order_acquire) == 0) return 0;
+        return words_->ready.exchange(0, std::memory_order_seq_cst);
+    }
+
+    // Sleeps until a bit is set, the deadline passes or a signal arrives. Owner only; never holds the GIL.
+    void wait(Nanoseconds deadline_ns) const noexcept {
+        // seq_cst: pairs with ring().
+        words_->sleeping.store(asleep, std::memory_order_seq_cst);
+        if (words_->ready.load(std::memory_order_seq_cst) == 0) wait_for_wake(*waker_, deadline_ns);
+        // relaxed: a ringer that still sees `asleep` makes one superfluous system call, nothing else.
+        words_->sleeping.store(awake, std::memory_order_relaxed);
+    }
+
+private:
+    static constexpr std::uint32_t awake = 0;
+    static constexpr std::uint32_t asleep = 1;
+    static constexpr std::uint32_t called = 2;
+
+    std::shared_ptr<Segment> segment_;
+    BellWords* words_ = nullptr;
+    std::shared_ptr<Waker> waker_;
+};
+
+}  // namespace steadyflow

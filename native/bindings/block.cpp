@@ -1,0 +1,194 @@
+#include "block.hpp"
+
+#include <cstddef>
+
+#include <structmember.h>
+
+namespace steadyflow {
+namespace {
+
+PyTypeObject* block_type = nullptr;
+
+// Guarded by the GIL.
+constexpr std::size_t free_list_size = 64;
+BlockObject* free_list[free_list_size];
+std::size_t free_blocks = 0;
+
+void block_dealloc(PyObject* self) {
+    auto* block = reinterpret_cast<BlockObject*>(self);
+    Py_CLEAR(block->payload);
+    Py_CLEAR(block->decoded);
+    Py_CLEAR(block->decoder);
+    Py_CLEAR(block->format);
+    Py_CLEAR(block->metadata);
+    if (free_blocks < free_list_size) {
+        free_list[free_blocks++] = block;
+        return;
+    }
+    PyObject_Free(self);
+    Py_DECREF(block_type);
+}
+
+BlockObject* allocate_block() noexcept {
+    if (free_blocks != 0) {
+        BlockObject* block = free_list[--free_blocks];
+        // The type's reference was kept with the memory.
+        Py_SET_REFCNT(reinterpret_cast<PyObject*>(block), 1);
+        return block;
+    }
+    return PyObject_New(BlockObject, block_type);
+}
+
+PyObject* block_data(PyObject* self, void*) {
+    auto* block = reinterpret_cast<BlockObject*>(self);
+    if (block->decoder == nullptr) return Py_NewRef(block->payload);
+    if (block->decoded == nullptr) block->decoded = PyObject_CallOneArg(block->decoder, block->payload);
+    return Py_XNewRef(block->decoded);
+}
+
+PyObject* block_samples(PyObject* self, void*) {
+    auto* block = reinterpret_cast<BlockObject*>(self);
+    if (!PyArray_Check(block->payload)) {
+        PyErr_SetString(PyExc_AttributeError, "this block carries no samples; its payload is in .data");
+        return nullptr;
+    }
+    return Py_NewRef(block->payload);
+}
+
+PyObject* block_metadata(PyObject* self, void*) {
+    auto* block = reinterpret_cast<BlockObject*>(self);
+    if (block->metadata == nullptr) block->metadata = PyDict_New();
+    else if (PyBytes_Check(block->metadata)) {
+        PyObject* module = PyImport_ImportModule("steadyflow.data");
+        if (module == nullptr) return nullptr;
+        PyObject* decoded = PyObject_CallMethod(module, "decode_metadata", "O", block->metadata);
+        Py_DECREF(module);
+        if (decoded == nullptr) return nullptr;
+        Py_SETREF(block->metadata, decoded);
+    }
+    return Py_XNewRef(block->metadata);
+}
+
+PyObject* block_repr(PyObject* self) {
+    auto* block = reinterpret_cast<BlockObject*>(self);
+    return PyUnicode_FromFormat("<Block %llu: %S, %u frames, flags %u>",
+                                static_cast<unsigned long long>(block->sequence), block->format, block->frames,
+                                static_cast<unsigned>(block->flags));
+}
+
+PyObject* block_new(PyTypeObject*, PyObject* args, PyObject* keywords) {
+    static const char* names[] = {"data",     "format", "timestamp_ns", "first_frame",
+                                  "sequence", "flags",  "metadata",     nullptr};
+    PyObject* data = nullptr;
+    PyObject* format = Py_None;
+    PyObject* metadata = nullptr;
+    long long timestamp_ns = 0;
+    unsigned long long first_frame = 0;
+    unsigned long long sequence = 0;
+    unsigned short flags = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$LKKHO", const_cast<char**>(names), &data, &format,
+                                     &timestamp_ns, &first_frame, &sequence, &flags, &metadata)) {
+        return nullptr;
+    }
+    if (metadata == Py_None) metadata = nullptr;
+    if (metadata != nullptr && !PyDict_Check(metadata)) {
+        PyErr_Format(PyExc_TypeError, "metadata: expected a dict, got %.100s", Py_TYPE(metadata)->tp_name);
+        return nullptr;
+    }
+    std::uint32_t frames = 0;
+    if (PyArray_Check(data)) {
+        auto* array = reinterpret_cast<PyArrayObject*>(data);
+        // Planar blocks have their frames on the second axis; the format knows.
+        int axis = 0;
+        if (PyArray_NDIM(array) > 1 && format != Py_None) {
+            PyObject* layout = PyObject_GetAttrString(format, "layout");
+            if (layout == nullptr) PyErr_Clear();
+            else {
+                axis = PyUnicode_Check(layout) && PyUnicode_CompareWithASCIIString(layout, "planar") == 0 ? 1 : 0;
+                Py_DECREF(layout);
+            }
+        }
+        frames = PyArray_NDIM(array) == 0 ? 1 : static_cast<std::uint32_t>(PyArray_DIM(array, axis));
+    }
+    BlockObject* block = make_block(Py_NewRef(data), Py_XNewRef(metadata), format, nullptr);
+    if (block == nullptr) return nullptr;
+    block->timestamp_ns = timestamp_ns;
+    block->first_frame = first_frame;
+    block->sequence = sequence;
+    block->flags = flags;
+    block->frames = frames;
+    return reinterpret_cast<PyObject*>(block);
+}
+
+PyMemberDef members[] = {
+    {"format", T_OBJECT, offsetof(BlockObject, format), READONLY, "Format: what the payload is."},
+    {"timestamp_ns", T_LONGLONG, offsetof(BlockObject, timestamp_ns), READONLY,
+     "int: CLOCK_MONOTONIC time of capture of the first frame, in nanoseconds."},
+    {"first_frame", T_ULONGLONG, offsetof(BlockObject, first_frame), READONLY,
+     "int: index of the first frame in its stream."},
+    {"sequence", T_ULONGLONG, offsetof(BlockObject, sequence), READONLY,
+     "int: number of the block on its pipeline, from 0; a missing number is a dropped block."},
+    {"frames", T_UINT, offsetof(BlockObject, frames), READONLY, "int: frames in the block; 0 where it has none."},
+    {"flags", T_USHORT, offsetof(BlockObject, flags), READONLY, "int: bits of BlockFlag."},
+    {"sent_ns", T_LONGLONG, offsetof(BlockObject, sent_ns), READONLY,
+     "int: CLOCK_MONOTONIC time at which the block entered its pipeline, in nanoseconds."},
+    {nullptr, 0, 0, 0, nullptr},
+};
+
+PyGetSetDef properties[] = {
+    {"data", block_data, nullptr, "The payload: an array, a decoded struct, or bytes. Decoded once, when asked for.",
+     nullptr},
+    {"samples", block_samples, nullptr,
+     "The array of an audio block, (frames, channels) or (channels, frames). Up to 4 KiB it is yours to change; larger "
+     "ones are read-only views. Raises AttributeError where the payload is no array.",
+     nullptr},
+    {"metadata", block_metadata, nullptr, "dict: the sender's own fields; empty if there are none.", nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
+};
+
+}  // namespace
+
+BlockObject* make_block(PyObject* payload, PyObject* metadata, PyObject* format, PyObject* decoder) noexcept {
+    BlockObject* block = payload == nullptr ? nullptr : allocate_block();
+    if (block == nullptr) {
+        Py_XDECREF(payload);
+        Py_XDECREF(metadata);
+        return nullptr;
+    }
+    block->payload = payload;
+    block->decoded = nullptr;
+    block->decoder = Py_XNewRef(decoder);
+    block->format = Py_NewRef(format);
+    block->metadata = metadata;
+    block->timestamp_ns = 0;
+    block->sent_ns = 0;
+    block->first_frame = 0;
+    block->sequence = 0;
+    block->frames = 0;
+    block->flags = 0;
+    return block;
+}
+
+bool is_block(PyObject* object) noexcept { return Py_IS_TYPE(object, block_type); }
+
+void register_block(nb::module_& module) {
+    static const char* documentation =
+        "Block(data, format=None, *, timestamp_ns=0, first_frame=0, sequence=0, flags=0, metadata=None)\n--\n\n"
+        "What flows: one payload with its stamps. Immutable; keeping it is safe, also after the flow closed.";
+    static PyType_Slot slots[] = {
+        {Py_tp_dealloc, reinterpret_cast<void*>(block_dealloc)},
+        {Py_tp_new, reinterpret_cast<void*>(block_new)},
+        {Py_tp_repr, reinterpret_cast<void*>(block_repr)},
+        {Py_tp_members, members},
+        {Py_tp_getset, properties},
+        {Py_tp_doc, const_cast<char*>(documentation)},
+        {0, nullptr},
+    };
+    static PyType_Spec spec = {"steadyflow._native.Block", sizeof(BlockObject), 0,
+                               Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, slots};
+    block_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
+    if (block_type == nullptr) throw nb::python_error();
+    module.attr("Block") = nb::handle(reinterpret_cast<PyObject*>(block_type));
+}
+
+}  // namespace steadyflow

@@ -1,0 +1,42 @@
+// The Block that Python code receives: payload and stamps, immutable. A plain CPython type with a free list, because it
+// is made once per block and hop (a registered nanobind instance costs three times as much).
+#pragma once
+
+#include <cstdint>
+
+#include "python.hpp"
+
+namespace steadyflow {
+
+enum BlockFlags : std::uint16_t {
+    flag_discontinuity = 1,
+    flag_gap = 2,
+    flag_corrupted = 4,
+    flag_repeated = 8,
+    flag_end_of_stream = 16,
+};
+
+struct BlockObject {
+    PyObject_HEAD
+    PyObject* payload;   // the array, or bytes before decoding
+    PyObject* decoded;   // what `data` gives; null until asked for
+    PyObject* decoder;   // callable(bytes) or null: the payload is the data
+    PyObject* format;
+    PyObject* metadata;  // null, bytes (encoded) or dict
+    std::int64_t timestamp_ns;
+    std::int64_t sent_ns;
+    std::uint64_t first_frame;
+    std::uint64_t sequence;
+    std::uint32_t frames;
+    std::uint16_t flags;
+};
+
+// Steals `payload` and `metadata` (may be null); borrows and keeps the others. Null with an exception set on failure.
+BlockObject* make_block(PyObject* payload, PyObject* metadata, PyObject* format, PyObject* decoder) noexcept;
+
+bool is_block(PyObject* object) noexcept;
+
+// Adds the type to the module.
+void register_block(nb::module_& module);
+
+}  // namespace steadyflow

@@ -1,0 +1,300 @@
+#include "inbox.hpp"
+
+#include <bit>
+#include <chrono>
+#include <utility>
+
+namespace steadyflow {
+namespace {
+
+// After this many blocks served before it, an input of a lower, non-critical class is served once.
+constexpr std::uint32_t starvation_limit = 64;
+constexpr unsigned critical_rank = 0;
+// Waits end now and then even without a deadline: a signal may have been taken by another thread.
+constexpr Nanoseconds look_up_ns = 250'000'000;
+
+// Keeps a buffer and its mapping alive as long as an array views it.
+struct View {
+    BufferPool pool;
+    std::uint32_t buffer;
+    unsigned process;
+    std::shared_ptr<std::atomic<std::int64_t>> kept;
+};
+
+constexpr const char* view_name = "steadyflow.view";
+
+void release_view(PyObject* capsule) {
+    auto* view = static_cast<View*>(PyCapsule_GetPointer(capsule, view_name));
+    view->pool.release(view->buffer, view->process);
+    view->kept->fetch_sub(1, std::memory_order_relaxed);
+    delete view;
+}
+
+}  // namespace
+
+Inbox::Inbox(std::shared_ptr<Segment> segment, std::uint64_t bell_offset, unsigned process, AbortFlag abort)
+    : segment_(segment), bell_(std::move(segment), bell_offset), process_(process), abort_(std::move(abort)) {}
+
+unsigned Inbox::add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
+                    std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer,
+                    unsigned rank, std::shared_ptr<Target> target, nb::object on_end) {
+    Bell producer_bell;
+    if (bell_segment) producer_bell = Bell(std::move(bell_segment), producer_bell_offset);
+    const unsigned bit = std::min<unsigned>(static_cast<unsigned>(links_.size()), input_bits - 1);
+    BufferPool pool(segment, pool_offset);
+    links_.push_back(std::make_shared<Link>(
+        Link{RingConsumer(Ring(std::move(segment), ring_offset), std::move(pool), std::move(producer_bell), consumer, process_),
+             std::move(target), std::move(on_end), rank, bit, 0, false,
+             std::make_shared<std::atomic<std::int64_t>>(0)}));
+    ++open_;
+    pending_ |= std::uint64_t{1} << bit;  // something may have been sent before this end existed
+    return bit;
+}
+
+void Inbox::collect() noexcept {
+    const std::uint64_t rung = bell_.take();
+    if ((rung >> control_bit & 1) != 0) interrupted_ = true;
+    pending_ |= rung & ((std::uint64_t{1} << input_bits) - 1);
+}
+
+// The next input to serve: the most urgent class first, inside a class the block that was sent first.
+Inbox::Link* Inbox::pick(bool skip_busy) {
+    collect();
+    if (pending_ == 0) return nullptr;
+    Link* chosen = nullptr;
+    Nanoseconds chosen_sent = 0;
+    Link* starving = nullptr;
+    std::uint64_t empty = pending_;  // bits whose every input turned out to have nothing
+    for (auto& owned : links_) {
+        Link& link = *owned;
+        if (!link_ready(link)) continue;
+        if (link.ended) continue;
+        if (skip_busy && link.target->context != nullptr && link.target->context->busy) {
+            empty &= ~(std::uint64_t{1} << link.bit);
+            continue;
+        }
+        const Nanoseconds sent = link.consumer.peek_sent_ns();
+        if (sent < 0) {
+            if (link.consumer.at_end() && !skip_busy) finish_if_ended(link);
+            continue;
+        }
+        empty &= ~(std::uint64_t{1} << link.bit);
+        if (chosen == nullptr || (link.rank == chosen->rank && sent < chosen_sent)) {
+            chosen = &link;
+            chosen_sent = sent;
+        } else if (link.rank != chosen->rank && chosen->rank != critical_rank) {
+            if (++link.passed_over > starvation_limit && starving == nullptr) starving = &link;
+        }
+    }
+    // An end that is seen only while waiting inside send() is taken up by the next serve().
+    if (!skip_busy) pending_ &= ~empty;
+    if (starving != nullptr) {
+        starving->passed_over = 0;
+        add(starving->consumer.stats().rescued);
+        return starving;
+    }
+    return chosen;
+}
+
+bool Inbox::finish_if_ended(Link& link) {
+    if (link.ended) return true;
+    link.ended = true;
+    --open_;
+    if (!link.on_end.is_none()) link.on_end();
+    return true;
+}
+
+nb::object Inbox::build(Link& link, const Claim& claim) {
+    const Target& target = *link.target;
+    const BlockHeader& header = claim.header;
+    if (!target.spec.plausible(header.payload_bytes, header.frames)) {
+        throw Corrupted(target.name + ": block " + std::to_string(header.sequence) + " claims " +
+                        std::to_string(header.payload_bytes) + " bytes in " + std::to_string(header.frames) +
+                        " frames, which its format cannot have");
+    }
+    const BufferPool& pool = link.consumer.pool();
+    std::byte* memory = pool.payload(header.buffer);
+    PyObject* payload = nullptr;
+    const bool as_view = header.payload_bytes > private_copy_bytes && target.spec.kind != PayloadKind::bytes;
+    if (as_view && link.kept->load(std::memory_order_relaxed) <
+                       static_cast<std::int64_t>(link.consumer.ring().buffer_size()) &&
+        pool.hold(header.buffer, process_)) {
+        link.kept->fetch_add(1, std::memory_order_relaxed);
+        auto* view = new View{pool, header.buffer, process_, link.kept};
+        PyObject* capsule = PyCapsule_New(view, view_name, release_view);
+        if (capsule == nullptr) throw nb::python_error();
+        payload = target.spec.new_array(header.frames, memory);
+        if (payload == nullptr) {
+            Py_DECREF(capsule);
+            throw nb::python_error();
+        }
+        auto* array = reinterpret_cast<PyArrayObject*>(payload);
+        PyArray_CLEARFLAGS(array, NPY_ARRAY_WRITEABLE);
+        if (PyArray_SetBaseObject(array, capsule) != 0) {
+            Py_DECREF(payload);
+            throw nb::python_error();
+        }
+    } else {
+        if (as_view) add(link.consumer.stats().kept_copies);
+        payload = target.spec.copy(memory, header.payload_bytes, header.frames);
+    }
+    PyObject* metadata = nullptr;
+    if (header.metadata_bytes != 0 && payload != nullptr) {
+        metadata = PyBytes_FromStringAndSize(reinterpret_cast<const char*>(memory) + header.payload_bytes,
+                                             header.metadata_bytes);
+        if (metadata == nullptr) Py_CLEAR(payload);
+    }
+    BlockObject* block = make_block(payload, metadata, target.format.ptr(), target.decoder_or_null());
+    if (block == nullptr) throw nb::python_error();
+    stamp(*block, header, claim.sent_ns);
+    if (claim.word.attempt() != 0) block->flags |= flag_repeated;
+    return nb::steal(reinterpret_cast<PyObject*>(block));
+}
+
+bool Inbox::serve_link(Link& link, bool slept) {
+    Claim claim;
+    try {
+        if (!link.consumer.claim(claim)) return false;
+    } catch (const Corrupted& damage) {
+        add(link.consumer.stats().corrupted);
+        throw Corrupted(link.target->name + ": " + damage.what());
+    }
+    link.passed_over = 0;
+    if (link.target->discard) {
+        link.consumer.discard(claim, *link.target->discard);
+        return true;
+    }
+    const nb::object block = build(link, claim);
+    Nanoseconds awake = slept ? awake_ns_ : monotonic_ns();
+    awake = std::max(awake, claim.sent_ns);
+    const Nanoseconds gil = slept ? std::max(gil_ns_, awake) : awake;
+    ConsumerStats& stats = link.consumer.stats();
+    const bool ok =
+        link.target->invoke(*clock_, reinterpret_cast<BlockObject*>(block.ptr()), stats, claim.sent_ns, awake, gil);
+    // After its results were sent: a worker that dies before this repeats the block, it never loses it.
+    if (ok) {
+        link.consumer.finish(claim);
+        add(stats.received);
+    } else {
+        link.consumer.discard(claim, Reason::failed);
+    }
+    return true;
+}
+
+void Inbox::sleep(Nanoseconds deadline_ns) {
+    {
+        const Bell bell = bell_;  // keeps the mapping, should the flow be closed meanwhile
+        const WaitWithoutGil waiting;
+        bell.wait(deadline_ns);
+        awake_ns_ = monotonic_ns();
+    }
+    gil_ns_ = monotonic_ns();
+    check_interruption();
+}
+
+std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
+    std::uint64_t served = 0;
+    bool slept = false;
+    while (served < limit) {
+        Link* link = pick(false);
+        if (link != nullptr) {
+            served += serve_link(*link, slept) ? 1 : 0;
+            slept = false;
+            if (!interrupted_) continue;
+        }
+        if (interrupted_) {
+            interrupted_ = false;
+            break;
+        }
+        if (served != 0 || deadline_ns == 0 || (open_ == 0 && deadline_ns < 0)) break;
+        if (abort_ && abort_->load(std::memory_order_acquire)) break;
+        if (pending_ != 0) continue;
+        if (deadline_ns > 0 && monotonic_ns() >= deadline_ns) break;
+        const Nanoseconds look_up = monotonic_ns() + look_up_ns;
+        sleep(deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up));
+        slept = true;
+    }
+    return served;
+}
+
+bool Inbox::serve_one_inside() {
+    Link* link = pick(true);
+    return link != nullptr && serve_link(*link, false);
+}
+
+nb::object Inbox::receive(nb::handle timeout_s) {
+    const Nanoseconds entered = monotonic_ns();
+    Nanoseconds deadline = -1;
+    if (!timeout_s.is_none()) {
+        const double seconds = PyFloat_AsDouble(timeout_s.ptr());
+        if (PyErr_Occurred() != nullptr) PyErr_Clear();
+        else if (seconds >= 0) deadline = entered + static_cast<Nanoseconds>(std::min(seconds, 1e9) * 1e9);
+        if (deadline < 0) {
+            raise_error("ConfigurationError", "receive: expected timeout_s to be a number of seconds >= 0, or None; got " +
+                                                  nb::cast<std::string>(nb::repr(timeout_s)));
+        }
+    }
+    const auto require_open = [this] {
+        if (detached_ || (abort_ && abort_->load(std::memory_order_acquire))) {
+            raise_error("PipelineClosed", "the flow was closed; nothing can be received any more");
+        }
+    };
+    require_open();
+    const std::shared_ptr<Link> held_link = links_.front();
+    Link& link = *held_link;
+    bool mine = receive_mutex_.try_lock();
+    while (!mine) {
+        const Nanoseconds now = monotonic_ns();
+        if (deadline >= 0 && now >= deadline) break;
+        {
+            const WaitWithoutGil waiting;
+            const Nanoseconds until = deadline < 0 ? now + look_up_ns : std::min(deadline, now + look_up_ns);
+            mine = receive_mutex_.try_lock_until(std::chrono::steady_clock::time_point(std::chrono::nanoseconds(until)));
+        }
+        if (!mine) check_interruption();
+    }
+    if (!mine) {
+        raise_error("ReceiveTimeout", link.target->name +
+                                          ": expected a block within timeout_s, but another thread was receiving");
+    }
+    const std::unique_lock<std::timed_mutex> held(receive_mutex_, std::adopt_lock);
+    bool slept = false;
+    Claim claim;
+    for (;;) {
+        require_open();
+        if (link.consumer.claim(claim)) break;
+        if (link.consumer.at_end()) raise_error("EndOfStream", link.target->name + ": every block was received");
+        const Nanoseconds now = monotonic_ns();
+        if (deadline >= 0 && now >= deadline) {
+            raise_error("ReceiveTimeout", link.target->name + ": expected a block within timeout_s, got none");
+        }
+        if (bell_.take() != 0) continue;
+        const Nanoseconds look_up = now + look_up_ns;
+        sleep(deadline < 0 ? look_up : std::min(deadline, look_up));
+        slept = true;
+    }
+    const nb::object block = build(link, claim);
+    link.consumer.finish(claim);
+    const Nanoseconds started = monotonic_ns();
+    ConsumerStats& stats = link.consumer.stats();
+    const Nanoseconds awake = std::max(slept ? awake_ns_ : entered, claim.sent_ns);
+    const Nanoseconds overhead = started - std::max(claim.sent_ns, entered);
+    stats.latency.record(started - claim.sent_ns);
+    stats.overhead.record(overhead);
+    stats.wait.record(awake - claim.sent_ns);
+    stats.gil.record(slept ? gil_ns_ - awake : 0);
+    if (link.target->max_latency_ns != 0 && overhead > link.target->max_latency_ns) add(stats.late);
+    add(stats.received);
+    return block;
+}
+
+void Inbox::detach() {
+    interrupt();
+    detached_ = true;
+    links_.clear();
+    open_ = 0;
+    bell_ = Bell();
+    segment_.reset();
+}
+
+}  // namespace steadyflow

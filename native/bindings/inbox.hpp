@@ -1,0 +1,81 @@
+// The receiving side of a worker, or of one open end: waits on the bell, serves inputs in order of priority.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "worker.hpp"
+
+namespace steadyflow {
+
+class Inbox {
+public:
+    Inbox(std::shared_ptr<Segment> segment, std::uint64_t bell_offset, unsigned process, AbortFlag abort);
+
+    // Adds an input; in order of priority, the most urgent first. Returns its bell bit. GIL held, before start.
+    unsigned add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
+                 std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer,
+                 unsigned rank, std::shared_ptr<Target> target, nb::object on_end);
+
+    // Serves up to `limit` blocks. Waits for the first until `deadline_ns` (negative: no limit; 0: not at all).
+    // Returns how many were served; 0 after a deadline, an interrupt, or when every input has ended.
+    std::uint64_t serve(Nanoseconds deadline_ns, std::uint64_t limit);
+
+    // One block of an input whose module is not on the call stack; false if there is none. For a waiting send().
+    bool serve_one_inside();
+
+    // Open end: the oldest block. Raises ReceiveTimeout, EndOfStream, PipelineClosed.
+    nb::object receive(nb::handle timeout_s);
+
+    // Any thread: makes serve() return soon.
+    void interrupt() const noexcept {
+        if (bell_) bell_.ring(control_bit);
+    }
+
+    // Sleeps on the bell, without the GIL, until something rings or the deadline passes. Raises on a signal's exception.
+    void sleep(Nanoseconds deadline_ns);
+
+    bool owned_by_this_thread() const noexcept { return owner_ == std::this_thread::get_id(); }
+    void adopt() noexcept { owner_ = std::this_thread::get_id(); }
+    std::size_t open_inputs() const noexcept { return open_; }
+    const std::shared_ptr<WorkerClock>& clock() const noexcept { return clock_; }
+    void detach();
+
+private:
+    struct Link {
+        RingConsumer consumer;
+        std::shared_ptr<Target> target;
+        nb::object on_end;
+        unsigned rank;
+        unsigned bit;
+        std::uint32_t passed_over = 0;
+        bool ended = false;
+        std::shared_ptr<std::atomic<std::int64_t>> kept;  // views alive
+    };
+
+    void collect() noexcept;
+    Link* pick(bool skip_busy);
+    bool serve_link(Link& link, bool slept);
+    nb::object build(Link& link, const Claim& claim);
+    bool finish_if_ended(Link& link);
+    bool link_ready(const Link& link) const noexcept { return (pending_ >> link.bit & 1) != 0; }
+
+    std::shared_ptr<Segment> segment_;
+    Bell bell_;
+    unsigned process_;
+    AbortFlag abort_;
+    std::shared_ptr<WorkerClock> clock_ = std::make_shared<WorkerClock>();
+    std::vector<std::shared_ptr<Link>> links_;  // shared: a waiting receive() keeps its link, whatever close() does
+    std::size_t open_ = 0;
+    std::uint64_t pending_ = 0;  // bits taken from the bell, not served to the end yet
+    bool interrupted_ = false;
+    Nanoseconds awake_ns_ = 0;   // when the last sleep ended
+    Nanoseconds gil_ns_ = 0;     // when the GIL was back after it
+    std::thread::id owner_;
+    std::timed_mutex receive_mutex_;  // several threads may receive; one sleeps on the bell
+    bool detached_ = false;
+};
+
+}  // namespace steadyflow

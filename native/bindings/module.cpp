@@ -1,0 +1,379 @@
+// The Python module steadyflow._native: registration only, each idea is in its own file.
+#define STEADYFLOW_IMPORTS_NUMPY
+#include "python.hpp"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+#include "block.hpp"
+#include "inbox.hpp"
+#include "lifeline.hpp"
+#include "output.hpp"
+#include "payload.hpp"
+
+using namespace nb::literals;
+
+namespace steadyflow {
+namespace {
+
+using SegmentPointer = std::shared_ptr<Segment>;
+
+nb::dict counters_of(const Ring& ring) {
+    const Account account = read_account(ring);
+    const RingHeader& header = ring.header();
+    nb::dict dropped;
+    static const char* names[reasons] = {"oldest", "newest", "superseded", "flushed", "failed", "stopped", "late"};
+    for (unsigned reason = 0; reason < reasons; ++reason) dropped[names[reason]] = account.dropped[reason];
+    nb::dict result;
+    result["sent"] = account.sent;
+    result["delivered"] = account.delivered;
+    result["dropped"] = dropped;
+    result["repeated"] = account.repeated;
+    result["fill"] = account.fill;
+    result["consistent"] = account.consistent;
+    const auto read = [](const Counter& counter) { return counter.load(std::memory_order_relaxed); };
+    result["bytes"] = read(header.bytes);
+    result["full_events"] = read(header.full_events);
+    result["blocked_ns"] = read(header.blocked_ns);
+    result["peak_fill"] = read(header.peak_fill);
+    result["ended"] = header.ended.load(std::memory_order_relaxed) != 0;
+    std::uint64_t late = 0;
+    std::uint64_t corrupted = 0;
+    std::uint64_t kept_copies = 0;
+    std::uint64_t rescued = 0;
+    for (std::uint32_t consumer = 0; consumer < ring.consumers(); ++consumer) {
+        const ConsumerStats& stats = ring.stats(consumer);
+        late += read(stats.late);
+        corrupted += read(stats.corrupted);
+        kept_copies += read(stats.kept_copies);
+        rescued += read(stats.rescued);
+    }
+    result["late"] = late;
+    result["corrupted"] = corrupted;
+    result["kept_copies"] = kept_copies;
+    result["rescued"] = rescued;
+    return result;
+}
+
+// One histogram, summed over the consumers: (counts as a uint64 array, sum, max).
+nb::object histogram_of(const Ring& ring, Histogram ConsumerStats::*which) {
+    npy_intp buckets = histogram_buckets;
+    const nb::object counts = take(PyArray_ZEROS(1, &buckets, NPY_UINT64, 0));
+    auto* values = static_cast<std::uint64_t*>(PyArray_DATA(reinterpret_cast<PyArrayObject*>(counts.ptr())));
+    std::uint64_t sum = 0;
+    std::uint64_t max = 0;
+    for (std::uint32_t consumer = 0; consumer < ring.consumers(); ++consumer) {
+        const Histogram& histogram = ring.stats(consumer).*which;
+        for (unsigned bucket = 0; bucket < histogram_buckets; ++bucket) {
+            values[bucket] += histogram.counts[bucket].load(std::memory_order_relaxed);
+        }
+        sum += histogram.sum.load(std::memory_order_relaxed);
+        max = std::max(max, histogram.max.load(std::memory_order_relaxed));
+    }
+    return nb::make_tuple(counts, sum, max);
+}
+
+nb::dict histograms_of(const Ring& ring) {
+    nb::dict result;
+    result["latency"] = histogram_of(ring, &ConsumerStats::latency);
+    result["overhead"] = histogram_of(ring, &ConsumerStats::overhead);
+    result["wait"] = histogram_of(ring, &ConsumerStats::wait);
+    result["gil"] = histogram_of(ring, &ConsumerStats::gil);
+    result["busy"] = histogram_of(ring, &ConsumerStats::busy);
+    return result;
+}
+
+nb::object bucket_bounds() {
+    npy_intp edges = histogram_buckets + 1;
+    const nb::object bounds = take(PyArray_ZEROS(1, &edges, NPY_UINT64, 0));
+    auto* values = static_cast<std::uint64_t*>(PyArray_DATA(reinterpret_cast<PyArrayObject*>(bounds.ptr())));
+    for (unsigned bucket = 0; bucket <= histogram_buckets; ++bucket) values[bucket] = histogram_lower(bucket);
+    return bounds;
+}
+
+Rule rule_from(int kind, int then, std::uint64_t timeout_us) {
+    if (kind < 0 || kind > 4 || then < 0 || then > 2 || timeout_us >= std::uint64_t{1} << 41) {
+        raise_error("ConfigurationError", "no such overflow rule");
+    }
+    return {static_cast<RuleKind>(kind), static_cast<AfterWait>(then), timeout_us};
+}
+
+PayloadSpec spec_from(int kind, const std::string& dtype, std::uint32_t channels, bool planar, bool packed,
+                      std::uint32_t max_frames, const std::vector<npy_intp>& shape, std::uint64_t max_bytes) {
+    PayloadSpec spec;
+    spec.kind = static_cast<PayloadKind>(kind);
+    spec.channels = channels;
+    spec.planar = planar;
+    spec.packed = packed;
+    spec.max_frames = max_frames;
+    spec.shape = shape;
+    spec.max_bytes = max_bytes;
+    if (spec.kind != PayloadKind::bytes) {
+        PyArray_Descr* description = nullptr;
+        const nb::str name(dtype.c_str());
+        if (PyArray_DescrConverter(name.ptr(), &description) != NPY_SUCCEED) throw nb::python_error();
+        spec.type_number = description->type_num;
+        spec.item_bytes = static_cast<std::uint32_t>(PyDataType_ELSIZE(description));
+        Py_DECREF(description);
+    }
+    if (max_bytes > std::uint64_t{1} << 31) raise_error("ConfigurationError", "a block may have at most 2 GiB");
+    return spec;
+}
+
+// What stamps and statistics cost per block, as invoke() and send() take them: three clock reads, five histograms.
+double measure_stamps(std::uint64_t blocks) {
+    auto stats = std::make_unique<ConsumerStats>();
+    std::memset(static_cast<void*>(stats.get()), 0, sizeof(ConsumerStats));
+    const nb::gil_scoped_release released;
+    const Nanoseconds began = monotonic_ns();
+    for (std::uint64_t block = 0; block < blocks; ++block) {
+        const Nanoseconds sent = monotonic_ns();
+        const Nanoseconds started = monotonic_ns();
+        const Nanoseconds finished = monotonic_ns();
+        stats->latency.record(started - sent);
+        stats->overhead.record(started - sent);
+        stats->wait.record(started - sent);
+        stats->gil.record(0);
+        stats->busy.record(finished - started);
+        add(stats->received);
+    }
+    return static_cast<double>(monotonic_ns() - began) / static_cast<double>(std::max<std::uint64_t>(blocks, 1));
+}
+
+void register_shared_memory(nb::module_& module) {
+    nb::class_<Segment>(module, "Segment", "One shared memory segment (memfd), mapped whole.")
+        .def_static("create", &Segment::create, "bytes"_a,
+                    "Allocates a sealed segment. May block and allocate. Raises InsufficientMemory.")
+        .def_static("attach", &Segment::attach, "descriptor"_a, "writable"_a,
+                    "Takes over a descriptor and maps it. Raises CorruptedSegment.")
+        .def("create_bell",
+             [](Segment& segment, std::uint64_t offset) {
+                 int descriptors[2];
+                 const int result = create_waker(descriptors);
+                 if (result != 0) throw Shortage("cannot create a pipe to wake a worker", -result, 0);
+                 segment.add_waker(offset, std::make_shared<Waker>(descriptors[0], descriptors[1]));
+             },
+             "offset"_a, "Makes the bell at this offset. Raises InsufficientMemory where descriptors run out.")
+        .def("attach_bell",
+             [](Segment& segment, std::uint64_t offset, int reading, int writing) {
+                 segment.add_waker(offset, std::make_shared<Waker>(reading, writing));
+             },
+             "offset"_a, "reading"_a, "writing"_a, "Takes over the descriptors of a bell that another process made.")
+        .def("bell_descriptors",
+             [](const Segment& segment, std::uint64_t offset) {
+                 const auto waker = segment.waker(offset);
+                 return nb::typed<nb::tuple, int, int>(nb::make_tuple(waker->read, waker->write));
+             },
+             "offset"_a, "The descriptors of a bell, to be passed to another process.")
+        .def_prop_ro("descriptor", &Segment::descriptor)
+        .def_prop_ro("bytes", &Segment::bytes);
+    module.attr("SEGMENT_HEADER_BYTES") = sizeof(SegmentHeader);
+    module.attr("BELL_BYTES") = Bell::bytes();
+    module.attr("PRIVATE_COPY_BYTES") = private_copy_bytes;
+    module.attr("MAX_PROCESSES") = max_processes;
+    module.attr("MAX_BRANCHES") = max_branches;
+    module.def("pool_bytes", [](std::uint32_t count, std::size_t capacity) { return round_up(BufferPool::bytes(count, capacity)); },
+               "count"_a, "capacity_bytes"_a, "Bytes that a port's buffers take in a segment.");
+    module.def("ring_bytes", [](std::uint32_t slots, std::uint32_t consumers) { return round_up(Ring::bytes(slots, consumers)); },
+               "slots"_a, "consumers"_a, "Bytes that a ring with its statistics takes in a segment.");
+    module.def("create_pool",
+               [](const SegmentPointer& segment, std::uint64_t offset, std::uint32_t count, std::size_t capacity) {
+                   BufferPool::create(*segment, offset, count, capacity);
+               },
+               "segment"_a, "offset"_a, "count"_a, "capacity_bytes"_a);
+    module.def("create_ring",
+               [](const SegmentPointer& segment, std::uint64_t offset, std::uint32_t buffer_size, std::uint32_t slots,
+                  std::uint32_t consumers, std::uint32_t branch, int kind, int then, std::uint64_t timeout_us) {
+                   Ring::create(*segment, offset, buffer_size, slots, consumers, branch, rule_from(kind, then, timeout_us));
+               },
+               "segment"_a, "offset"_a, "buffer_size"_a, "slots"_a, "consumers"_a, "branch"_a, "rule_kind"_a,
+               "rule_then"_a, "rule_timeout_us"_a, "slots = 0: a fused pipeline, statistics only.");
+    module.def("ring_bell",
+               [](const SegmentPointer& segment, std::uint64_t offset, unsigned bit) {
+                   if (bit > control_bit) throw Corrupted("no such bell bit");
+                   Bell(segment, offset).ring_anyway(bit);
+               },
+               "segment"_a, "offset"_a, "bit"_a,
+               "Wakes whoever sleeps on the bell, also after a process died while ringing it. Never blocks.");
+    module.attr("ROOM_BIT") = room_bit;
+    module.attr("CONTROL_BIT") = control_bit;
+
+    nb::class_<Ring>(module, "Ring", "The control plane's view of one pipeline: counters, rule, recovery.")
+        .def(nb::init<SegmentPointer, std::uint64_t>(), "segment"_a, "offset"_a)
+        .def("counters", &counters_of, "The derived accounting and counters; consistent once the flow is quiet.")
+        .def("histograms", &histograms_of, "name -> (counts, sum_ns, max_ns); bounds from bucket_bounds().")
+        .def("set_rule",
+             [](const Ring& ring, int kind, int then, std::uint64_t timeout_us) {
+                 ring.header().rule.store(rule_from(kind, then, timeout_us).pack(), std::memory_order_release);
+             },
+             "kind"_a, "then"_a, "timeout_us"_a, "Switches the overflow rule; takes effect at the next send. Wait-free.")
+        .def("set_ended", [](const Ring& ring) { ring.header().ended.store(1, std::memory_order_release); },
+             "Ends the stream for a producer that is gone.")
+        .def("set_abandoned", [](const Ring& ring) { ring.header().abandoned.store(1, std::memory_order_release); },
+             "Tells the producer that nobody will consume: its blocks are dropped (failed) from now on.")
+        .def("reap", [](const Ring& ring, unsigned process) { return reap(ring, process); }, "process"_a,
+             "Gives back what a dead process had claimed.")
+        .def("abandon",
+             [](const Ring& ring, unsigned reason) {
+                 if (reason >= reasons) throw Corrupted("no such reason");
+                 return abandon(ring, static_cast<Reason>(reason));
+             },
+             "reason"_a, "Drops everything that still waits. Only when both ends are gone.");
+    module.def("release_process",
+               [](const SegmentPointer& segment, std::uint64_t pool_offset, unsigned process) {
+                   if (process >= max_processes) throw Corrupted("no such process");
+                   BufferPool(segment, pool_offset).release_process(process);
+               },
+               "segment"_a, "pool_offset"_a, "process"_a, "Zeroes the holds of a dead process.");
+    module.def("held_buffers",
+               [](const SegmentPointer& segment, std::uint64_t pool_offset) {
+                   return BufferPool(segment, pool_offset).held_buffers();
+               },
+               "segment"_a, "pool_offset"_a, "How many buffers are kept alive by views.");
+    module.def("bucket_bounds", &bucket_bounds, "Lower bounds in ns of the histograms' buckets, and the last one's end.");
+    module.def("measure_stamps", &measure_stamps, "blocks"_a, "Cost in ns of stamps and statistics per block.");
+    module.def("monotonic_ns", &monotonic_ns, "CLOCK_MONOTONIC in ns: the clock of every stamp.");
+    module.def("shut_down",
+               [](double timeout_s) {
+                   shutting_down.store(true);
+                   const nb::gil_scoped_release released;
+                   const Nanoseconds deadline = monotonic_ns() + static_cast<Nanoseconds>(timeout_s * 1e9);
+                   while (waiting_threads.load() != 0 && monotonic_ns() < deadline) {
+                       std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                   }
+               },
+               "timeout_s"_a, "Sends every waiting thread back to Python, for the end of the program.");
+    module.def("watch_lifeline", &watch_lifeline, "descriptor"_a,
+               "Ends this process as soon as the other end of the pipe is closed.");
+}
+
+void register_ends(nb::module_& module) {
+    nb::class_<PayloadSpec>(module, "PayloadSpec", "The native side of a resolved format.")
+        .def(nb::new_(&spec_from), "kind"_a, "dtype"_a, "channels"_a, "planar"_a, "packed"_a, "max_frames"_a,
+             "shape"_a, "max_bytes"_a);
+    nb::class_<ModuleContext>(module, "ModuleContext", "The block that a module is working on.")
+        .def(nb::init<>())
+        .def("set_stamps",
+             [](ModuleContext& context, std::int64_t timestamp_ns, std::uint64_t first_frame, std::uint32_t frames,
+                std::uint16_t flags) {
+                 context.timestamp_ns = timestamp_ns;
+                 context.first_frame = first_frame;
+                 context.frames = frames;
+                 context.flags = flags;
+             },
+             "timestamp_ns"_a, "first_frame"_a, "frames"_a, "flags"_a, "What blocks sent from now on inherit.")
+        .def_prop_ro("calls", [](const ModuleContext& context) { return context.calls; })
+        .def_prop_ro("busy_ns", [](const ModuleContext& context) { return context.busy_ns; })
+        .def_prop_ro("is_running", [](const ModuleContext& context) { return context.busy; })
+        .def("enter", [](ModuleContext& context) { context.busy = true; },
+             "The module runs outside process(): its inputs are not served inside its own sends.")
+        .def("leave", [](ModuleContext& context) { context.busy = false; });
+    nb::class_<Target>(module, "Target", "Where a pipeline ends.")
+        .def(nb::new_([](std::string name, const PayloadSpec& spec, nb::object format, nb::object decoder, nb::object call,
+                         nb::object result_port, nb::object context, nb::object on_error, std::int64_t max_latency_ns) {
+                 auto target = std::make_shared<Target>();
+                 target->name = std::move(name);
+                 target->spec = spec;
+                 target->format = std::move(format);
+                 target->decoder = std::move(decoder);
+                 target->call = std::move(call);
+                 target->result_output = result_port.is_none() ? nullptr : nb::cast<Output*>(result_port);
+                 target->result_port = std::move(result_port);
+                 target->context = context.is_none() ? nullptr : nb::cast<ModuleContext*>(context);
+                 target->context_owner = std::move(context);
+                 target->on_error = std::move(on_error);
+                 target->max_latency_ns = max_latency_ns;
+                 return target;
+             }),
+             "name"_a, "spec"_a, "format"_a.none(), "decoder"_a.none(), "call"_a.none(), "result_port"_a.none(),
+             "context"_a.none(), "on_error"_a.none(), "max_latency_ns"_a)
+        .def("fail", [](Target& target) { target.discard = Reason::failed; }, "From now on blocks are dropped (failed).")
+        .def("close", [](Target& target) { target.discard = Reason::stopped; },
+             "From now on blocks are dropped (stopped): the module has ended before this input.");
+    nb::class_<std::atomic<bool>>(module, "AbortFlag", "Set once; everything that waits gives up.")
+        .def(nb::new_([] { return std::make_shared<std::atomic<bool>>(false); }))
+        .def("set", [](std::atomic<bool>& flag) { flag.store(true, std::memory_order_release); })
+        .def("is_set", [](const std::atomic<bool>& flag) { return flag.load(std::memory_order_acquire); });
+
+    nb::class_<Output>(module, "OutputCore", nb::is_weak_referenceable(), "The native sending end of a port.")
+        .def(nb::init<>())
+        .def("send", &Output::send, "data"_a.none(),
+             "Sends an array, a FlowData, a Block or what the format encodes. True: queued, False: dropped by the rule.\n\n"
+             "Wait-free but for a pipeline with a waiting rule that is full. Any thread; callers are serialised.")
+        .def("configure",
+             [](Output& output, std::string name, const PayloadSpec& spec, nb::object format, nb::object prepare,
+                nb::object context, AbortFlag abort) {
+                 output.configure(std::move(name), spec, std::move(format), std::move(prepare), std::move(context),
+                                  std::move(abort));
+             },
+             "name"_a, "spec"_a, "format"_a.none(), "prepare"_a, "context"_a.none(), "abort"_a)
+        .def("set_pool", &Output::set_pool, "segment"_a, "offset"_a)
+        .def("set_bell", &Output::set_bell, "segment"_a, "offset"_a)
+        .def("set_inbox", &Output::set_inbox, "inbox"_a)
+        .def("add_ring", &Output::add_ring, "name"_a, "segment"_a, "offset"_a, "bell_segment"_a, "bell_offset"_a, "bit"_a)
+        .def("set_consumer_bell", &Output::set_consumer_bell, "name"_a, "bell_segment"_a, "bell_offset"_a, "bit"_a)
+        .def("add_fused",
+             [](Output& output, std::shared_ptr<Target> target, SegmentPointer segment, std::uint64_t ring_offset,
+                const Inbox& inbox) {
+                 auto link = std::make_shared<FusedLink>();
+                 link->target = std::move(target);
+                 link->ring = Ring(std::move(segment), ring_offset);
+                 link->clock = inbox.clock();
+                 output.add_fused(std::move(link));
+             },
+             "target"_a, "segment"_a, "ring_offset"_a, "inbox"_a)
+        .def("end", &Output::end, "No block follows. Idempotent.")
+        .def("close", &Output::close, "reason"_a, "From now on send() raises PipelineClosed.")
+        .def("flush", &Output::flush, "ring_name"_a.none(), "Drops what waits (flushed); returns how many blocks.")
+        .def("detach", &Output::detach)
+        .def_prop_ro("is_connected", &Output::is_connected)
+        .def_prop_ro("has_ended", &Output::has_ended);
+
+    nb::class_<Inbox>(module, "Inbox", "The receiving side of a worker, or of one open end.")
+        .def(nb::init<SegmentPointer, std::uint64_t, unsigned, AbortFlag>(), "segment"_a, "bell_offset"_a, "process"_a,
+             "abort"_a)
+        .def("add_input", &Inbox::add_input, "segment"_a, "ring_offset"_a, "pool_offset"_a, "bell_segment"_a.none(),
+             "producer_bell_offset"_a, "consumer"_a, "rank"_a, "target"_a, "on_end"_a.none(),
+             "Adds an input, the most urgent first; returns its bell bit.")
+        .def("serve", &Inbox::serve, "deadline_ns"_a, "limit"_a,
+             "Serves up to `limit` blocks; waits for the first one until the deadline (negative: no limit, 0: not at all).")
+        .def("receive", &Inbox::receive, "timeout_s"_a = nb::none(),
+             "The oldest block; committed before it is returned. Raises ReceiveTimeout, EndOfStream, PipelineClosed.")
+        .def("interrupt", &Inbox::interrupt, "Makes serve() return soon. Wait-free, any thread.")
+        .def("adopt", &Inbox::adopt, "Declares the calling thread the worker's own.")
+        .def("detach", &Inbox::detach)
+        .def_prop_ro("open_inputs", &Inbox::open_inputs);
+}
+
+}  // namespace
+}  // namespace steadyflow
+
+NB_MODULE(_native, module) {
+    using namespace steadyflow;
+    if (_import_array() < 0) throw nb::python_error();
+    // Ports and modules refer to each other until the flow is closed; at interpreter exit nanobind would list them.
+    nb::set_leak_warnings(false);
+    module.doc() = "steadyflow's data plane: shared memory, rings, bells, and the ends that Python uses.";
+    nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+        try {
+            std::rethrow_exception(thrown);
+        } catch (const Corrupted& error) {
+            const nb::object kind = nb::module_::import_("steadyflow.errors").attr("CorruptedSegment");
+            PyErr_SetString(kind.ptr(), error.what());
+        } catch (const Shortage& error) {
+            const nb::object kind = nb::module_::import_("steadyflow.errors").attr("InsufficientMemory");
+            std::string text = std::string(error.what()) + ": ";
+            if (error.bytes != 0) text += "needed " + std::to_string(error.bytes) + " bytes, ";
+            text += std::string("the system answered: ") + std::strerror(error.error);
+            if (error.bytes != 0) text += "; use smaller buffer_size, max_block_frames or max_bytes, or free memory";
+            PyErr_SetString(kind.ptr(), text.c_str());
+        }
+    });
+    register_block(module);
+    register_shared_memory(module);
+    register_ends(module);
+}

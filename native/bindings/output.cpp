@@ -1,0 +1,358 @@
+#include "output.hpp"
+
+#include <cstdio>
+#include <utility>
+
+#include "inbox.hpp"
+
+namespace steadyflow {
+namespace {
+
+std::string in_milliseconds(std::uint64_t microseconds) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%g", static_cast<double>(microseconds) / 1000.0);
+    return text;
+}
+
+}  // namespace
+
+void Output::configure(std::string name, PayloadSpec spec, nb::object format, nb::object prepare,
+                       nb::object context_owner, AbortFlag abort) {
+    name_ = std::move(name);
+    spec_ = std::move(spec);
+    format_ = std::move(format);
+    prepare_ = std::move(prepare);
+    context_owner_ = std::move(context_owner);
+    context_ = context_owner_.is_none() ? nullptr : nb::cast<ModuleContext*>(context_owner_);
+    abort_ = std::move(abort);
+    closed_.clear();
+    ended_ = false;
+    next_frame_ = 0;
+}
+
+void Output::set_pool(std::shared_ptr<Segment> segment, std::uint64_t offset) {
+    pool_ = BufferPool(std::move(segment), offset);
+}
+
+void Output::set_bell(std::shared_ptr<Segment> segment, std::uint64_t offset) {
+    bell_ = Bell(std::move(segment), offset);
+}
+
+void Output::set_inbox(nb::object inbox_owner) {
+    inbox_ = nb::cast<Inbox*>(inbox_owner);
+    inbox_owner_ = std::move(inbox_owner);
+}
+
+void Output::add_ring(std::string name, std::shared_ptr<Segment> segment, std::uint64_t offset,
+                      std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset, unsigned bit) {
+    if (!pool_) throw Corrupted(name + ": a ring needs its port's buffers first");
+    rings_.push_back(std::make_shared<RingLink>(RingLink{std::move(name),
+                                                         RingProducer(Ring(std::move(segment), offset), &pool_),
+                                                         Bell(std::move(bell_segment), bell_offset), bit}));
+    verdicts_.resize(rings_.size());
+}
+
+void Output::set_consumer_bell(const std::string& name, std::shared_ptr<Segment> bell_segment,
+                               std::uint64_t bell_offset, unsigned bit) {
+    for (auto& link : rings_) {
+        if (link->name != name) continue;
+        link->consumer_bell = Bell(std::move(bell_segment), bell_offset);
+        link->bit = bit;
+        link->consumer_bell.ring(bit);
+        return;
+    }
+    throw Corrupted(name_ + ": no ring of the name " + name);
+}
+
+void Output::add_fused(std::shared_ptr<FusedLink> link) { fused_.push_back(std::move(link)); }
+
+bool Output::send_object(PyObject* data, Nanoseconds sent_hint_ns) {
+    if (!closed_.empty()) [[unlikely]] raise_error("PipelineClosed", closed_);
+    if (!is_connected()) return true;
+    require_open();
+    PayloadView view;
+    if (spec_.match(data, view)) return deliver(view, Stamps{}, sent_hint_ns);
+    Stamps stamps;
+    if (match_block(data, view, stamps)) return deliver(view, stamps, sent_hint_ns);
+
+    const nb::object prepared = take(PyObject_CallOneArg(prepare_.ptr(), data));
+    const nb::tuple parts = nb::cast<nb::tuple>(prepared);
+    if (!parts[1].is_none()) stamps.timestamp_ns = nb::cast<std::int64_t>(parts[1]);
+    if (!parts[2].is_none()) stamps.first_frame = nb::cast<std::uint64_t>(parts[2]);
+    stamps.flags = nb::cast<std::uint16_t>(parts[3]);
+    const nb::object metadata = parts[4];
+    if (!metadata.is_none()) {
+        stamps.metadata = PyBytes_AS_STRING(metadata.ptr());
+        stamps.metadata_bytes = static_cast<std::uint16_t>(PyBytes_GET_SIZE(metadata.ptr()));
+        stamps.metadata_object = metadata.ptr();
+    }
+    const nb::object payload = parts[0];
+    if (spec_.kind == PayloadKind::bytes) {
+        if (!PyBytes_Check(payload.ptr()) || static_cast<std::uint64_t>(PyBytes_GET_SIZE(payload.ptr())) > spec_.max_bytes) {
+            raise_error("FormatMismatch", name_ + ": the prepared payload does not fit its format");
+        }
+        view = {PyBytes_AS_STRING(payload.ptr()), static_cast<std::uint32_t>(PyBytes_GET_SIZE(payload.ptr())), 0};
+    } else if (!spec_.match(payload.ptr(), view)) {
+        raise_error("FormatMismatch", name_ + ": the prepared payload does not fit its format");
+    }
+    const bool queued = deliver(view, stamps, 0);
+    if ((stamps.flags & flag_end_of_stream) != 0) end();
+    return queued;
+}
+
+// A block that is passed on as it came, of this very format: no need to look at it in Python. What a struct or metadata
+// was decoded to may have been changed since, so those are prepared anew.
+bool Output::match_block(PyObject* data, PayloadView& view, Stamps& stamps) const noexcept {
+    if (!is_block(data)) return false;
+    const auto* block = reinterpret_cast<const BlockObject*>(data);
+    if (block->format != format_.ptr() || block->decoded != nullptr) return false;
+    if (block->metadata != nullptr) {
+        if (!PyBytes_Check(block->metadata)) return false;
+        stamps.metadata = PyBytes_AS_STRING(block->metadata);
+        stamps.metadata_bytes = static_cast<std::uint16_t>(PyBytes_GET_SIZE(block->metadata));
+        stamps.metadata_object = block->metadata;
+    }
+    if (spec_.kind == PayloadKind::bytes) {
+        if (!PyBytes_Check(block->payload)) return false;
+        const auto bytes = static_cast<std::uint64_t>(PyBytes_GET_SIZE(block->payload));
+        if (bytes > spec_.max_bytes) return false;
+        view = {PyBytes_AS_STRING(block->payload), static_cast<std::uint32_t>(bytes), 0};
+    } else if (!spec_.match(block->payload, view)) {
+        return false;
+    }
+    stamps.timestamp_ns = block->timestamp_ns;
+    stamps.first_frame = block->first_frame;
+    // On the next pipeline it is neither repeated nor the end.
+    stamps.flags = block->flags & (flag_discontinuity | flag_gap | flag_corrupted);
+    return true;
+}
+
+bool Output::deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds sent_hint_ns) {
+    BlockHeader header{};
+    header.payload_bytes = view.bytes;
+    header.frames = view.frames;
+    header.flags = stamps.flags;
+    header.metadata_bytes = stamps.metadata_bytes;
+    const bool inherits = context_ != nullptr && context_->active;
+    if (inherits) header.flags |= context_->flags;
+    Nanoseconds sent_ns = sent_hint_ns != 0 ? sent_hint_ns : monotonic_ns();
+    header.timestamp_ns = stamps.timestamp_ns ? *stamps.timestamp_ns : inherits ? context_->timestamp_ns : sent_ns;
+    // A block as long as the one it was made from keeps its place in the stream; others are counted.
+    header.first_frame = stamps.first_frame                               ? *stamps.first_frame
+                         : inherits && context_->frames == view.frames ? context_->first_frame
+                                                                          : next_frame_;
+    if (view.bytes + std::size_t{stamps.metadata_bytes} > pool_.capacity() && !rings_.empty()) {
+        raise_error("BlockTooLarge", name_ + ": expected at most " + std::to_string(pool_.capacity()) +
+                                         " bytes with metadata, got " +
+                                         std::to_string(view.bytes + std::size_t{stamps.metadata_bytes}));
+    }
+    if (!fused_.empty() && !inbox_->owned_by_this_thread()) {
+        raise_error("StateError", name_ + ": expected to be sent from its worker's thread, because a module of the same "
+                                          "worker is called directly; give that module another worker, or send from "
+                                          "process() or produce()");
+    }
+    bool queued = true;
+    if (!rings_.empty()) queued = deliver_rings(view, stamps, header, sent_ns);
+    // Only now: a block that was refused takes no place in the stream.
+    next_frame_ = header.first_frame + view.frames;
+    if (!fused_.empty()) deliver_fused(view, stamps, header, sent_ns);
+    return queued;
+}
+
+void Output::require_open() const {
+    if (!closed_.empty()) raise_error("PipelineClosed", closed_);
+    if (ended_) raise_error("PipelineClosed", name_ + ": the stream was ended; nothing can be sent after it");
+}
+
+// Decides for every ring, without touching any of them. Returns the ring that has to be waited for, with its deadline, or
+// null when all is decided. Only this end adds blocks, so room that was found stays.
+std::shared_ptr<Output::RingLink> Output::decide(Nanoseconds began_ns, Nanoseconds& deadline_ns) {
+    for (std::size_t index = 0; index < rings_.size(); ++index) {
+        RingLink& link = *rings_[index];
+        Verdict& verdict = verdicts_[index];
+        const Rule rule = link.producer.ring().rule();
+        if (link.producer.abandoned()) {
+            verdict = Verdict::drop_failed;
+            continue;
+        }
+        if (rule.kind == RuleKind::latest) [[unlikely]] {
+            verdict = Verdict::supersede;
+            continue;
+        }
+        if (link.producer.has_room()) [[likely]] {
+            link.producer.note_full(false);
+            verdict = Verdict::publish;
+            continue;
+        }
+        link.producer.note_full(true);
+        switch (rule.kind) {
+            case RuleKind::drop_oldest: verdict = Verdict::evict_then_publish; continue;
+            case RuleKind::drop_newest: verdict = Verdict::drop_newest; continue;
+            case RuleKind::fail: {
+                const std::string size = std::to_string(link.producer.ring().buffer_size());
+                raise_error("PipelineFull", link.name + ": expected room for one block, got " + size +
+                                                " of buffer_size " + size +
+                                                " waiting, and the rule is Fail(); raise buffer_size or choose "
+                                                "another rule");
+            }
+            default: break;
+        }
+        deadline_ns = rule.timeout_us == 0 ? -1 : began_ns + static_cast<Nanoseconds>(rule.timeout_us) * 1000;
+        if (deadline_ns < 0 || monotonic_ns() < deadline_ns) return rings_[index];
+        if (rule.then == AfterWait::drop_newest) verdict = Verdict::drop_newest;
+        else if (rule.then == AfterWait::drop_oldest) verdict = Verdict::evict_then_publish;
+        else {
+            raise_error("SendTimeout", link.name + ": expected room within " + in_milliseconds(rule.timeout_us) +
+                                           " ms, but the pipeline stayed full; the consumer is slower than the producer");
+        }
+    }
+    return nullptr;
+}
+
+bool Output::deliver_rings(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds& sent_ns) {
+    const Nanoseconds began = sent_ns;
+    Nanoseconds deadline = -1;
+    while (const auto blocked = decide(began, deadline)) {
+        wait_for_room(*blocked, deadline);
+        require_open();
+        sent_ns = monotonic_ns();
+    }
+    std::uint32_t branches = 0;
+    for (std::size_t index = 0; index < rings_.size(); ++index) {
+        RingProducer& producer = rings_[index]->producer;
+        switch (verdicts_[index]) {
+            case Verdict::evict_then_publish:
+                producer.evict_down_to(producer.ring().buffer_size(), Reason::oldest);
+                break;
+            case Verdict::supersede: producer.evict_down_to(1, Reason::superseded); break;
+            case Verdict::publish: break;
+            default: continue;
+        }
+        branches |= std::uint32_t{1} << producer.ring().branch();
+    }
+    if (branches != 0) {
+        const auto buffer = pool_.allocate();
+        if (!buffer) raise_error("CorruptedSegment", name_ + ": no free buffer, although every pipeline has room");
+        header.buffer = *buffer;
+        std::byte* memory = pool_.payload(*buffer);
+        std::memcpy(memory, view.data, view.bytes);
+        if (stamps.metadata_bytes != 0) std::memcpy(memory + view.bytes, stamps.metadata, stamps.metadata_bytes);
+        pool_.set_branches(*buffer, branches);
+    }
+    bool queued = true;
+    for (std::size_t index = 0; index < rings_.size(); ++index) {
+        RingLink& link = *rings_[index];
+        switch (verdicts_[index]) {
+            case Verdict::drop_newest: link.producer.drop(Reason::newest, view.bytes); break;
+            case Verdict::drop_failed: link.producer.drop(Reason::failed, view.bytes); break;
+            default:
+                if (!link.producer.publish(header, sent_ns)) {
+                    raise_error("CorruptedSegment",
+                                link.name + ": every slot is occupied, although the pipeline has room");
+                }
+                link.consumer_bell.ring(link.bit);
+                continue;
+        }
+        queued = false;
+    }
+    return queued;
+}
+
+// Returns to look again. Raises if the flow stops or a signal's handler raises.
+void Output::wait_for_room(RingLink& link, Nanoseconds deadline_ns) {
+    const Nanoseconds began = monotonic_ns();
+    if (abort_ && abort_->load(std::memory_order_acquire)) {
+        raise_error("PipelineClosed", link.name + ": the flow was stopped while this send waited for room");
+    }
+    const bool on_worker = inbox_ != nullptr && inbox_->owned_by_this_thread();
+    // Modules downstream may live in this very worker: serve them instead of waiting for ever.
+    if (on_worker && inbox_->serve_one_inside()) return;
+    link.producer.request_wake();
+    if (!link.producer.has_room()) {
+        // Looks up now and then, so that a signal taken by another thread is noticed.
+        const Nanoseconds look_up = began + 50'000'000;
+        const Nanoseconds until = deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up);
+        if (on_worker) inbox_->sleep(until);
+        else if (bell_ && !bell_in_use_) {
+            bell_in_use_ = true;
+            {
+                const Bell bell = bell_;
+                const WaitWithoutGil waiting;
+                bell.wait(until);
+                bell.take();
+            }
+            bell_in_use_ = false;
+        } else {
+            // The bell is another thread's: the worker's, or that of a send() that waits already.
+            const WaitWithoutGil waiting;
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+        if (!on_worker) check_interruption();
+    }
+    link.producer.cancel_wake();
+    const Nanoseconds blocked = monotonic_ns() - began;
+    link.producer.note_blocked(blocked);
+    if (on_worker && inbox_ != nullptr && inbox_->clock()->depth != 0) inbox_->clock()->inside_ns += blocked;
+}
+
+void Output::deliver_fused(const PayloadView& view, const Stamps& stamps, BlockHeader header, Nanoseconds sent_ns) {
+    for (const auto& link : fused_) {
+        RingHeader& counters = link->ring.header();
+        header.sequence = counters.sent.load(std::memory_order_relaxed);
+        add(counters.sent);
+        add(counters.bytes, view.bytes);
+        if (link->target->discard) {
+            add(counters.tallies[0].dropped[static_cast<unsigned>(*link->target->discard)]);
+            continue;
+        }
+        PyObject* payload = link->target->spec.copy(view.data, view.bytes, view.frames);
+        BlockObject* block = make_block(payload, Py_XNewRef(stamps.metadata_object), link->target->format.ptr(),
+                                        link->target->decoder_or_null());
+        if (block == nullptr) throw nb::python_error();
+        stamp(*block, header, sent_ns);
+        const bool ok = link->target->invoke(*link->clock, block, link->ring.stats(0), sent_ns, sent_ns, sent_ns);
+        Py_DECREF(reinterpret_cast<PyObject*>(block));
+        if (ok) add(link->ring.stats(0).received);
+        else add(counters.tallies[0].dropped[static_cast<unsigned>(Reason::failed)]);
+    }
+}
+
+void Output::end() {
+    if (ended_) return;
+    ended_ = true;
+    for (const auto& link : rings_) {
+        link->producer.end();
+        link->consumer_bell.ring(link->bit);
+    }
+    if (bell_) bell_.ring(room_bit);
+}
+
+void Output::close(std::string reason) {
+    closed_ = std::move(reason);
+    if (bell_) bell_.ring(room_bit);
+}
+
+void Output::detach() {
+    rings_.clear();
+    fused_.clear();
+    pool_ = BufferPool();
+    bell_ = Bell();
+    inbox_ = nullptr;
+    inbox_owner_ = nb::object();
+    context_ = nullptr;
+    context_owner_ = nb::object();
+    prepare_ = nb::object();
+    format_ = nb::object();
+}
+
+std::uint64_t Output::flush(nb::handle ring_name) {
+    std::uint64_t flushed = 0;
+    for (const auto& link : rings_) {
+        if (ring_name.is_none() || link->name == nb::cast<std::string>(ring_name)) {
+            flushed += link->producer.flush(Reason::flushed);
+        }
+    }
+    return flushed;
+}
+
+}  // namespace steadyflow

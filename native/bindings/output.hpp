@@ -1,0 +1,102 @@
+// The sending end of a port: one copy of the payload into a buffer for all rings, one call for each fused module.
+//
+// Several threads may send. The GIL serialises them: it is held from the decision to the last publish, and given up only
+// while waiting for room, after which everything is decided again.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "worker.hpp"
+
+namespace steadyflow {
+
+class Inbox;
+
+// A pipeline inside one worker: no ring, the block is handed over by a call.
+struct FusedLink {
+    std::shared_ptr<Target> target;
+    Ring ring;  // statistics only
+    std::shared_ptr<WorkerClock> clock;
+};
+
+class Output {
+public:
+    Output() = default;
+    Output(const Output&) = delete;
+    Output& operator=(const Output&) = delete;
+
+    // Control plane, before the flow starts. GIL held.
+    void configure(std::string name, PayloadSpec spec, nb::object format, nb::object prepare, nb::object context_owner,
+                   AbortFlag abort);
+    void set_pool(std::shared_ptr<Segment> segment, std::uint64_t offset);
+    void set_bell(std::shared_ptr<Segment> segment, std::uint64_t offset);
+    void set_inbox(nb::object inbox_owner);
+    void add_ring(std::string name, std::shared_ptr<Segment> segment, std::uint64_t offset,
+                  std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset, unsigned bit);
+    // Moves a ring's consumer to another bell, for an open end whose worker comes later. Before the flow starts.
+    void set_consumer_bell(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset,
+                           unsigned bit);
+    void add_fused(std::shared_ptr<FusedLink> link);
+
+    bool send(nb::handle data) { return send_object(data.ptr(), 0); }
+    // `sent_hint_ns`: a time just read, or 0.
+    bool send_object(PyObject* data, Nanoseconds sent_hint_ns);
+
+    // No block follows: tells every ring's consumers. Idempotent.
+    void end();
+    // From now on send() raises PipelineClosed with this text; a waiting send() gives up.
+    void close(std::string reason);
+    bool is_connected() const noexcept { return !rings_.empty() || !fused_.empty(); }
+    bool has_ended() const noexcept { return ended_; }
+    void detach();
+    std::uint64_t flush(nb::handle ring_name);
+
+private:
+    struct RingLink {
+        std::string name;
+        RingProducer producer;
+        Bell consumer_bell;
+        unsigned bit;
+    };
+    // What becomes of a block on one ring, decided for all rings before anything is done.
+    enum class Verdict { publish, evict_then_publish, supersede, drop_newest, drop_failed };
+
+    struct Stamps {
+        std::optional<std::int64_t> timestamp_ns;
+        std::optional<std::uint64_t> first_frame;
+        std::uint16_t flags = 0;
+        const void* metadata = nullptr;
+        std::uint16_t metadata_bytes = 0;
+        PyObject* metadata_object = nullptr;
+    };
+
+    bool match_block(PyObject* data, PayloadView& view, Stamps& stamps) const noexcept;
+    bool deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds sent_hint_ns);
+    bool deliver_rings(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds& sent_ns);
+    void deliver_fused(const PayloadView& view, const Stamps& stamps, BlockHeader header, Nanoseconds sent_ns);
+    std::shared_ptr<RingLink> decide(Nanoseconds began_ns, Nanoseconds& deadline_ns);
+    void wait_for_room(RingLink& link, Nanoseconds deadline_ns);
+    void require_open() const;
+
+    std::string name_;
+    PayloadSpec spec_;
+    nb::object format_;
+    nb::object prepare_;  // callable(data) -> (payload, timestamp_ns, first_frame, flags, metadata) or raises
+    nb::object context_owner_;
+    ModuleContext* context_ = nullptr;
+    AbortFlag abort_;
+    BufferPool pool_;
+    Bell bell_;
+    nb::object inbox_owner_;
+    Inbox* inbox_ = nullptr;
+    std::vector<std::shared_ptr<RingLink>> rings_;  // shared: a waiting send() keeps its link, whatever close() does
+    std::vector<Verdict> verdicts_;
+    std::vector<std::shared_ptr<FusedLink>> fused_;
+    bool bell_in_use_ = false;  // one thread sleeps on the bell; others look every millisecond
+    std::uint64_t next_frame_ = 0;
+    bool ended_ = false;
+    std::string closed_;
+};
+
+}  // namespace steadyflow

@@ -1,0 +1,70 @@
+// What every binding file shares: Python, numpy's C API, and how an error of the product is raised from C++.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#define PY_ARRAY_UNIQUE_SYMBOL steadyflow_numpy_api
+#define NPY_TARGET_VERSION NPY_2_0_API_VERSION
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#ifndef STEADYFLOW_IMPORTS_NUMPY
+#define NO_IMPORT_ARRAY
+#endif
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#pragma GCC diagnostic ignored "-Wold-style-cast"
+#include <numpy/arrayobject.h>
+#pragma GCC diagnostic pop
+
+#include <atomic>
+#include <string>
+
+namespace nb = nanobind;
+
+namespace steadyflow {
+
+// Raises steadyflow.errors.<kind>(message). GIL held.
+[[noreturn]] inline void raise_error(const char* kind, const std::string& message) {
+    const nb::object error = nb::module_::import_("steadyflow.errors").attr(kind);
+    PyErr_SetString(error.ptr(), message.c_str());
+    throw nb::python_error();
+}
+
+// Threads that wait in native code. A thread that took the GIL back while the interpreter shuts down would be ended by
+// force, in the middle of a C++ frame; so at exit everybody is sent out first (see shut_down in module.cpp).
+inline std::atomic<int> waiting_threads{0};
+inline std::atomic<bool> shutting_down{false};
+
+// Gives up the GIL for as long as it lives.
+class WaitWithoutGil {
+public:
+    WaitWithoutGil() noexcept {
+        waiting_threads.fetch_add(1);
+        state_ = PyEval_SaveThread();
+    }
+    ~WaitWithoutGil() {
+        PyEval_RestoreThread(state_);
+        waiting_threads.fetch_sub(1);
+    }
+    WaitWithoutGil(const WaitWithoutGil&) = delete;
+    WaitWithoutGil& operator=(const WaitWithoutGil&) = delete;
+
+private:
+    PyThreadState* state_;
+};
+
+// After a wait: raises what a signal's handler raised, or that the program ends.
+inline void check_interruption() {
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    if (shutting_down.load()) raise_error("PipelineClosed", "the program ends; nothing can be sent or received any more");
+}
+
+// Takes over a new reference; a null pointer becomes the Python exception behind it.
+inline nb::object take(PyObject* object) {
+    if (object == nullptr) throw nb::python_error();
+    return nb::steal(object);
+}
+
+}  // namespace steadyflow

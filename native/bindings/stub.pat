@@ -1,0 +1,74 @@
+# What the stub generator cannot see: the types of plain CPython classes. (Format: nanobind's pattern files.)
+
+^steadyflow\._native\.Block$:
+    \from numpy.typing import NDArray
+    \from steadyflow.data import MetadataValue
+    \from steadyflow.formats import Format
+    \from typing import Any
+    class Block:
+        \doc
+        def __new__(
+            cls,
+            data: Any,
+            format: Format | None = None,
+            *,
+            timestamp_ns: int = 0,
+            first_frame: int = 0,
+            sequence: int = 0,
+            flags: int = 0,
+            metadata: dict[str, MetadataValue] | None = None,
+        ) -> Block: ...
+        @property
+        def data(self) -> Any:
+            """The payload: an array, a decoded struct, or bytes. Decoded once, when asked for."""
+        @property
+        def samples(self) -> NDArray[Any]:
+            """
+            The array of an audio block, (frames, channels) or (channels, frames).
+
+            Up to 4 KiB it is yours to change; larger ones are read-only views.
+
+            Raises:
+                AttributeError: The payload is no array.
+            """
+        @property
+        def format(self) -> Format:
+            """What the payload is."""
+        @property
+        def frames(self) -> int:
+            """Frames in the block; 0 where it has none."""
+        @property
+        def timestamp_ns(self) -> int:
+            """CLOCK_MONOTONIC time of capture of the first frame, in nanoseconds."""
+        @property
+        def first_frame(self) -> int:
+            """Index of the first frame in its stream."""
+        @property
+        def sequence(self) -> int:
+            """Number of the block on its pipeline, from 0; a missing number is a dropped block."""
+        @property
+        def flags(self) -> int:
+            """Bits of BlockFlag."""
+        @property
+        def metadata(self) -> dict[str, MetadataValue]:
+            """The sender's own fields; empty if there are none."""
+        @property
+        def sent_ns(self) -> int:
+            """CLOCK_MONOTONIC time at which the block entered its pipeline, in nanoseconds."""
+
+^steadyflow\._native\.Ring\.counters$:
+    def counters(self) -> dict[str, Any]:
+        \doc
+
+^steadyflow\._native\.Ring\.histograms$:
+    \import numpy as np
+    def histograms(self) -> dict[str, tuple[NDArray[np.uint64], int, int]]:
+        \doc
+
+^steadyflow\._native\.bucket_bounds$:
+    def bucket_bounds() -> NDArray[np.uint64]:
+        \doc
+
+^steadyflow\._native\.Inbox\.receive$:
+    def receive(self, timeout_s: float | None = None) -> Block:
+        \doc

@@ -1,0 +1,70 @@
+#include "worker.hpp"
+
+#include "output.hpp"
+
+namespace steadyflow {
+
+bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats, Nanoseconds sent_ns,
+                    Nanoseconds awake_ns, Nanoseconds gil_ns) {
+    const Nanoseconds started = monotonic_ns();
+    const Nanoseconds overhead = started - std::max(sent_ns, clock.free_since_ns);
+    stats.latency.record(started - sent_ns);
+    stats.overhead.record(overhead);
+    stats.wait.record(awake_ns - sent_ns);
+    stats.gil.record(gil_ns - awake_ns);
+    if (max_latency_ns != 0 && overhead > max_latency_ns) add(stats.late);
+
+    const Nanoseconds outer_inside = clock.inside_ns;
+    clock.inside_ns = 0;
+    ++clock.depth;
+    context->begin(*block);
+    PyObject* result = PyObject_CallOneArg(call.ptr(), reinterpret_cast<PyObject*>(block));
+    const Nanoseconds finished = monotonic_ns();
+    --clock.depth;
+    const Nanoseconds busy = finished - started - clock.inside_ns;
+    stats.busy.record(busy);
+    ++context->calls;
+    context->busy_ns += busy;
+
+    bool succeeded = result != nullptr;
+    clock.free_since_ns = finished;
+    if (result == Py_None) Py_DECREF(result);
+    else if (succeeded) {
+        try {
+            if (result_output == nullptr) {
+                raise_error("ConfigurationError",
+                            name + ": expected process() to return None, because the module has not exactly one "
+                                   "output; got " + std::string(Py_TYPE(result)->tp_name) +
+                                "; send it with self.<output>.send(...)");
+            }
+            result_output->send_object(result, finished);
+        } catch (nb::python_error& error) {
+            error.restore();
+            succeeded = false;
+        }
+        Py_DECREF(result);
+        clock.free_since_ns = monotonic_ns();
+    }
+    if (!succeeded) report_failure(block);
+    context->end();
+    clock.inside_ns = clock.depth == 0 ? 0 : outer_inside + (clock.free_since_ns - started);
+    return succeeded;
+}
+
+void Target::report_failure(BlockObject* block) noexcept {
+    discard = Reason::failed;
+    PyObject* type = nullptr;
+    PyObject* value = nullptr;
+    PyObject* traceback = nullptr;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != nullptr) PyException_SetTraceback(value, traceback);
+    PyObject* answer = PyObject_CallFunctionObjArgs(on_error.ptr(), value, reinterpret_cast<PyObject*>(block), nullptr);
+    if (answer == nullptr) PyErr_WriteUnraisable(on_error.ptr());
+    Py_XDECREF(answer);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+}
+
+}  // namespace steadyflow

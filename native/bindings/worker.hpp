@@ -1,0 +1,92 @@
+// What the parts of one worker share while they call Python modules.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "block.hpp"
+#include "payload.hpp"
+#include "python.hpp"
+#include "ring.hpp"
+
+namespace steadyflow {
+
+class Output;
+
+// The block that a module is working on: what its outputs inherit, and whether it is on the call stack.
+// Touched only by the module's worker, under the GIL.
+struct ModuleContext {
+    std::int64_t timestamp_ns = 0;
+    std::uint64_t first_frame = 0;
+    std::uint32_t frames = 0;
+    std::uint16_t flags = 0;
+    bool active = false;
+    bool busy = false;
+    std::uint64_t calls = 0;
+    std::int64_t busy_ns = 0;
+
+    void begin(const BlockObject& block) noexcept {
+        timestamp_ns = block.timestamp_ns;
+        first_frame = block.first_frame;
+        frames = block.frames;
+        // What is wrong with the input is wrong with what is made of it; repetition and end belong to one pipeline.
+        flags = block.flags & (flag_discontinuity | flag_gap | flag_corrupted);
+        active = true;
+        busy = true;
+    }
+    void end() noexcept {
+        active = false;
+        busy = false;
+    }
+};
+
+// Times of one worker, for the derived stamps. Touched only by the worker's thread.
+struct WorkerClock {
+    Nanoseconds free_since_ns = 0;  // when it last became free for another block
+    Nanoseconds inside_ns = 0;      // time of the running module that belongs to others (called or waited for inside)
+    unsigned depth = 0;             // modules on the call stack
+};
+
+// Set once, by any thread: everything that waits gives up.
+using AbortFlag = std::shared_ptr<std::atomic<bool>>;
+
+// Where a pipeline ends: the Python callable, and what becomes of its result.
+struct Target {
+    std::string name;              // the pipeline, for errors
+    PayloadSpec spec;
+    nb::object format;
+    nb::object decoder;            // None: arrays
+    nb::object call;               // callable(Block); None for an open end
+    nb::object result_port;        // the module's only output, or None
+    Output* result_output = nullptr;
+    nb::object context_owner;
+    ModuleContext* context = nullptr;
+    nb::object on_error;           // callable(exception, Block)
+    Nanoseconds max_latency_ns = 0;  // 0: nobody waits for these blocks, none is late
+    std::optional<Reason> discard;   // the module has failed or ended: what still comes is dropped
+
+    PyObject* decoder_or_null() const noexcept { return decoder.is_none() ? nullptr : decoder.ptr(); }
+
+    // Calls the module with `block` and sends its result. False if it failed; then on_error has been called.
+    bool invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats, Nanoseconds sent_ns,
+                Nanoseconds awake_ns, Nanoseconds gil_ns);
+
+    // Hands the current Python exception to on_error.
+    void report_failure(BlockObject* block) noexcept;
+};
+
+// Fills in the stamps of a block that came through a ring or from a fused sender.
+inline void stamp(BlockObject& block, const BlockHeader& header, Nanoseconds sent_ns) noexcept {
+    block.timestamp_ns = header.timestamp_ns;
+    block.first_frame = header.first_frame;
+    block.sequence = header.sequence;
+    block.frames = header.frames;
+    block.flags = header.flags;
+    block.sent_ns = sent_ns;
+}
+
+}  // namespace steadyflow

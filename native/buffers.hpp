@@ -1,0 +1,145 @@
+// The buffers of one output port: payload and metadata of blocks on their way.
+//
+// Invariants
+// - Only the port's producer allocates, and only it writes branch bits (one bit per connected pipeline).
+// - holds[buffer][process] is written by that process alone: how many views it keeps of the buffer.
+// - A buffer is free when it has no branch bit and every hold is zero. A consumer raises its hold while its slot is
+//   still claimed, so the branch bit covers the hand-over and the buffer is never free in between.
+// - A dead process is reclaimed by zeroing its column of holds.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <limits>
+#include <optional>
+
+#include "segment.hpp"
+
+namespace steadyflow {
+
+inline constexpr unsigned max_processes = 16;
+inline constexpr unsigned max_branches = 32;
+inline constexpr std::uint32_t pool_magic = 0x6c6f6f70;  // "pool"
+
+struct alignas(cache_line) PoolHeader {
+    std::uint32_t magic;
+    std::uint32_t count;
+    std::uint64_t capacity_bytes;
+};
+
+struct alignas(16) HoldRow {
+    std::atomic<std::uint8_t> process[max_processes];
+};
+static_assert(sizeof(HoldRow) == 16);
+
+class BufferPool {
+public:
+    static std::size_t bytes(std::uint32_t count, std::size_t capacity_bytes) noexcept {
+        return payload_offset(count) + count * round_up(capacity_bytes);
+    }
+
+    static void create(const Segment& segment, std::uint64_t offset, std::uint32_t count, std::size_t capacity_bytes) {
+        auto* header = segment.at<PoolHeader>(offset);
+        segment.at<std::byte>(offset, bytes(count, capacity_bytes));
+        header->count = count;
+        header->capacity_bytes = round_up(capacity_bytes);
+        header->magic = pool_magic;
+    }
+
+    BufferPool() = default;
+    BufferPool(std::shared_ptr<Segment> segment, std::uint64_t offset) : segment_(std::move(segment)) {
+        const auto* header = segment_->at<PoolHeader>(offset);
+        if (header->magic != pool_magic) throw Corrupted("no buffer pool at offset " + std::to_string(offset));
+        // Copied once and used from here on, so that later writes to the header cannot move the bounds.
+        count_ = header->count;
+        capacity_ = header->capacity_bytes;
+        if (count_ == 0 || capacity_ == 0 || capacity_ > segment_->bytes() || count_ > segment_->bytes()) {
+            throw Corrupted("impossible buffer pool: " + std::to_string(count_) + " buffers of " +
+                            std::to_string(capacity_) + " bytes");
+        }
+        branches_ = segment_->at<std::atomic<std::uint32_t>>(offset + sizeof(PoolHeader), count_);
+        holds_ = segment_->at<HoldRow>(offset + holds_offset(count_), count_);
+        payload_ = segment_->at<std::byte>(offset + payload_offset(count_), count_ * capacity_);
+    }
+
+    explicit operator bool() const noexcept { return payload_ != nullptr; }
+    std::uint32_t count() const noexcept { return count_; }
+    std::size_t capacity() const noexcept { return capacity_; }
+    bool contains(std::uint32_t buffer) const noexcept { return buffer < count_; }
+    std::byte* payload(std::uint32_t buffer) const noexcept { return payload_ + std::size_t{buffer} * capacity_; }
+    const std::shared_ptr<Segment>& segment() const noexcept { return segment_; }
+
+    // A free buffer, or nothing. Producer only; wait-free: at most one look at each buffer.
+    std::optional<std::uint32_t> allocate() noexcept {
+        for (std::uint32_t looked = 0; looked < count_; ++looked) {
+            const std::uint32_t buffer = cursor_;
+            cursor_ = cursor_ + 1 == count_ ? 0 : cursor_ + 1;
+            if (is_free(buffer)) return buffer;
+        }
+        return std::nullopt;
+    }
+
+    // relaxed: the producer is the only writer and, after attach, the only reader of branch bits.
+    void set_branches(std::uint32_t buffer, std::uint32_t bits) noexcept {
+        branches_[buffer].store(bits, std::memory_order_relaxed);
+    }
+    void clear_branch(std::uint32_t buffer, unsigned branch) noexcept {
+        const std::uint32_t bits = branches_[buffer].load(std::memory_order_relaxed);
+        branches_[buffer].store(bits & ~(std::uint32_t{1} << branch), std::memory_order_relaxed);
+    }
+    std::uint32_t branches(std::uint32_t buffer) const noexcept {
+        return branches_[buffer].load(std::memory_order_relaxed);
+    }
+
+    // False if the process holds this buffer 255 times already (the caller copies instead). Threads of one process may
+    // race, processes don't: each has a byte of its own.
+    bool hold(std::uint32_t buffer, unsigned process) const noexcept {
+        auto& count = holds_[buffer].process[process];
+        std::uint8_t held = count.load(std::memory_order_relaxed);
+        do {
+            if (held == std::numeric_limits<std::uint8_t>::max()) return false;
+            // relaxed: the slot is still claimed; finishing it (release) publishes the hold.
+        } while (!count.compare_exchange_weak(held, static_cast<std::uint8_t>(held + 1), std::memory_order_relaxed));
+        return true;
+    }
+    void release(std::uint32_t buffer, unsigned process) const noexcept {
+        // release: all reads through the view happen before the producer sees the buffer free.
+        holds_[buffer].process[process].fetch_sub(1, std::memory_order_release);
+    }
+    void release_process(unsigned process) const noexcept {
+        for (std::uint32_t buffer = 0; buffer < count_; ++buffer) {
+            holds_[buffer].process[process].store(0, std::memory_order_release);
+        }
+    }
+    std::uint32_t held_buffers() const noexcept {
+        std::uint32_t held = 0;
+        for (std::uint32_t buffer = 0; buffer < count_; ++buffer) held += is_held(buffer) ? 1 : 0;
+        return held;
+    }
+
+private:
+    static std::size_t holds_offset(std::uint32_t count) noexcept {
+        return round_up(sizeof(PoolHeader) + count * sizeof(std::uint32_t));
+    }
+    static std::size_t payload_offset(std::uint32_t count) noexcept {
+        return round_up(holds_offset(count) + count * sizeof(HoldRow));
+    }
+    bool is_held(std::uint32_t buffer) const noexcept {
+        for (const auto& hold : holds_[buffer].process) {
+            // acquire: pairs with release().
+            if (hold.load(std::memory_order_acquire) != 0) return true;
+        }
+        return false;
+    }
+    bool is_free(std::uint32_t buffer) const noexcept { return branches(buffer) == 0 && !is_held(buffer); }
+
+    std::shared_ptr<Segment> segment_;
+    std::uint32_t count_ = 0;
+    std::size_t capacity_ = 0;
+    std::atomic<std::uint32_t>* branches_ = nullptr;
+    HoldRow* holds_ = nullptr;
+    std::byte* payload_ = nullptr;
+    std::uint32_t cursor_ = 0;
+};
+
+}  // namespace steadyflow

@@ -1,0 +1,47 @@
+// The operating system's part of the data plane: clock, sleeping and waking, anonymous shared memory. Linux only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace steadyflow {
+
+using Nanoseconds = std::int64_t;
+
+// CLOCK_MONOTONIC, the clock of every stamp. Wait-free (vDSO), 25-35 ns.
+Nanoseconds monotonic_ns() noexcept;
+
+// What a thread sleeps on, and others wake it by, also from another process: a pipe. Why not a futex: the kernel knows of
+// a write to a pipe that the writer is about to sleep itself (a synchronous wake-up) and lets the reader run at once on the
+// same core, also where every core is busy; docs/decisions/0002 has the figures.
+struct Waker {
+    Waker(int reading, int writing) noexcept : read(reading), write(writing) {}
+    ~Waker();
+    Waker(const Waker&) = delete;
+    Waker& operator=(const Waker&) = delete;
+
+    const int read;
+    const int write;
+};
+
+// Two descriptors of a new pipe, or -errno.
+int create_waker(int (&descriptors)[2]) noexcept;
+
+// Sleeps until wake(), the deadline (CLOCK_MONOTONIC; negative: no limit) or a signal. May return early.
+void wait_for_wake(const Waker& waker, Nanoseconds deadline_ns) noexcept;
+
+// One system call; never blocks.
+void wake(const Waker& waker) noexcept;
+
+// An anonymous shared memory file of exactly `bytes`, all of it allocated now and sealed against resizing.
+// Returns the descriptor, or -errno.
+int create_shared_memory(const char* label, std::size_t bytes) noexcept;
+
+// Size of the file behind a descriptor, or -errno.
+std::int64_t file_bytes(int descriptor) noexcept;
+
+// Maps the whole file; nullptr with errno set on failure.
+void* map_shared(int descriptor, std::size_t bytes, bool writable) noexcept;
+void unmap(void* address, std::size_t bytes) noexcept;
+
+}  // namespace steadyflow

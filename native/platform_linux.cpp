@@ -1,0 +1,77 @@
+#include "platform.hpp"
+
+#include <cerrno>
+#include <ctime>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace steadyflow {
+
+Nanoseconds monotonic_ns() noexcept {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return Nanoseconds{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+Waker::~Waker() {
+    close(read);
+    close(write);
+}
+
+int create_waker(int (&descriptors)[2]) noexcept { return pipe2(descriptors, O_CLOEXEC | O_NONBLOCK) == 0 ? 0 : -errno; }
+
+void wait_for_wake(const Waker& waker, Nanoseconds deadline_ns) noexcept {
+    pollfd readable{waker.read, POLLIN, 0};
+    timespec timeout{};
+    if (deadline_ns >= 0) {
+        const Nanoseconds left = std::max<Nanoseconds>(deadline_ns - monotonic_ns(), 0);
+        timeout.tv_sec = static_cast<time_t>(left / 1'000'000'000);
+        timeout.tv_nsec = static_cast<long>(left % 1'000'000'000);
+    }
+    if (ppoll(&readable, 1, deadline_ns >= 0 ? &timeout : nullptr, nullptr) > 0) {
+        char rung[64];
+        // Nothing to read is no error: another wait took the bytes. More than 64 only wake the next wait early.
+        [[maybe_unused]] const ssize_t taken = read(waker.read, rung, sizeof rung);
+    }
+}
+
+void wake(const Waker& waker) noexcept {
+    // A full pipe is no error: its reader has been woken many times over.
+    [[maybe_unused]] const ssize_t written = write(waker.write, "", 1);
+}
+
+int create_shared_memory(const char* label, std::size_t bytes) noexcept {
+    const int descriptor = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (descriptor < 0) return -errno;
+    int error = 0;
+    // fallocate reserves the pages: a shortage is an error here, not SIGBUS in the middle of a block.
+    do {
+        error = fallocate(descriptor, 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+    } while (error == EINTR);
+    if (error == 0 && fchmod(descriptor, S_IRUSR | S_IWUSR) != 0) error = errno;
+    if (error == 0 && fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) error = errno;
+    if (error != 0) {
+        close(descriptor);
+        return -error;
+    }
+    return descriptor;
+}
+
+std::int64_t file_bytes(int descriptor) noexcept {
+    struct stat status {};
+    return fstat(descriptor, &status) == 0 ? static_cast<std::int64_t>(status.st_size) : -std::int64_t{errno};
+}
+
+void* map_shared(int descriptor, std::size_t bytes, bool writable) noexcept {
+    void* address = mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, descriptor, 0);
+    return address == MAP_FAILED ? nullptr : address;
+}
+
+void unmap(void* address, std::size_t bytes) noexcept { munmap(address, bytes); }
+
+}  // namespace steadyflow

@@ -1,0 +1,131 @@
+// One shared memory segment: created once, mapped whole, never resized.
+//
+// Invariants: the first 64 bytes are a SegmentHeader; everything else is reached through at(), which checks offset,
+// count and alignment against the mapping, so no number read from shared memory becomes an address unchecked.
+#pragma once
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+#include "platform.hpp"
+
+namespace steadyflow {
+
+inline constexpr std::size_t cache_line = 64;
+inline constexpr std::uint64_t segment_magic = 0x31776f6c66647473;  // "stdflow1"
+inline constexpr std::uint32_t layout_version = 1;
+
+constexpr std::size_t round_up(std::size_t bytes, std::size_t unit = cache_line) noexcept {
+    return (bytes + unit - 1) / unit * unit;
+}
+
+// Shared memory holds something that this layout cannot contain.
+struct Corrupted : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// The system refused memory; `error` is its errno.
+struct Shortage : std::runtime_error {
+    Shortage(const std::string& what, int error_number, std::size_t wanted)
+        : std::runtime_error(what), error(error_number), bytes(wanted) {}
+    int error;
+    std::size_t bytes;
+};
+
+struct alignas(cache_line) SegmentHeader {
+    std::uint64_t magic;
+    std::uint32_t version;
+    std::uint32_t reserved;
+    std::uint64_t bytes;
+};
+static_assert(sizeof(SegmentHeader) == cache_line);
+
+class Segment {
+public:
+    // Allocates `bytes` (header included). Throws Shortage.
+    static std::shared_ptr<Segment> create(std::size_t bytes) {
+        const int descriptor = create_shared_memory("steadyflow", bytes);
+        if (descriptor < 0) throw Shortage("cannot allocate shared memory", -descriptor, bytes);
+        auto segment = std::shared_ptr<Segment>(new Segment(descriptor, bytes, true));
+        auto* header = segment->at<SegmentHeader>(0);
+        header->version = layout_version;
+        header->bytes = bytes;
+        header->magic = segment_magic;
+        return segment;
+    }
+
+    // Takes over `descriptor` and maps it. Throws Corrupted if it is no segment of this layout.
+    static std::shared_ptr<Segment> attach(int descriptor, bool writable) {
+        const std::int64_t bytes = file_bytes(descriptor);
+        if (bytes < static_cast<std::int64_t>(sizeof(SegmentHeader))) {
+            close(descriptor);
+            throw Corrupted("the descriptor is not a steadyflow segment: too small");
+        }
+        auto segment = std::shared_ptr<Segment>(new Segment(descriptor, static_cast<std::size_t>(bytes), writable));
+        const auto* header = segment->at<SegmentHeader>(0);
+        if (header->magic != segment_magic) throw Corrupted("the descriptor is not a steadyflow segment: wrong magic");
+        if (header->version != layout_version) {
+            throw Corrupted("the segment has layout version " + std::to_string(header->version) + ", expected " +
+                            std::to_string(layout_version));
+        }
+        if (header->bytes != segment->bytes_) throw Corrupted("the segment's size differs from its header");
+        return segment;
+    }
+
+    ~Segment() {
+        if (address_ != nullptr) unmap(address_, bytes_);
+        if (descriptor_ >= 0) close(descriptor_);
+    }
+    Segment(const Segment&) = delete;
+    Segment& operator=(const Segment&) = delete;
+
+    template <class T>
+    T* at(std::uint64_t offset, std::uint64_t count = 1) const {
+        if (offset > bytes_ || offset % alignof(T) != 0 || count > (bytes_ - offset) / sizeof(T)) {
+            throw Corrupted("offset " + std::to_string(offset) + " with " + std::to_string(count) + " x " +
+                            std::to_string(sizeof(T)) + " bytes lies outside the segment of " +
+                            std::to_string(bytes_) + " bytes");
+        }
+        return reinterpret_cast<T*>(address_ + offset);
+    }
+
+    // The waker of the bell at `offset`: made by the segment's creator, passed to other processes as descriptors.
+    void add_waker(std::uint64_t offset, std::shared_ptr<Waker> waker) { wakers_.emplace_back(offset, std::move(waker)); }
+    std::shared_ptr<Waker> waker(std::uint64_t offset) const {
+        for (const auto& [place, waker] : wakers_) {
+            if (place == offset) return waker;
+        }
+        throw Corrupted("no bell at offset " + std::to_string(offset));
+    }
+
+    int descriptor() const noexcept { return descriptor_; }
+    std::size_t bytes() const noexcept { return bytes_; }
+
+private:
+    Segment(int descriptor, std::size_t bytes, bool writable)
+        : descriptor_(descriptor),
+          bytes_(bytes),
+          address_(static_cast<std::byte*>(map_shared(descriptor, bytes, writable))) {
+        if (address_ == nullptr) {
+            const int error = errno;
+            close(descriptor_);
+            descriptor_ = -1;
+            throw Shortage("cannot map shared memory", error, bytes);
+        }
+    }
+
+    int descriptor_;
+    std::size_t bytes_;
+    std::byte* address_;
+    std::vector<std::pair<std::uint64_t, std::shared_ptr<Waker>>> wakers_;
+};
+
+}  // namespace steadyflow
