@@ -1,0 +1,96 @@
+"""
+steadyflow: real-time data flow for Python audio.
+
+The layout, in the order in which data flows:
+
+    errors, clock                      who caused what; the one clock
+    data, formats, codec               what flows
+    _native, payload, pipeline, config how it is carried and linked
+    module                             who works on it
+    events, metrics, report            what is known about it
+    runtime                            where it runs: layout, workers, processes
+    coordinator                        who owns it all
+    audio, testing, cli, benchmarks    what comes with it; loaded when asked for
+"""
+
+from __future__ import annotations
+
+import typing
+
+from steadyflow.config import DropNewest, DropOldest, Fail, Latest, PipelineConfig, PipelinePriority, Rule, Wait
+from steadyflow.coordinator import DataFlowCoordinator
+from steadyflow.data import Block, BlockFlag, FlowData
+from steadyflow.errors import (
+    EndOfStream,
+    FlowError,
+    FlowFailed,
+    FormatClash,
+    PipelineClosed,
+    PipelineFull,
+    ReceiveTimeout,
+    SendTimeout,
+)
+from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, BytesFormat, Format, StructFormat
+from steadyflow.metrics.flow_metrics import FlowMetrics
+from steadyflow.module import Input, Module, Output, Source, module
+from steadyflow.pipeline import Pipeline
+from steadyflow.report import FlowReport
+
+if typing.TYPE_CHECKING:
+    from steadyflow import audio, events, testing
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnyFormat",
+    "ArrayFormat",
+    "AudioFormat",
+    "Block",
+    "BlockFlag",
+    "BytesFormat",
+    "DataFlowCoordinator",
+    "DropNewest",
+    "DropOldest",
+    "EndOfStream",
+    "Fail",
+    "FlowData",
+    "FlowError",
+    "FlowFailed",
+    "FlowMetrics",
+    "FlowReport",
+    "Format",
+    "FormatClash",
+    "Input",
+    "Latest",
+    "Module",
+    "Output",
+    "Pipeline",
+    "PipelineClosed",
+    "PipelineConfig",
+    "PipelineFull",
+    "PipelinePriority",
+    "ReceiveTimeout",
+    "Rule",
+    "SendTimeout",
+    "Source",
+    "StructFormat",
+    "Wait",
+    "audio",
+    "events",
+    "module",
+    "testing",
+]
+
+_LAZY = frozenset({"audio", "events", "testing"})
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name in _LAZY:
+        import importlib
+
+        return importlib.import_module(f"steadyflow.{name}")
+    raise AttributeError(f"module 'steadyflow' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

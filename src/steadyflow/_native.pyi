@@ -1,0 +1,300 @@
+"""
+steadyflow's data plane: shared memory, rings, bells, and the ends that Python uses.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steadyflow.data import MetadataValue
+from steadyflow.formats import Format
+
+
+class Block:
+    """
+    What flows: one payload with its stamps. Immutable; keeping it is safe, also after the flow closed.
+    """
+    def __new__(
+        cls,
+        data: Any,
+        format: Format | None = None,
+        *,
+        timestamp_ns: int = 0,
+        first_frame: int = 0,
+        sequence: int = 0,
+        flags: int = 0,
+        metadata: dict[str, MetadataValue] | None = None,
+    ) -> Block: ...
+    @property
+    def data(self) -> Any:
+        """The payload: an array, a decoded struct, or bytes. Decoded once, when asked for."""
+    @property
+    def samples(self) -> NDArray[Any]:
+        """
+        The array of an audio block, (frames, channels) or (channels, frames).
+
+        Up to 4 KiB it is yours to change; larger ones are read-only views.
+
+        Raises:
+            AttributeError: The payload is no array.
+        """
+    @property
+    def format(self) -> Format:
+        """What the payload is."""
+    @property
+    def frames(self) -> int:
+        """Frames in the block; 0 where it has none."""
+    @property
+    def timestamp_ns(self) -> int:
+        """CLOCK_MONOTONIC time of capture of the first frame, in nanoseconds."""
+    @property
+    def first_frame(self) -> int:
+        """Index of the first frame in its stream."""
+    @property
+    def sequence(self) -> int:
+        """Number of the block on its pipeline, from 0; a missing number is a dropped block."""
+    @property
+    def flags(self) -> int:
+        """Bits of BlockFlag."""
+    @property
+    def metadata(self) -> dict[str, MetadataValue]:
+        """The sender's own fields; empty if there are none."""
+    @property
+    def sent_ns(self) -> int:
+        """CLOCK_MONOTONIC time at which the block entered its pipeline, in nanoseconds."""
+
+class Segment:
+    """One shared memory segment (memfd), mapped whole."""
+
+    @staticmethod
+    def create(bytes: int) -> Segment:
+        """
+        Allocates a sealed segment. May block and allocate. Raises InsufficientMemory.
+        """
+
+    @staticmethod
+    def attach(descriptor: int, writable: bool) -> Segment:
+        """Takes over a descriptor and maps it. Raises CorruptedSegment."""
+
+    def create_bell(self, offset: int) -> None:
+        """
+        Makes the bell at this offset. Raises InsufficientMemory where descriptors run out.
+        """
+
+    def attach_bell(self, offset: int, reading: int, writing: int) -> None:
+        """Takes over the descriptors of a bell that another process made."""
+
+    def bell_descriptors(self, offset: int) -> tuple[int, int]:
+        """The descriptors of a bell, to be passed to another process."""
+
+    @property
+    def descriptor(self) -> int: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+SEGMENT_HEADER_BYTES: int = 64
+
+BELL_BYTES: int = 64
+
+PRIVATE_COPY_BYTES: int = 4096
+
+MAX_PROCESSES: int = 16
+
+MAX_BRANCHES: int = 32
+
+def pool_bytes(count: int, capacity_bytes: int) -> int:
+    """Bytes that a port's buffers take in a segment."""
+
+def ring_bytes(slots: int, consumers: int) -> int:
+    """Bytes that a ring with its statistics takes in a segment."""
+
+def create_pool(segment: Segment, offset: int, count: int, capacity_bytes: int) -> None: ...
+
+def create_ring(segment: Segment, offset: int, buffer_size: int, slots: int, consumers: int, branch: int, rule_kind: int, rule_then: int, rule_timeout_us: int) -> None:
+    """slots = 0: a fused pipeline, statistics only."""
+
+def ring_bell(segment: Segment, offset: int, bit: int) -> None:
+    """
+    Wakes whoever sleeps on the bell, also after a process died while ringing it. Never blocks.
+    """
+
+ROOM_BIT: int = 62
+
+CONTROL_BIT: int = 63
+
+class Ring:
+    """The control plane's view of one pipeline: counters, rule, recovery."""
+
+    def __init__(self, segment: Segment, offset: int) -> None: ...
+
+    def counters(self) -> dict[str, Any]:
+        """
+        The derived accounting and counters; consistent once the flow is quiet.
+        """
+
+    def histograms(self) -> dict[str, tuple[NDArray[np.uint64], int, int]]:
+        """name -> (counts, sum_ns, max_ns); bounds from bucket_bounds()."""
+
+    def set_rule(self, kind: int, then: int, timeout_us: int) -> None:
+        """Switches the overflow rule; takes effect at the next send. Wait-free."""
+
+    def set_ended(self) -> None:
+        """Ends the stream for a producer that is gone."""
+
+    def set_abandoned(self) -> None:
+        """
+        Tells the producer that nobody will consume: its blocks are dropped (failed) from now on.
+        """
+
+    def reap(self, process: int) -> int:
+        """Gives back what a dead process had claimed."""
+
+    def abandon(self, reason: int) -> int:
+        """Drops everything that still waits. Only when both ends are gone."""
+
+def release_process(segment: Segment, pool_offset: int, process: int) -> None:
+    """Zeroes the holds of a dead process."""
+
+def held_buffers(segment: Segment, pool_offset: int) -> int:
+    """How many buffers are kept alive by views."""
+
+def bucket_bounds() -> NDArray[np.uint64]:
+    """Lower bounds in ns of the histograms' buckets, and the last one's end."""
+
+def measure_stamps(blocks: int) -> float:
+    """Cost in ns of stamps and statistics per block."""
+
+def monotonic_ns() -> int:
+    """CLOCK_MONOTONIC in ns: the clock of every stamp."""
+
+def shut_down(timeout_s: float) -> None:
+    """Sends every waiting thread back to Python, for the end of the program."""
+
+def watch_lifeline(descriptor: int) -> None:
+    """Ends this process as soon as the other end of the pipe is closed."""
+
+class PayloadSpec:
+    """The native side of a resolved format."""
+
+    def __init__(self, kind: int, dtype: str, channels: int, planar: bool, packed: bool, max_frames: int, shape: Sequence[int], max_bytes: int) -> None: ...
+
+class ModuleContext:
+    """The block that a module is working on."""
+
+    def __init__(self) -> None: ...
+
+    def set_stamps(self, timestamp_ns: int, first_frame: int, frames: int, flags: int) -> None:
+        """What blocks sent from now on inherit."""
+
+    @property
+    def calls(self) -> int: ...
+
+    @property
+    def busy_ns(self) -> int: ...
+
+    @property
+    def is_running(self) -> bool: ...
+
+    def enter(self) -> None:
+        """
+        The module runs outside process(): its inputs are not served inside its own sends.
+        """
+
+    def leave(self) -> None: ...
+
+class Target:
+    """Where a pipeline ends."""
+
+    def __init__(self, name: str, spec: PayloadSpec, format: object | None, decoder: object | None, call: object | None, result_port: object | None, context: object | None, on_error: object | None, max_latency_ns: int) -> None: ...
+
+    def fail(self) -> None:
+        """From now on blocks are dropped (failed)."""
+
+    def close(self) -> None:
+        """
+        From now on blocks are dropped (stopped): the module has ended before this input.
+        """
+
+class AbortFlag:
+    """Set once; everything that waits gives up."""
+
+    def __init__(self) -> None: ...
+
+    def set(self) -> None: ...
+
+    def is_set(self) -> bool: ...
+
+class OutputCore:
+    """The native sending end of a port."""
+
+    def __init__(self) -> None: ...
+
+    def send(self, data: object | None) -> bool:
+        """
+        Sends an array, a FlowData, a Block or what the format encodes. True: queued, False: dropped by the rule.
+
+        Wait-free but for a pipeline with a waiting rule that is full. Any thread; callers are serialised.
+        """
+
+    def configure(self, name: str, spec: PayloadSpec, format: object | None, prepare: object, context: object | None, abort: AbortFlag) -> None: ...
+
+    def set_pool(self, segment: Segment, offset: int) -> None: ...
+
+    def set_bell(self, segment: Segment, offset: int) -> None: ...
+
+    def set_inbox(self, inbox: object) -> None: ...
+
+    def add_ring(self, name: str, segment: Segment, offset: int, bell_segment: Segment, bell_offset: int, bit: int) -> None: ...
+
+    def set_consumer_bell(self, name: str, bell_segment: Segment, bell_offset: int, bit: int) -> None: ...
+
+    def add_fused(self, target: Target, segment: Segment, ring_offset: int, inbox: Inbox) -> None: ...
+
+    def end(self) -> None:
+        """No block follows. Idempotent."""
+
+    def close(self, reason: str) -> None:
+        """From now on send() raises PipelineClosed."""
+
+    def flush(self, ring_name: object | None) -> int:
+        """Drops what waits (flushed); returns how many blocks."""
+
+    def detach(self) -> None: ...
+
+    @property
+    def is_connected(self) -> bool: ...
+
+    @property
+    def has_ended(self) -> bool: ...
+
+class Inbox:
+    """The receiving side of a worker, or of one open end."""
+
+    def __init__(self, segment: Segment, bell_offset: int, process: int, abort: AbortFlag) -> None: ...
+
+    def add_input(self, segment: Segment, ring_offset: int, pool_offset: int, bell_segment: Segment | None, producer_bell_offset: int, consumer: int, rank: int, target: Target, on_end: object | None) -> int:
+        """Adds an input, the most urgent first; returns its bell bit."""
+
+    def serve(self, deadline_ns: int, limit: int) -> int:
+        """
+        Serves up to `limit` blocks; waits for the first one until the deadline (negative: no limit, 0: not at all).
+        """
+
+    def receive(self, timeout_s: float | None = None) -> Block:
+        """
+        The oldest block; committed before it is returned. Raises ReceiveTimeout, EndOfStream, PipelineClosed.
+        """
+
+    def interrupt(self) -> None:
+        """Makes serve() return soon. Wait-free, any thread."""
+
+    def adopt(self) -> None:
+        """Declares the calling thread the worker's own."""
+
+    def detach(self) -> None: ...
+
+    @property
+    def open_inputs(self) -> int: ...

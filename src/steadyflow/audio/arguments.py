@@ -1,0 +1,50 @@
+"""What the constructors of the audio modules accept; the same words for the same mistake."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from steadyflow.errors import ConfigurationError
+
+MAX_BLOCK_FRAMES: Final = 1 << 20
+
+
+def checked_number(owner: str, name: str, value: object, *, above: float, most: float) -> float:
+    """
+    Return a number above one limit and up to another as a float; numpy's numbers are welcome.
+
+    Raises:
+        ConfigurationError: It is something else; the message names the owner and the value.
+    """
+    if not isinstance(value, int | float | np.integer | np.floating) or not above < value <= most:
+        raise ConfigurationError(f"{owner}: expected {name} above {above:g} and up to {most:g}, got {value!r}.")
+    return float(value)
+
+
+def checked_switch(owner: str, name: str, value: object) -> bool:
+    """
+    Return True or False.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{owner}: expected {name} to be True or False, got {value!r}.")
+    return value
+
+
+def checked_path(owner: str, path: object) -> Path:
+    """
+    Return the path of a file.
+
+    Raises:
+        ConfigurationError: It is empty, of bytes, or something else.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise ConfigurationError(f"{owner}: expected the path of a file, got {path!r}.")
+    return Path(text)

@@ -1,0 +1,58 @@
+"""Benchmarks: what a block costs and how long it is on its way, ours beside its peers, from one run.
+
+Each case is one file with `run(quick) -> Result`:
+
+    hop            send and receive in one thread
+    chain          five trivial modules in one worker
+    threads        from one thread to another
+    processes      from one process to another: unpaced, 1 kHz quiet, 1 kHz with every core busy
+    stats          what stamps and statistics add to a block
+    import_time    `import steadyflow` beside `import numpy`
+
+`harness` alternates the contestants, each measurement in a fresh process; `tables` prints. From the command line:
+`steadyflow bench [NAME]`, or `python -m steadyflow.benchmarks [NAME ...] [--quick] [--json]`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from steadyflow.benchmarks.harness import Effort, Result, Say
+
+__all__ = ["CASES", "run_case"]
+
+CASES: Final[Mapping[str, str]] = {
+    "hop": "send and receive of a 512-byte block in one thread",
+    "chain": "five trivial modules in one worker, cost per hop and latency at 1 kHz",
+    "threads": "from one thread to another, unpaced",
+    "processes": "from one process to another: unpaced, at 1 kHz quiet, at 1 kHz with every core busy",
+    "stats": "what stamps and statistics add to a block",
+    "import_time": "import steadyflow beside import numpy",
+}
+
+
+def run_case(name: str, *, quick: bool = False, effort: Effort | None = None, say: Say | None = None) -> Result:
+    """Run one case; it takes seconds (quick) to minutes, in processes of its own.
+
+    Args:
+        name: A key of `CASES`.
+        quick: Fewer rounds and blocks: all cases together take less than three minutes.
+        effort: Instead of `quick`: exactly how much to measure.
+        say: Called with a line of progress, now and then.
+
+    Raises:
+        UnknownName: There is no such case.
+    """
+    if name not in CASES:
+        from steadyflow.errors import UnknownName
+
+        raise UnknownName("benchmark", name, list(CASES))
+    from steadyflow.benchmarks.harness import FULL, QUICK, silent
+
+    case = importlib.import_module(f"steadyflow.benchmarks.{name}")
+    result: Result = case.run(effort=effort or (QUICK if quick else FULL), say=say or silent)
+    return result

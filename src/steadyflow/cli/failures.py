@@ -1,0 +1,26 @@
+"""What went wrong, for a person who called a command."""
+
+from __future__ import annotations
+
+import traceback
+
+from steadyflow.errors import FileUnreadable, FileUnwritable, FlowError, FlowFailed, ModuleFailed, SystemShortage
+
+_EXPLAINED = (FileUnreadable, FileUnwritable, SystemShortage)
+"""These say what to do; where in a module they were raised helps nobody."""
+
+
+def describe(problem: Exception) -> str:
+    """
+    Return the message of an error; of a failed flow, those of all its problems, with remote tracebacks.
+
+    Args:
+        problem: Any exception; one that steadyflow did not raise on purpose gets its traceback.
+    """
+    if isinstance(problem, FlowFailed):
+        return "\n\n".join(describe(each) for each in problem.exceptions)
+    if isinstance(problem, ModuleFailed) and isinstance(problem.__cause__, _EXPLAINED):
+        return str(problem.__cause__)
+    if isinstance(problem, FlowError):
+        return str(problem)
+    return "".join(traceback.format_exception(problem)).rstrip()

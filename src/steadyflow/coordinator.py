@@ -1,0 +1,636 @@
+"""The coordinator: owns a flow, from its description to its report."""
+
+from __future__ import annotations
+
+import atexit
+import re
+import weakref
+from collections.abc import Mapping
+from itertools import count
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar, overload
+
+from steadyflow._native import AbortFlag, monotonic_ns, shut_down
+from steadyflow.config import PipelineConfig, Rule
+from steadyflow.errors import (
+    ConfigurationError,
+    DuplicateLink,
+    DuplicateName,
+    FlowFailed,
+    StateError,
+    UnknownName,
+)
+from steadyflow.events import FlowEvent, PipelineRegistered, RuleSwitched
+from steadyflow.formats import AnyFormat, Format, agree
+from steadyflow.metrics.flow_metrics import FlowMetrics
+from steadyflow.module import (
+    Input,
+    InputPort,
+    Module,
+    Output,
+    OutputPort,
+    changed_attributes,
+    input_ports,
+    output_ports,
+)
+from steadyflow.pipeline import Pipeline
+from steadyflow.report import FlowReport
+from steadyflow.runtime.main_script import stop_if_replaying
+from steadyflow.runtime.placed import Placed, Placement
+
+if TYPE_CHECKING:
+    # Loaded when a flow needs them, not at import: they bring subprocess, sockets and the encoding of arguments.
+    from steadyflow.runtime.execution import Execution
+    from steadyflow.runtime.open_ends import OpenPlace
+    from steadyflow.runtime.workers import Worker
+
+ModuleT = TypeVar("ModuleT", bound=Module)
+FlowState: TypeAlias = Literal["new", "running", "stopped", "closed"]
+PipelineId: TypeAlias = str | Pipeline
+
+DRAIN_TIMEOUT_S: Final = 5.0
+"""How long a stopped flow may drain before what is left is given up."""
+
+_EXIT_TIMEOUT_S: Final = 1.0
+_MAX_EVENTS: Final = 10_000
+_NAME: Final = re.compile(r"[^\W\d][\w-]*")
+_PLACEMENTS: Final = ("thread", "process")
+
+_open_flows: weakref.WeakSet[DataFlowCoordinator] = weakref.WeakSet()
+
+
+class DataFlowCoordinator:
+    """
+    Owns a flow: modules, pipelines, workers, and what is known about them.
+
+    Use it as a context manager; leaving it stops the flow and gives its memory back. Methods may be called from any
+    thread, one at a time; the description (`add`, `connect`, `register_pipeline` with a module) ends with `start`.
+
+    ::
+
+        with DataFlowCoordinator("demo") as flow:
+            take = flow.add(audio.FileSource("take.wav"), name="take")
+            pitch = flow.add(audio.PitchDetector(), name="pitch", placement="process")
+            flow.connect(take.out, pitch.audio, buffer_size=32, max_latency_ms=2.0)
+            print(flow.run())
+
+    Args:
+        name: What the flow is called in reports and errors; need not be unique.
+
+    Raises:
+        ConfigurationError: The name is empty or no text.
+    """
+
+    def __init__(self, name: str = "flow") -> None:
+        stop_if_replaying()
+        _check_text("DataFlowCoordinator", name)
+        self.name = name
+        self._state: FlowState = "new"
+        self._modules: dict[str, Placed] = {}
+        self._pipelines: dict[str, Pipeline] = {}
+        self._open_ends: set[str] = set()
+        self._opened: dict[str, OpenPlace] = {}
+        self._abort = AbortFlag()
+        self._events: list[FlowEvent] = []
+        self._execution: Execution | None = None
+        _open_flows.add(self)
+
+    # --- description ------------------------------------------------------------------------------------------------------
+
+    @overload
+    def add(
+        self,
+        module: ModuleT,
+        *,
+        name: str | None = ...,
+        placement: Placement = ...,
+        worker: str | None = ...,
+        realtime: bool = ...,
+        on_failure: Literal["stop"] = ...,
+    ) -> ModuleT: ...
+    @overload
+    def add(
+        self,
+        module: type[ModuleT],
+        *,
+        name: str | None = ...,
+        placement: Placement = ...,
+        worker: str | None = ...,
+        realtime: bool = ...,
+        on_failure: Literal["stop"] = ...,
+    ) -> ModuleT: ...
+    def add(
+        self,
+        module: Any,
+        *,
+        name: str | None = None,
+        placement: Placement = "thread",
+        worker: str | None = None,
+        realtime: bool = False,
+        on_failure: Literal["stop"] = "stop",
+    ) -> Any:
+        """
+        Add a module to the flow.
+
+        Args:
+            module: An instance; or a class, also one made by ``@module``, which is then constructed without arguments.
+            name: Its name in the flow; the class's in lower case, made unique, unless given.
+            placement: ``"thread"``: a worker thread of this process, which shares its interpreter lock; ``"process"``:
+                a process of its own. Declare ``blocking = True`` in a module that blocks; it gets its own worker.
+            worker: The name of a worker to share with others of the same placement.
+            realtime: Ask the system for real-time scheduling; for processes only.
+            on_failure: ``"stop"``: an exception in the module stops the flow.
+
+        Returns:
+            The module, whose ports can now be connected.
+
+        Raises:
+            DuplicateName: The name is taken, or the module was added before.
+            ArgumentRefused: A constructor argument cannot travel to a process.
+            ConfigurationError: A value is impossible; the class cannot be found by a process; an attribute was changed
+                since construction, which a process would not see.
+            StateError: The flow has been started.
+        """
+        self._require_new("add a module")
+        if isinstance(module, type) and issubclass(module, Module):
+            module = module()
+        if not isinstance(module, Module):
+            raise ConfigurationError(f"add: expected a Module, got {type(module).__name__}: {module!r}.")
+        name = self._module_name(module, name)
+        if placement not in _PLACEMENTS:
+            raise UnknownName("placement", placement, _PLACEMENTS, where=f"module {name!r}")
+        allowed = getattr(module, "placements", _PLACEMENTS)
+        if placement not in allowed:
+            raise ConfigurationError(
+                f"module {name!r}: {type(module).__name__} runs only with placement {' or '.join(map(repr, allowed))}; "
+                f"got {placement!r}."
+            )
+        if worker is not None and not _NAME.fullmatch(worker):
+            raise ConfigurationError(f"module {name!r}: expected worker to be a name, got {worker!r}.")
+        if realtime and placement != "process":
+            raise ConfigurationError(
+                f"module {name!r}: realtime=True needs placement='process'; a thread that shares the interpreter lock "
+                f"would only block it with priority."
+            )
+        if on_failure != "stop":
+            raise ConfigurationError(f"module {name!r}: expected on_failure='stop', got {on_failure!r}.")
+        placed = Placed(name, module, placement, worker, realtime)
+        if placement == "process":
+            _check_for_process(placed)
+        self._modules[name] = placed
+        return module
+
+    def connect(self, output: OutputPort | str, input: InputPort | str, **options: Any) -> Pipeline:
+        """
+        Link an output to an input.
+
+        Args:
+            output: ``take.out``, or ``"take.out"``.
+            input: ``pitch.audio``, or ``"pitch.audio"``.
+            **options: The fields of `PipelineConfig`; ``buffer_size`` is required.
+
+        Raises:
+            UnknownName: No such module, port or option; offers the nearest.
+            DuplicateLink: These two are linked already.
+            FormatClash: The formats do not agree; names both.
+            StateError: The flow has been started.
+        """
+        pipeline_id = self.register_pipeline(output, input, PipelineConfig(**options))
+        return self._pipelines[pipeline_id]
+
+    def register_pipeline(
+        self,
+        source: OutputPort | str,
+        target: InputPort | str,
+        config: PipelineConfig,
+        format: Format | None = None,
+    ) -> str:
+        """
+        Make a pipeline between two modules, or between the application and a module.
+
+        A name without a dot that no module has makes an open end: the application sends or receives there. With an open
+        source the pipeline can be used at once.
+
+        Args:
+            source: A port, ``"module.port"``, ``"module"`` if it has one output, or the name of an open end.
+            target: A port, ``"module.port"``, ``"module"`` if it has one input, or the name of an open end.
+            config: Its settings.
+            format: What flows, where no module says it.
+
+        Returns:
+            The id: ``"take.out->pitch.audio"``.
+
+        Raises:
+            UnknownName: No such module or port; offers the nearest.
+            DuplicateLink: These two are linked already.
+            FormatClash: The formats do not agree; names both.
+            ConfigurationError: An open source, and neither `format` nor its module says what flows.
+            InsufficientMemory: The system has too little shared memory; says how much is needed.
+            StateError: The flow has been started, and a module is involved.
+        """
+        self._require_open("register a pipeline")
+        if not isinstance(config, PipelineConfig):
+            raise ConfigurationError(
+                f"register_pipeline: expected a PipelineConfig, got {type(config).__name__}; "
+                f"write PipelineConfig(buffer_size=32, ...)."
+            )
+        if format is not None and not isinstance(format, Format):
+            raise ConfigurationError(
+                f"register_pipeline: expected a format such as AudioFormat(48_000, 1), got {format!r}."
+            )
+        source_name, output = self._output(source)
+        target_name, input = self._input(target)
+        if output is not None or input is not None:
+            self._require_new("register a pipeline of a module")
+        source_key = (source_name, "" if output is None else output.name)
+        target_key = (target_name, "" if input is None else input.name)
+        pipeline_id = f"{'.'.join(filter(None, source_key))}->{'.'.join(filter(None, target_key))}"
+        if pipeline_id in self._pipelines:
+            raise DuplicateLink(f"{pipeline_id}: these two are linked already. One pipeline is enough.")
+        fmt = _declared_format(pipeline_id, output, input, format)
+        pipeline = Pipeline(
+            pipeline_id, source_key, target_key, config, source_open=output is None, target_open=input is None
+        )
+        pipeline.format = fmt if fmt is not None and fmt.is_resolved and not isinstance(fmt, AnyFormat) else None
+        if pipeline.source_open:
+            if pipeline.format is None:
+                raise ConfigurationError(
+                    f"{pipeline_id}: expected to know what flows; got {fmt or 'no format'}. "
+                    f"Give format=AudioFormat(sample_rate_hz, channels) or another complete format."
+                )
+            from steadyflow.runtime.open_ends import open_source
+
+            self._opened[pipeline_id] = open_source(pipeline, pipeline.format, self._abort)
+        self._open_ends.update(name for name, port in ((source_name, output), (target_name, input)) if port is None)
+        self._pipelines[pipeline_id] = pipeline
+        self._publish(PipelineRegistered(flow=self.name, pipeline=pipeline_id))
+        return pipeline_id
+
+    # --- operations -------------------------------------------------------------------------------------------------------
+
+    def send_data(self, pipeline: PipelineId, data: object) -> bool:
+        """
+        Send into a pipeline with an open source; see `Pipeline.send`.
+
+        Raises:
+            UnknownName: No such pipeline; offers the nearest.
+            StateError: The pipeline is fed by a module.
+        """
+        return self.pipeline(pipeline).send(data)
+
+    def get_flow_metrics(self, pipeline: PipelineId) -> FlowMetrics:
+        """
+        Read the metrics of a pipeline. Does not disturb the flow; any thread.
+
+        Raises:
+            UnknownName: No such pipeline; offers the nearest.
+            FlowNotRunning: The flow has not been started, so nothing has been counted.
+        """
+        return self.pipeline(pipeline).statistics()
+
+    def handle_backpressure(self, pipeline: PipelineId, strategy: Rule) -> None:
+        """
+        Switch the rule of a pipeline, also while it runs; a send that waits follows the new rule at once.
+
+        Raises:
+            UnknownName: No such pipeline; offers the nearest.
+            ConfigurationError: That is no rule.
+        """
+        link = self.pipeline(pipeline)
+        if not isinstance(strategy, Rule):
+            raise ConfigurationError(f"{link.id}: expected a rule such as DropOldest(), got {strategy!r}.")
+        link.set_rule(strategy)
+        self._publish(RuleSwitched(flow=self.name, pipeline=link.id, rule=repr(strategy)))
+
+    def transform_data(self, data: object, from_format: Format, to_format: Format) -> object:
+        """
+        Convert data from one format to another. Equal formats need no conversion: the data itself is returned.
+
+        Conversion between different formats comes with a later version; until then they are refused.
+
+        Raises:
+            FormatClash: The formats differ; names both.
+        """
+        for name, fmt in (("from_format", from_format), ("to_format", to_format)):
+            if not isinstance(fmt, Format):
+                raise ConfigurationError(f"transform_data: expected {name} to be a format, got {fmt!r}.")
+        agree(from_format, to_format, where="transform_data")
+        return data
+
+    def pipeline(self, pipeline: PipelineId) -> Pipeline:
+        """
+        Return a pipeline by its id.
+
+        Raises:
+            UnknownName: No such pipeline; offers the nearest.
+        """
+        pipeline_id = pipeline.id if isinstance(pipeline, Pipeline) else pipeline
+        found = self._pipelines.get(pipeline_id)
+        if found is None or (isinstance(pipeline, Pipeline) and found is not pipeline):
+            raise UnknownName("pipeline", pipeline_id, self._pipelines, where=f"flow {self.name!r}")
+        return found
+
+    @property
+    def pipelines(self) -> Mapping[str, Pipeline]:
+        """All pipelines by id, in the order in which they were made."""
+        return MappingProxyType(self._pipelines)
+
+    @property
+    def modules(self) -> Mapping[str, Module]:
+        """All modules by name, in the order in which they were added."""
+        return {name: placed.module for name, placed in self._modules.items()}
+
+    @property
+    def workers(self) -> Mapping[str, Worker]:
+        """The workers by name; empty before the start."""
+        return MappingProxyType({} if self._execution is None else self._execution.workers)
+
+    # --- running ------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """
+        Check the description, allocate the memory, set up every worker, and let the sources produce. Blocks meanwhile.
+
+        Raises:
+            ConfigurationError: The description cannot run; names what does not fit.
+            InsufficientMemory: The system has too little shared memory; says how much is needed.
+            FlowFailed: A module's setup failed; nothing was produced.
+            StateError: The flow has been started before.
+        """
+        from steadyflow.runtime.execution import Execution
+
+        self._require_new("start")
+        self._execution = Execution(
+            self.name, self._modules, list(self._pipelines.values()), self._opened, self._abort, self._publish
+        )
+        self._state = "running"
+        try:
+            self._execution.start()
+        except BaseException:
+            self._state = "stopped"
+            raise
+        if self._execution.problems:
+            self._state = "stopped"
+            self._raise_failure()
+
+    def run(self, duration_s: float | None = None) -> FlowReport:
+        """
+        Start the flow, wait until all streams have ended or the time is over, and report. Blocks.
+
+        Ctrl-C stops the flow, lets it drain, and raises KeyboardInterrupt.
+
+        Args:
+            duration_s: Stop after this time; None: until every source has ended.
+
+        Raises:
+            FlowFailed: A module or worker failed; carries the report.
+            ConfigurationError: See `start`.
+        """
+        if duration_s is not None and not duration_s > 0:
+            raise ConfigurationError(f"run: expected duration_s to be a number above 0, got {duration_s!r}.")
+        self.start()
+        assert self._execution is not None
+        try:
+            finished = self._execution.wait(duration_s)
+        except KeyboardInterrupt:
+            self._execution.stop(DRAIN_TIMEOUT_S)
+            self._state = "stopped"
+            raise
+        return self._finish() if finished else self.stop()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """
+        Wait until all streams of a started flow have ended. Blocks.
+
+        Returns:
+            True when everything has ended, or failed: `stop` then reports at once. False after the time.
+
+        Raises:
+            StateError: The flow has not been started.
+        """
+        if self._execution is None:
+            raise StateError(f"flow {self.name!r}: expected a started flow to wait for; call start() first.")
+        return self._execution.wait(timeout_s)
+
+    def stop(self, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> FlowReport:
+        """
+        Stop the sources, let blocks drain, end the workers, and report. Blocks. Idempotent.
+
+        Args:
+            drain_timeout_s: What has not drained by then is dropped (counted as stopped).
+
+        Raises:
+            FlowFailed: A module or worker had failed; carries the report.
+            StateError: The flow has not been started.
+        """
+        if self._execution is None:
+            raise StateError(f"flow {self.name!r}: expected a started flow to stop; call start() first.")
+        if self._state == "running":
+            self._execution.stop(drain_timeout_s)
+        return self._finish()
+
+    def report(self) -> FlowReport:
+        """Return what the flow has done so far. Any thread; does not disturb it."""
+        execution = self._execution
+        began = 0 if execution is None else execution.started_ns
+        until = monotonic_ns() if execution is None or not execution.ended_ns else execution.ended_ns
+        return FlowReport(
+            name=self.name,
+            duration_s=(until - began) / 1e9 if began else 0.0,
+            pipelines={name: link.statistics() for name, link in self._pipelines.items() if link.has_metrics},
+            modules={} if execution is None else execution.module_reports(),
+            events=tuple(self._events),
+        )
+
+    def close(self) -> None:
+        """Stop the flow if it runs, close all open ends, and give the memory back. Idempotent; blocks while stopping."""
+        if self._state == "closed":
+            return
+        try:
+            if self._state == "running":
+                self.stop()
+        finally:
+            self._state = "closed"
+            self._abort.set()
+            self._detach()
+            _open_flows.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if problem is None:
+            self.close()
+            return
+        try:
+            self.close()
+        except FlowFailed as failed:
+            # The exception on its way out matters more; the failure stays visible with it.
+            problem.add_note(str(failed))
+
+    def __repr__(self) -> str:
+        return f"<DataFlowCoordinator {self.name!r}: {self._state}, {len(self._modules)} modules, {len(self._pipelines)} pipelines>"
+
+    # --- inside ---------------------------------------------------------------------------------------------------------------
+
+    def _close_at_exit(self) -> None:
+        self._abort.set()
+        if self._execution is not None and not self._execution.ended_ns:
+            self._execution.give_up()
+        self._state = "closed"
+        self._detach()
+
+    def _detach(self) -> None:
+        for link in self._pipelines.values():
+            link.detach(f"{link.id}: flow {self.name!r} has been closed")
+        self._opened.clear()
+        if self._execution is not None:
+            self._execution.release()
+
+    def _finish(self) -> FlowReport:
+        self._state = "stopped" if self._state == "running" else self._state
+        self._raise_failure()
+        return self.report()
+
+    def _raise_failure(self) -> None:
+        assert self._execution is not None
+        if self._execution.problems:
+            failure = self._execution.failure(self.report())
+            assert failure is not None
+            raise failure
+
+    def _publish(self, event: FlowEvent) -> None:
+        if len(self._events) < _MAX_EVENTS:
+            self._events.append(event)
+
+    def _require_new(self, action: str) -> None:
+        if self._state != "new":
+            raise StateError(
+                f"flow {self.name!r}: expected a flow that has not been started, to {action}; it is {self._state}. "
+                f"Describe the whole flow first, or make a new DataFlowCoordinator."
+            )
+
+    def _require_open(self, action: str) -> None:
+        if self._state in ("stopped", "closed"):
+            raise StateError(f"flow {self.name!r}: cannot {action}: the flow is {self._state}.")
+
+    def _module_name(self, module: Module, name: str | None) -> str:
+        for known, placed in self._modules.items():
+            if placed.module is module:
+                raise DuplicateName(f"module {known!r}: this instance is in the flow already. Make another one.")
+        if name is not None:
+            _check_text("add", name)
+            if not _NAME.fullmatch(name):
+                raise ConfigurationError(f"add: expected a name of letters, digits, _ and -, got {name!r}.")
+            if name in self._modules:
+                raise DuplicateName(f"module {name!r}: the flow has a module of this name. Give another name=.")
+            if name in self._open_ends:
+                raise DuplicateName(f"module {name!r}: a pipeline has an open end of this name. Give another name=.")
+            return name
+        stem = type(module).__name__.lower()
+        candidates = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+        return next(each for each in candidates if each not in self._modules and each not in self._open_ends)
+
+    def _output(self, source: object) -> tuple[str, OutputPort | None]:
+        if isinstance(source, (InputPort, Input, Output, Module)):
+            raise ConfigurationError(_wrong_end("output", "take.out", source))
+        if isinstance(source, OutputPort):
+            return self._name_of(source.module, source), source
+        return self._named(source, "output", output_ports)
+
+    def _input(self, target: object) -> tuple[str, InputPort | None]:
+        if isinstance(target, (OutputPort, Input, Output, Module)):
+            raise ConfigurationError(_wrong_end("input", "pitch.audio", target))
+        if isinstance(target, InputPort):
+            return self._name_of(target.module, target), target
+        return self._named(target, "input", input_ports)
+
+    def _name_of(self, module: Module, port: OutputPort | InputPort) -> str:
+        for name, placed in self._modules.items():
+            if placed.module is module:
+                return name
+        raise UnknownName(
+            "module", f"{type(module).__name__} (the one of {port!r})", self._modules, where=f"flow {self.name!r}"
+        )
+
+    def _named(self, end: object, kind: str, ports_of: Any) -> tuple[str, Any]:
+        if not isinstance(end, str):
+            raise ConfigurationError(f"expected the {kind} of a module, or a name; got {end!r}.")
+        name, dot, port = end.partition(".")
+        placed = self._modules.get(name)
+        if placed is None:
+            if dot:
+                raise UnknownName("module", name, self._modules, where=f"{end!r} in flow {self.name!r}")
+            if not _NAME.fullmatch(name):
+                raise ConfigurationError(f"expected a name of letters, digits, _ and - for an open end, got {end!r}.")
+            return name, None
+        ports = ports_of(placed.module)
+        if dot:
+            if port not in ports:
+                raise UnknownName(kind, port, ports, where=f"module {name!r}")
+            return name, ports[port]
+        if len(ports) != 1:
+            raise ConfigurationError(
+                f"module {name!r}: expected which {kind} is meant, because it has {len(ports)}: "
+                f"{', '.join(f'{name}.{each}' for each in ports) or 'none'}."
+            )
+        return name, next(iter(ports.values()))
+
+
+def _check_text(owner: str, name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"{owner}: expected a name, got {name!r}.")
+
+
+def _check_for_process(placed: Placed) -> None:
+    from steadyflow.runtime.layout import travel
+    from steadyflow.runtime.workers import check_can_travel
+
+    check_can_travel(placed.module, placed.name)
+    changed = changed_attributes(placed.module)
+    if changed:
+        raise ConfigurationError(
+            f"module {placed.name!r}: {', '.join(changed)} changed since construction; a worker process constructs the "
+            f"module again from its arguments and would not see it. Pass it to the constructor."
+        )
+    travel(placed)
+
+
+def _declared_format(
+    pipeline_id: str, output: OutputPort | None, input: InputPort | None, format: Format | None
+) -> Format | None:
+    """Return what is known about a new pipeline before the start; refuses what can never agree."""
+    fmt = format
+    if output is not None:
+        declared = output.declaration.format
+        if not isinstance(declared, AnyFormat):
+            fmt = declared if fmt is None else agree(declared, fmt, where=pipeline_id)
+    if input is not None:
+        accepted = input.declaration.format
+        if fmt is None:
+            fmt = None if isinstance(accepted, AnyFormat) else accepted
+        else:
+            fmt = agree(fmt, accepted, where=pipeline_id)
+    return fmt
+
+
+def _wrong_end(kind: str, example: str, got: object) -> str:
+    if isinstance(got, (Input, Output)):
+        return (
+            f"expected the {kind} of a module of this flow, such as {example}; got the declaration {got!r} of a class."
+        )
+    if isinstance(got, Module):
+        return f"expected an {kind}, such as {example}; got the module {got!r} itself. Name its port."
+    return f"expected an {kind}, such as {example}; got {got!r}. A pipeline goes from an output to an input."
+
+
+def _close_open_flows() -> None:
+    """End what the program left open, while the interpreter still works and waiting threads can still be told."""
+    for flow in list(_open_flows):
+        flow._close_at_exit()
+    shut_down(_EXIT_TIMEOUT_S)
+
+
+atexit.register(_close_open_flows)

@@ -1,0 +1,72 @@
+"""What happened in a flow, as frozen records with the time at which it happened."""
+
+from __future__ import annotations
+
+import msgspec
+
+from steadyflow._native import monotonic_ns
+
+
+class FlowEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Something of note.
+
+    Args:
+        flow: The name of the flow.
+        timestamp_ns: When, on the monotonic clock.
+    """
+
+    flow: str
+    timestamp_ns: int = msgspec.field(default_factory=monotonic_ns)
+
+
+class PipelineRegistered(FlowEvent, frozen=True, kw_only=True):
+    """A pipeline was made. Published by the coordinator."""
+
+    pipeline: str
+
+
+class DataFlowStarted(FlowEvent, frozen=True, kw_only=True):
+    """All workers are set up, and the sources may produce. Published by the coordinator."""
+
+    workers: tuple[str, ...]
+
+
+class RuleSwitched(FlowEvent, frozen=True, kw_only=True):
+    """The rule of a pipeline was switched while it runs. Published by `handle_backpressure`."""
+
+    pipeline: str
+    rule: str
+
+
+class ModuleEnded(FlowEvent, frozen=True, kw_only=True):
+    """All inputs of a module have ended, or its source has; it has finished. Published by its worker."""
+
+    module: str
+
+
+class PipelineFailure(FlowEvent, frozen=True, kw_only=True):
+    """A module or its worker failed; its pipelines end. Published when the coordinator hears of it."""
+
+    module: str | None
+    worker: str
+    problem: str
+
+
+class RealtimeRefused(FlowEvent, frozen=True, kw_only=True):
+    """The system does not allow a worker to run with real-time priority; the flow runs without it."""
+
+    worker: str
+    reason: str
+
+
+class WorkerUnresponsive(FlowEvent, frozen=True, kw_only=True):
+    """A worker had not ended by its deadline; a process was killed, a thread was left behind."""
+
+    worker: str
+
+
+class DataFlowStopped(FlowEvent, frozen=True, kw_only=True):
+    """All workers have ended. Published by the coordinator."""
+
+    failed: bool

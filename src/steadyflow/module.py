@@ -1,0 +1,519 @@
+"""
+Modules: code with typed ports.
+
+A module declares its ports as class attributes and its work as ``process``. Everything about the declaration is
+checked when the class is created, so a misspelt name never waits for the first block::
+
+    class Loudness(Module):
+        audio = Input(AudioFormat(sample_rate_hz=16_000, channels=1), window_frames=1024, hop_frames=256)
+        level = Output(StructFormat(Level))
+
+        def process(self, audio: Block) -> Level: ...
+"""
+
+from __future__ import annotations
+
+from abc import ABC, ABCMeta
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
+
+import msgspec
+import numpy as np
+
+from steadyflow._native import OutputCore
+from steadyflow.errors import ConfigurationError, UnknownName
+from steadyflow.formats import AnyFormat, AudioFormat, Format, checked_integer
+
+M = TypeVar("M")
+
+_ANY: Final = AnyFormat()
+
+MAX_WINDOW_FRAMES: Final = 1 << 24
+
+# --- ports, declared ----------------------------------------------------------------------------------------------
+
+
+class Input:
+    """
+    Declares an input of a module, as a class attribute.
+
+    Args:
+        format: What it accepts; open fields of an `AudioFormat` take what comes.
+        window_frames: Collect blocks of audio into windows of this many frames.
+        hop_frames: How many frames a window starts after the one before; None: windows do not overlap.
+
+    Raises:
+        ConfigurationError: Windows of something else than audio, or of an impossible size.
+    """
+
+    __slots__ = ("format", "hop_frames", "window_frames")
+
+    def __init__(
+        self, format: Format = _ANY, *, window_frames: int | None = None, hop_frames: int | None = None
+    ) -> None:
+        _check_format("Input", format)
+        if window_frames is None and hop_frames is not None:
+            raise ConfigurationError("Input: hop_frames needs window_frames, the length of what hops.")
+        if window_frames is not None:
+            if not isinstance(format, AudioFormat):
+                raise ConfigurationError(f"Input: only audio has windows, got window_frames with {format}.")
+            window_frames = checked_integer("Input", "window_frames", window_frames, MAX_WINDOW_FRAMES)
+            hop_frames = checked_integer(
+                "Input", "hop_frames", window_frames if hop_frames is None else hop_frames, MAX_WINDOW_FRAMES
+            )
+        self.format = format
+        self.window_frames = window_frames
+        self.hop_frames = hop_frames
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Input: ...
+    @overload
+    def __get__(self, instance: Module, owner: type) -> InputPort: ...
+    def __get__(self, instance: Module | None, owner: type) -> Input | InputPort:
+        # Reached on the class only: the port of an instance is in its __dict__, which comes first.
+        return self if instance is None else _without_ports(owner)
+
+    def __repr__(self) -> str:
+        window = "" if self.window_frames is None else f", window_frames={self.window_frames}"
+        hop = "" if self.hop_frames is None else f", hop_frames={self.hop_frames}"
+        return f"Input({self.format!r}{window}{hop})"
+
+
+class Output:
+    """
+    Declares an output of a module, as a class attribute.
+
+    Args:
+        format: What it sends.
+        like: The name of an input; the output has the format of what comes there.
+
+    Raises:
+        ConfigurationError: Both or neither were given.
+    """
+
+    __slots__ = ("format", "like")
+
+    def __init__(self, format: Format | None = None, *, like: str | None = None) -> None:
+        if (format is None) == (like is None):
+            raise ConfigurationError('Output: expected a format, or like="name of an input"; one of the two.')
+        if format is not None:
+            _check_format("Output", format)
+        self.format: Format = AnyFormat() if format is None else format
+        self.like = like
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Output: ...
+    @overload
+    def __get__(self, instance: Module, owner: type) -> OutputPort: ...
+    def __get__(self, instance: Module | None, owner: type) -> Output | OutputPort:
+        return self if instance is None else _without_ports(owner)
+
+    def __repr__(self) -> str:
+        return f"Output({self.format!r})" if self.like is None else f"Output(like={self.like!r})"
+
+
+def _check_format(owner: str, format: object) -> None:
+    if not isinstance(format, Format):
+        raise ConfigurationError(f"{owner}: expected a format such as AudioFormat(48_000, 1), got {format!r}.")
+
+
+def _without_ports(owner: type) -> Any:
+    raise AttributeError(f"this {owner.__name__} has no ports: it was made without calling {owner.__name__}(...)")
+
+
+# --- ports, of an instance ----------------------------------------------------------------------------------------
+
+
+class InputPort:
+    """An input of one module; made with the module."""
+
+    __slots__ = ("declaration", "format", "module", "name")
+
+    def __init__(self, module: Module, name: str, declaration: Input) -> None:
+        self.module = module
+        self.name = name
+        self.declaration = declaration
+        self.format: Format = declaration.format
+        """The declared format; from the start of the flow on, the resolved one."""
+
+    def __repr__(self) -> str:
+        return f"<InputPort {type(self.module).__name__}.{self.name}: {self.format}>"
+
+
+class OutputPort(OutputCore):
+    """
+    An output of one module; made with the module.
+
+    ``send(data)`` is native: see `OutputCore`.
+    """
+
+    __slots__ = ("declaration", "format", "module", "name")
+
+    def __init__(self, module: Module, name: str, declaration: Output) -> None:
+        super().__init__()
+        self.module = module
+        self.name = name
+        self.declaration = declaration
+        self.format: Format = declaration.format
+        """The declared format; from the start of the flow on, the resolved one."""
+
+    def __repr__(self) -> str:
+        return f"<OutputPort {type(self.module).__name__}.{self.name}: {self.format}>"
+
+
+# --- checks of a class --------------------------------------------------------------------------------------------
+
+_CO_GENERATOR: Final = 0x20
+_CO_ASYNC: Final = 0x80 | 0x200  # coroutines and asynchronous generators
+
+
+def _check_ports(cls: ModuleMeta) -> None:
+    where = f"class {cls.__qualname__}"
+    ports = {**cls._steadyflow_inputs, **cls._steadyflow_outputs}
+    reserved = {"process", "produce", "_arguments"}
+    for base in cls.__mro__[1:]:
+        if base.__module__ == __name__ or base is object:
+            reserved |= vars(base).keys()
+    for name in ports:
+        if name in reserved or name.startswith("_steadyflow"):
+            raise ConfigurationError(
+                f"{where}: a port cannot be called {name!r}; modules have an attribute of that name."
+            )
+    for name, output in cls._steadyflow_outputs.items():
+        if output.like is not None and output.like not in cls._steadyflow_inputs:
+            raise UnknownName("input", output.like, cls._steadyflow_inputs, where=f"{where}, output {name!r}")
+
+
+def _check_methods(cls: ModuleMeta) -> None:
+    where = f"class {cls.__qualname__}"
+    inputs = cls._steadyflow_inputs
+    methods = {name for name in dir(cls) if name == "process" or name.startswith("process_")}
+    methods = {name for name in methods if callable(getattr(cls, name))}
+    for name in sorted(methods):
+        port = name.removeprefix("process_")
+        if name != "process" and port not in inputs:
+            raise UnknownName("input", port, inputs, where=f"{where}, method {name}()")
+        _check_function(f"{where}: {name}()", getattr(cls, name), generator=False)
+    produces = hasattr(cls, "produce")
+    if produces:
+        _check_function(f"{where}: produce()", cls.produce, generator=True)  # type: ignore[attr-defined]
+    if any(base.__name__ == "Source" and base.__module__ == __name__ for base in cls.__mro__):
+        if not produces:
+            raise ConfigurationError(f"{where}: a Source needs a generator: def produce(self): ... yield.")
+    elif produces:
+        raise ConfigurationError(f"{where}: produce() is for sources. Derive the class from Source, not from Module.")
+    _check_every_input_is_processed(where, list(inputs), methods)
+
+
+def _check_every_input_is_processed(where: str, inputs: list[str], methods: set[str]) -> None:
+    missing = [f"process_{name}(self, {name})" for name in inputs if f"process_{name}" not in methods]
+    if "process" in methods and len(inputs) == 1:
+        if not missing:
+            raise ConfigurationError(f"{where}: has both process() and process_{inputs[0]}(). Keep one of them.")
+    elif "process" in methods and inputs:
+        raise ConfigurationError(
+            f"{where}: has {len(inputs)} inputs, so process() cannot know which one a block is from. "
+            f"Define {', '.join(missing) or 'only the methods of the inputs'} instead."
+        )
+    elif len(inputs) == 1 and missing:
+        raise ConfigurationError(
+            f"{where}: nothing takes the blocks of {inputs[0]!r}. Define process(self, {inputs[0]})."
+        )
+    elif missing:
+        raise ConfigurationError(
+            f"{where}: some inputs have nothing that takes their blocks. Define {', '.join(missing)}."
+        )
+
+
+def _check_function(where: str, function: object, *, generator: bool) -> None:
+    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    if flags & _CO_ASYNC:
+        raise ConfigurationError(f"{where} is asynchronous, which is not available yet. Use a plain def.")
+    if flags & _CO_GENERATOR and not generator:
+        raise ConfigurationError(f"{where} yields. Send several results with self.<output>.send(...) instead.")
+
+
+# --- modules ------------------------------------------------------------------------------------------------------
+
+
+class ModuleMeta(ABCMeta):
+    """
+    Checks the declaration of a module when its class is created, and prepares each instance.
+
+    An instance has its ports and knows its constructor's arguments before ``__init__`` runs, so a module needs no
+    ``super().__init__()``, and a worker process can construct it again.
+    """
+
+    _steadyflow_inputs: dict[str, Input]
+    _steadyflow_outputs: dict[str, Output]
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> None:
+        super().__init__(name, bases, namespace, **options)
+        attributes: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            attributes |= vars(base)
+        cls._steadyflow_inputs = {name: port for name, port in attributes.items() if isinstance(port, Input)}
+        cls._steadyflow_outputs = {name: port for name, port in attributes.items() if isinstance(port, Output)}
+        _check_ports(cls)
+        if ABC not in bases:  # a class that derives from ABC itself is one that others complete
+            _check_methods(cls)
+
+    def __call__(cls: type[M], *args: Any, **kwargs: Any) -> M:
+        """Make an instance: ports first, then ``__init__``, then a note of how it left the attributes."""
+        made = cls.__new__(cls, *args, **kwargs)
+        if isinstance(made, cls) and isinstance(made, Module):
+            attributes = vars(made)
+            attributes["_arguments"] = (args, kwargs)
+            ports = _make_ports(made)
+            attributes.update(ports)
+            made.__init__(*args, **kwargs)  # type: ignore[misc]
+            for name, port in ports.items():
+                if attributes.get(name) is not port:
+                    raise ConfigurationError(
+                        f"{cls.__name__}.__init__ assigned to {name!r}, which is a port. Give the attribute another name."
+                    )
+            attributes[_SNAPSHOT] = _snapshot(made)
+        return made
+
+
+class Module(metaclass=ModuleMeta):
+    """
+    Code with typed ports; derive from it.
+
+    Declare ports as `Input` and `Output` attributes. With one input, define ``process(self, block)``; with several,
+    ``process_<input>(self, block)`` for each. What it returns goes to the only output, unless it is None;
+    ``self.<output>.send(...)`` works everywhere. All methods are called in the module's worker, never two at once.
+
+    ``__init__`` runs where the module is made and, for a process worker, once more in that process: keep it cheap,
+    and acquire models, files and sockets in `setup`.
+    """
+
+    blocking: bool = False
+    """Whether the module may block for long (a file, a socket); it then gets a worker of its own."""
+
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def setup(self) -> None:
+        """Acquire what the module needs. Runs once in its worker, before any source produces; may block."""
+
+    def finish(self) -> None:
+        """Send what is left. Runs once in its worker, when all inputs have ended; may send."""
+
+    def teardown(self) -> None:
+        """Release what `setup` acquired. Runs once in its worker, also after a failure; may block."""
+
+    def resolve_formats(self, inputs: Mapping[str, Format]) -> Mapping[str, Format]:
+        """
+        Say what the outputs send, given what comes in. Called before start, modules further up first; may block.
+
+        Unless overridden: an output ``like`` an input has the input's format, with room for a whole window; rate and
+        channels that an audio output leaves open are those of the only audio input, if there is exactly one.
+
+        Args:
+            inputs: The resolved formats of the connected inputs, by name.
+
+        Returns:
+            The format of each output, by name; unresolved where nothing says more.
+        """
+        cls = type(self)
+        formats = {name: inputs.get(name, port.format) for name, port in cls._steadyflow_inputs.items()}
+        audio = [fmt for fmt in formats.values() if isinstance(fmt, AudioFormat)]
+        resolved: dict[str, Format] = {}
+        for name, output in cls._steadyflow_outputs.items():
+            fmt = output.format
+            if output.like is not None:
+                fmt = _with_room(formats[output.like], cls._steadyflow_inputs[output.like].window_frames)
+            elif isinstance(fmt, AudioFormat) and len(audio) == 1:
+                fmt = _filled(fmt, audio[0])
+            resolved[name] = fmt
+        return resolved
+
+    def __repr__(self) -> str:
+        cls = type(self)
+        return f"<{cls.__name__}: {', '.join(cls._steadyflow_inputs)} -> {', '.join(cls._steadyflow_outputs)}>"
+
+
+def _with_room(fmt: Format, window_frames: int | None) -> Format:
+    if window_frames is None or not isinstance(fmt, AudioFormat) or fmt.max_block_frames >= window_frames:
+        return fmt
+    return msgspec.structs.replace(fmt, max_block_frames=window_frames)
+
+
+def _filled(fmt: AudioFormat, source: AudioFormat) -> AudioFormat:
+    return msgspec.structs.replace(
+        fmt,
+        sample_rate_hz=source.sample_rate_hz if fmt.sample_rate_hz is None else fmt.sample_rate_hz,
+        channels=source.channels if fmt.channels is None else fmt.channels,
+    )
+
+
+class Source(Module, ABC):
+    """
+    A module that blocks come from; derive from it and define ``produce``.
+
+    ``produce(self)`` is a generator: it sends blocks and yields between them, so that the runtime can pace, pause or
+    stop it; its end is the end of the stream. ``yield`` goes on at once; ``yield ns`` goes on not before that time
+    of the monotonic clock, in nanoseconds.
+    """
+
+    live: bool = False
+    """Whether the source cannot be slowed, only dropped (a microphone)."""
+
+    if TYPE_CHECKING:  # at run time its absence is what the check of the class looks for
+
+        def produce(self) -> Iterator[int | None]:
+            """Send blocks, and yield between them."""
+            ...
+
+    @property
+    def paced(self) -> bool:
+        """Whether the blocks come at the pace of real time, so that a late one matters; `live` unless set."""
+        return bool(vars(self).get("paced", self.live))
+
+    @paced.setter
+    def paced(self, value: bool) -> None:
+        vars(self)["paced"] = value
+
+
+# --- the function form --------------------------------------------------------------------------------------------
+
+
+class FunctionModule(Module):
+    """A module made from a function by `module`: one input, named as the parameter, and perhaps an output ``out``."""
+
+    if TYPE_CHECKING:
+        out: OutputPort
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def module(
+    *, input: Format = _ANY, output: Format | None = None
+) -> Callable[[Callable[[Any], object]], type[FunctionModule]]:
+    """
+    Make a module class from a function of one block.
+
+    ::
+
+        @module(input=AudioFormat(48_000, 1), output=AudioFormat(48_000, 1))
+        def halve(audio):
+            return audio.samples * 0.5
+
+        flow.add(halve())
+
+    Args:
+        input: What the function takes; the input is named as its parameter.
+        output: What it returns; None: it returns nothing, and there is no output.
+
+    Raises:
+        ConfigurationError: The function has not exactly one parameter.
+    """
+
+    def decorate(function: Callable[[Any], object]) -> type[FunctionModule]:
+        code = getattr(function, "__code__", None)
+        if code is None or code.co_argcount != 1 or code.co_kwonlyargcount:
+            raise ConfigurationError(
+                f"@module: expected a function of one parameter, which names the input, such as def halve(audio); "
+                f"got {function!r}. Derive a class from Module for more."
+            )
+        attributes: dict[str, Any] = {
+            "__module__": function.__module__,
+            "__qualname__": function.__qualname__,
+            "__doc__": function.__doc__,
+            "process": staticmethod(function),  # called as it is, without a frame in between
+            code.co_varnames[0]: Input(input),
+        }
+        if output is not None:
+            if "out" in attributes:
+                raise ConfigurationError(f"@module: {function.__qualname__} calls its input `out`, as its output is.")
+            attributes["out"] = Output(output)
+        made: Any = ModuleMeta(function.__name__, (FunctionModule,), attributes)
+        return cast("type[FunctionModule]", made)
+
+    return decorate
+
+
+# --- what the runtime asks ----------------------------------------------------------------------------------------
+
+
+def input_ports(module: Module) -> dict[str, InputPort]:
+    """Return the inputs of a module by name, in the order of their declaration."""
+    return {name: vars(module)[name] for name in type(module)._steadyflow_inputs}
+
+
+def output_ports(module: Module) -> dict[str, OutputPort]:
+    """Return the outputs of a module by name, in the order of their declaration."""
+    return {name: vars(module)[name] for name in type(module)._steadyflow_outputs}
+
+
+def process_methods(module: Module) -> dict[str, Callable[[Any], object]]:
+    """Return, for each input, the method that takes its blocks."""
+    alone = getattr(module, "process", None)
+    return {name: getattr(module, f"process_{name}", alone) for name in type(module)._steadyflow_inputs}  # type: ignore[misc]
+
+
+def _make_ports(module: Module) -> dict[str, InputPort | OutputPort]:
+    cls = type(module)
+    ports: dict[str, InputPort | OutputPort] = {}
+    for name, declared in cls._steadyflow_inputs.items():
+        ports[name] = InputPort(module, name, declared)
+    for name, promised in cls._steadyflow_outputs.items():
+        ports[name] = OutputPort(module, name, promised)
+    return ports
+
+
+# --- what changed since construction ------------------------------------------------------------------------------
+
+_SNAPSHOT: Final = "_steadyflow_snapshot"
+_INTERNAL: Final = ("_arguments", "_steadyflow")
+_VALUES: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
+
+
+def changed_attributes(module: Module) -> list[str]:
+    """
+    Name the attributes that are not as the constructor left them.
+
+    A worker process constructs the module again, so such a change would be lost without a word. Seen are attributes
+    that were added, removed or set to something else, and changes inside of lists, dicts, sets and arrays; not seen
+    are changes inside of other objects.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        The names, sorted.
+    """
+    before, _ = vars(module)[_SNAPSHOT]
+    now, _ = _snapshot(module)
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def _snapshot(module: Module) -> tuple[dict[str, object], list[object]]:
+    """Return something comparable for each attribute, and the objects whose identity it compares."""
+    ports = type(module)._steadyflow_inputs.keys() | type(module)._steadyflow_outputs.keys()
+    kept: list[object] = []  # alive as long as the snapshot: the identity of a dead object may be another's
+    prints = {
+        name: _fingerprint(value, kept, ())
+        for name, value in vars(module).items()
+        if name not in ports and not name.startswith(_INTERNAL)
+    }
+    return prints, kept
+
+
+def _fingerprint(value: Any, kept: list[object], around: tuple[int, ...]) -> object:
+    """Return values as themselves, containers by content, arrays by checksum, and everything else by identity."""
+    kind = type(value)
+    if kind in _VALUES:
+        return kind, value
+    if id(value) not in around:
+        inside = (*around, id(value))
+        if kind is list or kind is tuple:
+            return kind, [_fingerprint(item, kept, inside) for item in value]
+        if kind is dict:
+            return kind, [(key, _fingerprint(item, kept, inside)) for key, item in value.items()]
+        if kind is set or kind is frozenset:
+            return kind, frozenset(value)
+        if kind is np.ndarray and not value.dtype.hasobject:
+            return kind, value.dtype.str, value.shape, hash(value.tobytes())
+    kept.append(value)
+    return kind, id(value)

@@ -1,0 +1,278 @@
+"""A pipeline as its users see it: the bounded, monitored, one-way link between two ports or open ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from steadyflow._native import ROOM_BIT, AbortFlag, Inbox, OutputCore, Ring, Segment, Target, monotonic_ns, ring_bell
+from steadyflow.codec import codec_for
+from steadyflow.config import PipelineConfig, Rule
+from steadyflow.data import METADATA_MAX_BYTES, Block
+from steadyflow.errors import FlowNotRunning, PipelineClosed, StateError
+from steadyflow.formats import Format
+from steadyflow.metrics.flow_metrics import FlowMetrics, read_flow_metrics
+from steadyflow.payload import Preparer, native_spec
+
+DROPPED_FAILED: Final = 4
+DROPPED_STOPPED: Final = 5
+_OWN_PROCESS: Final = 0
+
+
+class Pipeline:
+    """
+    One link of a flow; made by ``flow.connect`` or ``flow.register_pipeline``, never directly.
+
+    Args:
+        id: Its id, ``"take.out->pitch.audio"``.
+        source: Module and port, or (name, "") of an open end.
+        target: Module and port, or (name, "") of an open end.
+        config: Its settings.
+        source_open: Whether the application sends.
+        target_open: Whether the application receives.
+    """
+
+    send: Callable[[object], bool]
+    """
+    Send an array, a `FlowData`, a `Block`, or what the format encodes; only on a pipeline with an open source.
+
+    Wait-free but for a waiting rule on a full pipeline. Any thread; callers are serialised. Returns True if the block
+    was queued, False if the rule dropped it. Raises `FormatMismatch`, `BlockTooLarge` (nothing was queued),
+    `PipelineFull`, `SendTimeout` (by the rule), `PipelineClosed`.
+    """
+
+    receive: Callable[..., Block]
+    """
+    Receive the oldest block, ``receive(timeout_s=None)``; only on a pipeline with an open target.
+
+    Waits without the interpreter lock. The block is committed before it is returned. Several threads may call; each
+    block goes to one. Raises `ReceiveTimeout`, `EndOfStream`, `PipelineClosed`.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        source: tuple[str, str],
+        target: tuple[str, str],
+        config: PipelineConfig,
+        *,
+        source_open: bool,
+        target_open: bool,
+    ) -> None:
+        self.id = id
+        self.source = source
+        self.target = target
+        self.config = config
+        self.source_open = source_open
+        self.target_open = target_open
+        self.rule: Rule | None = config.backpressure_strategy
+        """The rule in force; None until the flow starts, if it is left to the default."""
+        self.format: Format | None = None
+        """What flows, resolved; None until it is known."""
+        self._ring: Ring | None = None
+        self._last: FlowMetrics | None = None  # the final reading, once the flow is closed
+        self._opened_ns = 0
+        self._ended_ns = 0
+        self._output: OutputCore | None = None
+        self._inbox: Inbox | None = None
+        self._producer_bell: tuple[Segment, int] | None = None
+        self._consumer_bell: tuple[Segment, int, int] | None = None
+        self.send = self._refuse_send
+        self.receive = self._refuse_receive
+
+    # --- made by the coordinator -----------------------------------------------------------------------------------------
+
+    def attach(self, ring: Ring, fmt: Format) -> None:
+        """Tell where its ring is; from here on it has metrics. Coordinator only."""
+        self._ring = ring
+        self.format = fmt
+        self._opened_ns = monotonic_ns()
+
+    def open_source(
+        self, output: OutputCore, producer_bell: tuple[Segment, int], consumer_bell: tuple[Segment, int, int]
+    ) -> None:
+        """Let the application send; the bells are (segment, offset[, bit]). Coordinator only."""
+        self._output = output
+        self._producer_bell = producer_bell
+        self._consumer_bell = consumer_bell
+        self.send = output.send
+
+    def move_consumer(self, consumer_bell: tuple[Segment, int, int]) -> None:
+        """Tell an open source where its consumer sleeps, once that has a worker. Coordinator only."""
+        assert self._output is not None
+        self._consumer_bell = consumer_bell
+        self._output.set_consumer_bell(self.id, *consumer_bell)
+
+    def open_target(self, inbox: Inbox) -> None:
+        """Let the application receive. Coordinator only."""
+        self._inbox = inbox
+        self.receive = inbox.receive
+
+    def set_rule(self, rule: Rule) -> None:
+        """Switch the rule; takes effect at the next send, also of one that waits. Coordinator only."""
+        self.rule = rule
+        if self._ring is not None:
+            self._ring.set_rule(*rule.to_native())
+            if self._producer_bell is not None:
+                ring_bell(*self._producer_bell, ROOM_BIT)
+
+    def fed_from(self, producer_bell: tuple[Segment, int]) -> None:
+        """Tell where the producing worker sleeps, so that a switched rule wakes it. Coordinator only."""
+        self._producer_bell = producer_bell
+
+    def end_from_outside(self, reason: str) -> None:
+        """
+        End an open source that its user may be sending into; a send that waits raises `PipelineClosed`.
+
+        Coordinator only; any thread; does not wait for the user.
+        """
+        if self._output is not None and self._ring is not None and self._consumer_bell is not None:
+            self._output.close(reason)
+            self._ring.set_ended()
+            ring_bell(*self._consumer_bell)
+
+    def mark_ended(self) -> None:
+        """Stop the clock of the throughput. Coordinator only."""
+        if self._ended_ns == 0:
+            self._ended_ns = monotonic_ns()
+
+    def detach(self, reason: str) -> None:
+        """Close both open ends for good. Coordinator only."""
+        if self._output is not None:
+            self._output.close(reason)
+            self._output.detach()
+
+            def closed(data: object) -> bool:
+                raise PipelineClosed(reason)
+
+            self.send = closed
+        if self._inbox is not None:
+            self._inbox.detach()
+
+        def refuse(*_: object, **__: object) -> Block:
+            raise PipelineClosed(reason)
+
+        self.receive = refuse
+        if self._ring is not None:
+            self._last = self.statistics()
+        # The mapping goes with the last reference to it.
+        self._ring = self._output = self._inbox = self._producer_bell = self._consumer_bell = None
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether anything can have been counted."""
+        return self._ring is not None or self._last is not None
+
+    @property
+    def ring(self) -> Ring | None:
+        """The ring in shared memory; None before there is one."""
+        return self._ring
+
+    # --- for users ---------------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """
+        End the stream of an open source: what was sent is still delivered, then the consumer sees the end. Idempotent.
+
+        Raises:
+            StateError: The pipeline is fed by a module.
+        """
+        if self._output is None:
+            raise StateError(f"{self.id}: this pipeline is fed by module {self.source[0]!r}, which ends it itself.")
+        self._output.end()
+
+    def flush(self) -> int:
+        """
+        Drop what waits, counted as flushed; returns how many blocks. Only on a pipeline with an open source for now.
+
+        Raises:
+            StateError: The pipeline is fed by a module.
+        """
+        if self._output is None:
+            raise StateError(f"{self.id}: only the sending end can flush, and that is module {self.source[0]!r}.")
+        return self._output.flush(self.id)
+
+    def statistics(self) -> FlowMetrics:
+        """
+        Read its metrics. Does not disturb the flow; any thread; allocates.
+
+        Raises:
+            FlowNotRunning: The flow has not been started, so nothing has been counted.
+        """
+        if self._last is not None:
+            return self._last
+        if self._ring is None:
+            raise FlowNotRunning(f"{self.id}: nothing has been counted yet; start the flow first.")
+        until = self._ended_ns or monotonic_ns()
+        return read_flow_metrics(
+            self._ring, buffer_size=self.config.buffer_size, seconds=(until - self._opened_ns) / 1e9
+        )
+
+    def __repr__(self) -> str:
+        fill = "" if self._ring is None else f", {self._ring.counters()['fill']} of {self.config.buffer_size}"
+        return f"<Pipeline {self.id}: {self.format}{fill}>"
+
+    def _refuse_send(self, data: object) -> bool:
+        if self.source_open:
+            raise FlowNotRunning(f"{self.id}: its format is not known before the flow starts; give format=, or start.")
+        raise StateError(f"{self.id}: expected an open source; this pipeline is fed by module {self.source[0]!r}.")
+
+    def _refuse_receive(self, timeout_s: float | None = None) -> Block:
+        if self.target_open:
+            raise FlowNotRunning(f"{self.id}: nothing can come before the flow starts; call flow.start().")
+        raise StateError(f"{self.id}: expected an open target; this pipeline feeds module {self.target[0]!r}.")
+
+
+def make_sender(
+    name: str, fmt: Format, abort: AbortFlag, segment: Segment, pool_offset: int, bell_offset: int
+) -> OutputCore:
+    """Make the sending end of an open source; its ring is added by the caller."""
+    output = OutputCore()
+    output.configure(name, native_spec(fmt), fmt, Preparer(name, fmt), None, abort)
+    output.set_pool(segment, pool_offset)
+    output.set_bell(segment, bell_offset)
+    return output
+
+
+def make_receiver(
+    pipeline: Pipeline,
+    fmt: Format,
+    abort: AbortFlag,
+    segment: Segment,
+    ring_offset: int,
+    pool_offset: int,
+    bell_offset: int,
+    producer_bell: tuple[Segment, int],
+    max_latency_ns: int,
+) -> Inbox:
+    """Make the receiving end of an open target."""
+    codec = codec_for(fmt, where=pipeline.id)
+    target = Target(
+        pipeline.id,
+        native_spec(fmt),
+        fmt,
+        None if codec is None else codec.decode,
+        None,
+        None,
+        None,
+        None,
+        max_latency_ns,
+    )
+    inbox = Inbox(segment, bell_offset, _OWN_PROCESS, abort)
+    inbox.add_input(
+        segment,
+        ring_offset,
+        pool_offset,
+        producer_bell[0],
+        producer_bell[1],
+        0,
+        pipeline.config.priority.rank,
+        target,
+        None,
+    )
+    return inbox
+
+
+def buffer_bytes(fmt: Format) -> int:
+    """Return the size of one buffer: the largest payload and the metadata."""
+    return fmt.max_payload_bytes + METADATA_MAX_BYTES

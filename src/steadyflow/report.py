@@ -1,0 +1,113 @@
+"""What a run did: one table for people, one record for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from steadyflow.events import FlowEvent
+from steadyflow.metrics.flow_metrics import FlowMetrics
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class ModuleReport(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What one module did.
+
+    Args:
+        worker: The worker that ran it.
+        calls: How many blocks it processed.
+        busy_ms: Time of its own work, without the modules it called.
+        state: ``"ended"``, ``"failed"``, ``"running"``, or ``"stopped"`` before its inputs had ended.
+    """
+
+    worker: str
+    calls: int
+    busy_ms: float
+    state: str
+
+
+class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What a flow did from its start to the report. ``print(report)`` shows a table.
+
+    Args:
+        name: The name of the flow.
+        duration_s: From the start of the sources to the end of the last worker, or to now.
+        pipelines: The metrics of each pipeline, by id.
+        modules: What each module did, by name.
+        events: What happened, in order.
+    """
+
+    name: str
+    duration_s: float
+    pipelines: Mapping[str, FlowMetrics]
+    modules: Mapping[str, ModuleReport]
+    events: tuple[FlowEvent, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as builtin types, for JSON. Events carry their kind as ``event``."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        for event, record in zip(self.events, plain["events"], strict=True):
+            record["event"] = type(event).__name__
+        return plain
+
+    def __str__(self) -> str:
+        head = f"flow {self.name!r}: {self.duration_s:.3f} s"
+        pipelines = _aligned([_PIPELINE_COLUMNS, *self._pipeline_rows()])
+        modules = _aligned([_MODULE_COLUMNS, *self._module_rows()])
+        return "\n".join([head, "", *pipelines, "", *modules])
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title=f"flow {self.name!r}: {self.duration_s:.3f} s", title_justify="left")
+        for index, column in enumerate(_PIPELINE_COLUMNS):
+            table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        for row in self._pipeline_rows():
+            table.add_row(*row)
+        return table
+
+    def _pipeline_rows(self) -> Iterable[tuple[str, ...]]:
+        for name, metrics in self.pipelines.items():
+            yield (
+                name,
+                str(metrics.sent),
+                str(metrics.delivered),
+                _reasons(metrics),
+                f"{metrics.latency_p50_ms:.3f}",
+                f"{metrics.latency_p99_ms:.3f}",
+                f"{metrics.latency_max_ms:.3f}",
+                str(metrics.late),
+                f"{metrics.health_score:.0f} {metrics.pipeline_health}",
+            )
+
+    def _module_rows(self) -> Iterable[tuple[str, ...]]:
+        for name, module in self.modules.items():
+            yield name, module.worker, str(module.calls), f"{module.busy_ms:.1f}", module.state
+
+
+_PIPELINE_COLUMNS = ("pipeline", "sent", "delivered", "dropped", "p50 ms", "p99 ms", "max ms", "late", "health")
+_MODULE_COLUMNS = ("module", "worker", "calls", "busy ms", "state")
+
+
+def _reasons(metrics: FlowMetrics) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in metrics.dropped.items())
+    return reasons or "0"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return lines

@@ -1,0 +1,1 @@
+"""What runs a flow: workers, the processes that they may live in, and what travels between these."""

@@ -1,0 +1,162 @@
+"""Messages between the coordinator and a worker process: msgpack with a length in front, over a Unix socket."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from steadyflow.errors import FlowError, LimitExceeded
+
+
+class Setup(msgspec.Struct, frozen=True, tag="setup"):
+    """To the worker, with the descriptors of segments and bells (two each): everything it needs to build its ends."""
+
+    flow: str
+    segments: int
+    bells: list[tuple[int, int]]
+    wiring: dict[str, Any]
+    sys_path: list[str]
+    main_path: str | None
+    main_package: str | None
+
+
+class Start(msgspec.Struct, frozen=True, tag="start"):
+    """To the worker: every worker is set up; sources may produce."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """To the worker: stop the sources and drain."""
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """To the worker: give up what waits, and end."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """From the worker: setup has succeeded."""
+
+    realtime: bool
+    realtime_refusal: str | None
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """From the worker: a module raised; or, without a module, the worker could not be built."""
+
+    module: str | None
+    problem: str
+    text: str
+    block_sequence: int | None
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended"):
+    """From the worker: a module has finished."""
+
+    module: str
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """From the worker, last: what its modules did (calls, busy ns, state)."""
+
+    modules: dict[str, tuple[int, int, str]]
+
+
+Message: TypeAlias = Setup | Start | Stop | Abort | Ready | Failed | Ended | Done
+
+_LENGTH: Final = struct.Struct("!I")
+_MAX_MESSAGE_BYTES: Final = 1 << 30
+_MAX_DESCRIPTORS: Final = 250
+
+
+class ChannelBroken(FlowError):
+    """The other side is gone, or sends something that is no message."""
+
+
+class Channel:
+    """
+    One end of the conversation. `send` may be called from any thread; `receive` from one.
+
+    Args:
+        connection: A connected stream socket; taken over.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._lock = threading.Lock()
+        self._decoder = msgspec.msgpack.Decoder(Message)
+        self._descriptors: list[int] = []
+
+    def send(self, message: Message, descriptors: list[int] | None = None) -> None:
+        """
+        Send a message, and descriptors with it. May block while the other side does not read.
+
+        Raises:
+            ChannelBroken: The other side is gone.
+            LimitExceeded: More descriptors than one message can carry.
+        """
+        if descriptors and len(descriptors) > _MAX_DESCRIPTORS:
+            raise LimitExceeded(
+                f"one worker can be given at most {_MAX_DESCRIPTORS} descriptors, this one needs {len(descriptors)}: "
+                f"two for each worker that it exchanges blocks with, five for each pipeline with an open source. Divide "
+                f"its modules among several workers."
+            )
+        payload = msgspec.msgpack.encode(message)
+        head = _LENGTH.pack(len(payload))
+        try:
+            with self._lock:
+                if descriptors:
+                    socket.send_fds(self._socket, [head], descriptors)
+                else:
+                    self._socket.sendall(head)
+                self._socket.sendall(payload)
+        except OSError as error:
+            raise ChannelBroken(f"the other side is gone: {error}") from error
+
+    def receive(self) -> Message:
+        """
+        Wait for the next message. Blocks.
+
+        Raises:
+            ChannelBroken: The other side is gone, or sent something that is no message.
+        """
+        head = self._read(_LENGTH.size, take_descriptors=True)
+        (length,) = _LENGTH.unpack(head)
+        if length > _MAX_MESSAGE_BYTES:
+            raise ChannelBroken(f"expected a message of at most {_MAX_MESSAGE_BYTES} bytes, got one of {length}")
+        try:
+            message: Message = self._decoder.decode(self._read(length))
+        except msgspec.MsgspecError as error:
+            raise ChannelBroken(f"expected a message, got something else: {error}") from error
+        return message
+
+    def take_descriptors(self) -> list[int]:
+        """Return the descriptors that came with messages so far; they are the caller's now."""
+        descriptors, self._descriptors = self._descriptors, []
+        return descriptors
+
+    def close(self) -> None:
+        """Close the socket, and what nobody took."""
+        import os
+
+        for descriptor in self.take_descriptors():
+            os.close(descriptor)
+        self._socket.close()
+
+    def _read(self, count: int, *, take_descriptors: bool = False) -> bytes:
+        parts = bytearray()
+        try:
+            while len(parts) < count:
+                if take_descriptors:
+                    piece, descriptors, _, _ = socket.recv_fds(self._socket, count - len(parts), _MAX_DESCRIPTORS)
+                    self._descriptors.extend(descriptors)
+                else:
+                    piece = self._socket.recv(min(count - len(parts), 1 << 20))
+                if not piece:
+                    raise ChannelBroken("the other side has closed the conversation")
+                parts += piece
+        except OSError as error:
+            raise ChannelBroken(f"the other side is gone: {error}") from error
+        return bytes(parts)

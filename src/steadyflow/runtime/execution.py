@@ -1,0 +1,342 @@
+"""One run of a flow: workers are launched, watched, stopped and accounted for."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from steadyflow._native import CONTROL_BIT, ROOM_BIT, AbortFlag, Ring, monotonic_ns, release_process, ring_bell
+from steadyflow.errors import FlowFailed, WorkerDied
+from steadyflow.events import (
+    DataFlowStarted,
+    DataFlowStopped,
+    FlowEvent,
+    ModuleEnded,
+    PipelineFailure,
+    RealtimeRefused,
+    WorkerUnresponsive,
+)
+from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Pipeline, make_receiver
+from steadyflow.report import ModuleReport
+from steadyflow.runtime.layout import (
+    Layout,
+    default_rules,
+    plan_workers,
+    resolve_formats,
+    topological,
+)
+from steadyflow.runtime.open_ends import OpenPlace
+from steadyflow.runtime.placed import Placed
+from steadyflow.runtime.workers import ProcessWorker, ThreadWorker, Worker
+
+_LOOK_UP_S: Final = 0.25  # waits are interrupted by signals; this bounds those that another thread took
+_ABORT_TIMEOUT_S: Final = 0.5
+_FAILED_DRAIN_TIMEOUT_S: Final = 1.0
+
+
+class Execution:
+    """
+    Runs a described flow once.
+
+    Args:
+        flow: The name of the flow.
+        modules: All modules, by name.
+        pipelines: All pipelines.
+        opened: Where those with an open source lie.
+        abort: What makes everything in this process give up.
+        publish: Takes events.
+
+    Raises:
+        ConfigurationError: The description cannot run (formats, loops, limits).
+        InsufficientMemory: The system has too little; says how much is needed.
+    """
+
+    def __init__(
+        self,
+        flow: str,
+        modules: Mapping[str, Placed],
+        pipelines: Sequence[Pipeline],
+        opened: Mapping[str, OpenPlace],
+        abort: AbortFlag,
+        publish: Callable[[FlowEvent], None],
+    ) -> None:
+        self._flow = flow
+        self._modules = modules
+        self._pipelines = pipelines
+        self._abort = abort
+        self._publish = publish
+        self._changed = threading.Condition()
+        self._ready = 0
+        self._running = 0
+        self._stopping = False
+        self._left_behind: set[str] = set()
+        self.problems: list[Exception] = []
+        self._failed_modules: set[str] = set()
+        self.started_ns = 0
+        self.ended_ns = 0
+
+        linked = [pipeline for pipeline in pipelines if not (pipeline.source_open and pipeline.target_open)]
+        order = topological(modules, linked)
+        resolve_formats(modules, linked, order)
+        default_rules(modules, linked)
+        plans = plan_workers(modules, order)
+        places = {pipeline.id: opened[pipeline.id][:4] for pipeline in linked if pipeline.id in opened}
+        self._linked = linked
+        self._layout = layout = Layout(modules, linked, plans, order, places)
+        self._connect_pipelines()
+        self.workers: dict[str, Worker] = {}
+        for plan, wiring in zip(plans, layout.worker_wirings(plans), strict=True):
+            if plan.placement == "process":
+                worker: Worker = ProcessWorker(wiring, self, flow, layout.segments)
+            else:
+                instances = {placed.name: placed.module for placed in plan.modules}
+                worker = ThreadWorker(wiring, self, instances, layout.segments, abort)
+            self.workers[plan.name] = worker
+
+    def _connect_pipelines(self) -> None:
+        layout = self._layout
+        for pipeline in self._linked:
+            wiring = layout.wirings[pipeline.id]
+            assert pipeline.format is not None
+            if not pipeline.source_open:
+                pipeline.attach(Ring(layout.segments[wiring.ring.segment], wiring.ring.offset), pipeline.format)
+                if wiring.producer_bell is not None:
+                    pipeline.fed_from((layout.segments[wiring.producer_bell.segment], wiring.producer_bell.offset))
+            elif wiring.consumer_bell is not None:
+                bell = wiring.consumer_bell
+                pipeline.move_consumer((layout.segments[bell.segment], bell.offset, wiring.consumer_bit))
+            if pipeline.target_open:
+                assert wiring.pool is not None
+                assert wiring.producer_bell is not None
+                segment = layout.segments[wiring.ring.segment]
+                producer_bell = layout.segments[wiring.producer_bell.segment], wiring.producer_bell.offset
+                pipeline.open_target(
+                    make_receiver(
+                        pipeline,
+                        pipeline.format,
+                        self._abort,
+                        segment,
+                        wiring.ring.offset,
+                        wiring.pool.offset,
+                        layout.target_bells[pipeline.id],
+                        producer_bell,
+                        wiring.max_latency_ns,
+                    )
+                )
+
+    # --- the run --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """
+        Launch every worker, wait until all are set up, then let the sources produce.
+
+        Raises:
+            FlowFailed: A module's setup failed, or a worker did not come up; nothing was produced.
+        """
+        # Processes first: they take longest.
+        try:
+            for worker in sorted(self.workers.values(), key=lambda worker: isinstance(worker, ThreadWorker)):
+                with self._changed:
+                    self._running += 1
+                worker.launch()
+            self._wait(lambda: self._ready == len(self.workers) or bool(self.problems), None)
+            self._warn_of_refusals()
+        except BaseException:
+            self.give_up()
+            raise
+        if self.problems:
+            self.give_up()
+            return
+        self.started_ns = monotonic_ns()
+        self._publish(DataFlowStarted(flow=self._flow, workers=tuple(self.workers)))
+        for worker in self.workers.values():
+            worker.start()
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """
+        Wait until every worker has ended; False after the time. After a failure, only as long as draining may take.
+
+        Interrupted by signals' exceptions, such as KeyboardInterrupt.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        if not self._wait(lambda: self._running == 0 or bool(self.problems), deadline):
+            return False
+        if self.problems and not self._wait(lambda: self._running == 0, time.monotonic() + _FAILED_DRAIN_TIMEOUT_S):
+            self.give_up()
+        self._conclude()
+        return True
+
+    def stop(self, drain_timeout_s: float) -> None:
+        """Stop the sources, let blocks drain within the time, then give up what is left."""
+        self._request_stop("the flow was stopped")
+        if not self._wait(lambda: self._running == 0, time.monotonic() + drain_timeout_s):
+            self.give_up()
+        self._conclude()
+
+    def give_up(self) -> None:
+        """End everything that still runs: waiting calls first, then processes by force. Threads cannot be forced."""
+        self._stopping = True
+        self._abort.set()
+        self._end_open_sources("the flow was aborted")
+        for worker in self.workers.values():
+            if not worker.ended:
+                worker.abort()
+        self._ring_all_bells()
+        if not self._wait(lambda: self._running == 0, time.monotonic() + _ABORT_TIMEOUT_S):
+            for worker in self.workers.values():
+                if not worker.ended:
+                    self._left_behind.add(worker.name)
+                    self._publish(WorkerUnresponsive(flow=self._flow, worker=worker.name))
+                    worker.kill()
+            killed = [worker for worker in self.workers.values() if isinstance(worker, ProcessWorker)]
+            self._wait(lambda: all(worker.ended for worker in killed), time.monotonic() + 2 * _ABORT_TIMEOUT_S)
+        self._conclude()
+
+    def release(self) -> None:
+        """Give the shared memory back, as far as no view of a block keeps it. After the end."""
+        for worker in self.workers.values():
+            worker.release()
+        self._layout.release()
+
+    def module_reports(self) -> dict[str, ModuleReport]:
+        """Return what each module did; of a process, what it told when it ended."""
+        reports: dict[str, ModuleReport] = {}
+        for worker in self.workers.values():
+            told = worker.module_reports()
+            for module in worker.wiring.modules:
+                calls, busy_ns, state = told.get(module.name, (0, 0, "stopped" if worker.ended else "running"))
+                if module.name in self._failed_modules:
+                    state = "failed"
+                reports[module.name] = ModuleReport(worker=worker.name, calls=calls, busy_ms=busy_ns / 1e6, state=state)
+        return reports
+
+    def failure(self, report: object) -> FlowFailed | None:
+        """Return the error of a failed run; None if nothing failed."""
+        if not self.problems:
+            return None
+        first = str(self.problems[0]).splitlines()[0]
+        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        return FlowFailed(f"flow {self._flow!r} failed: {first}{more}", self.problems, report)
+
+    # --- told by workers, from any thread -------------------------------------------------------------------------------
+
+    def worker_ready(self, worker: Worker) -> None:
+        """See `workers.Owner`."""
+        if worker.realtime_refusal is not None:
+            self._publish(RealtimeRefused(flow=self._flow, worker=worker.name, reason=worker.realtime_refusal))
+        with self._changed:
+            self._ready += 1
+            self._changed.notify_all()
+
+    def worker_failed(self, worker: Worker, problem: Exception, module: str | None) -> None:
+        """See `workers.Owner`."""
+        if module is not None:
+            self._failed_modules.add(module)
+        self._failed(worker, problem, module)
+
+    def worker_died(self, worker: Worker, problem: WorkerDied) -> None:
+        """See `workers.Owner`."""
+        self._reclaim(worker)
+        self._failed_modules.update(module.name for module in worker.wiring.modules)
+        self._failed(worker, problem, None)
+
+    def worker_ended(self, worker: Worker) -> None:
+        """See `workers.Owner`."""
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+
+    def module_ended(self, module: str) -> None:
+        """See `workers.Owner`."""
+        self._publish(ModuleEnded(flow=self._flow, module=module))
+
+    def _warn_of_refusals(self) -> None:
+        # In the caller's thread, where a filter that makes warnings errors stops the flow and not a monitor.
+        for worker in self.workers.values():
+            if worker.realtime_refusal is not None:
+                warnings.warn(
+                    f"flow {self._flow!r}: worker {worker.name!r} runs without real-time priority: "
+                    f"{worker.realtime_refusal}",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+
+    def _failed(self, worker: Worker, problem: Exception, module: str | None) -> None:
+        first = str(problem).splitlines()[0]
+        self._publish(PipelineFailure(flow=self._flow, module=module, worker=worker.name, problem=first))
+        if self.ended_ns:
+            return  # the run is over and has been judged; a thread that was left behind is no new failure of it
+        with self._changed:
+            self.problems.append(problem)
+            self._changed.notify_all()
+        self._request_stop(f"the flow failed: {first}")
+
+    # --- ending -----------------------------------------------------------------------------------------------------------
+
+    def _request_stop(self, reason: str) -> None:
+        with self._changed:
+            if self._stopping:
+                return
+            self._stopping = True
+        self._end_open_sources(reason)
+        if self.started_ns:
+            for worker in self.workers.values():
+                if not worker.ended:
+                    worker.stop()
+
+    def _end_open_sources(self, reason: str) -> None:
+        for pipeline in self._linked:
+            if pipeline.source_open:
+                pipeline.end_from_outside(f"{pipeline.id}: {reason}")
+
+    def _ring_all_bells(self) -> None:
+        for bell in self._layout.bells.values():
+            segment = self._layout.segments[bell.segment]
+            ring_bell(segment, bell.offset, ROOM_BIT)
+            ring_bell(segment, bell.offset, CONTROL_BIT)
+
+    def _reclaim(self, worker: Worker) -> None:
+        """Take over what a dead process had in hand: its blocks, its views, its ends."""
+        for wiring in worker.wiring.pipelines:
+            ring = Ring(self._layout.segments[wiring.ring.segment], wiring.ring.offset)
+            names = {module.name for module in worker.wiring.modules}
+            if wiring.target[0] in names:
+                ring.reap(worker.wiring.process)
+                ring.set_abandoned()
+                if wiring.pool is not None:
+                    release_process(
+                        self._layout.segments[wiring.pool.segment], wiring.pool.offset, worker.wiring.process
+                    )
+            if wiring.source[0] in names:
+                ring.set_ended()
+            for bell, bit in ((wiring.consumer_bell, wiring.consumer_bit), (wiring.producer_bell, ROOM_BIT)):
+                if bell is not None:
+                    ring_bell(self._layout.segments[bell.segment], bell.offset, bit)
+
+    def _conclude(self) -> None:
+        """Give every block a fate, once nothing moves any more."""
+        if self.ended_ns:
+            return
+        self.ended_ns = monotonic_ns()
+        for pipeline in self._linked:
+            pipeline.mark_ended()
+            if pipeline.target_open or pipeline.ring is None:
+                continue
+            failed = pipeline.target[0] in self._failed_modules
+            pipeline.ring.abandon(DROPPED_FAILED if failed else DROPPED_STOPPED)
+        for worker in self.workers.values():
+            if worker.name not in self._left_behind:
+                worker.join(_ABORT_TIMEOUT_S)
+        self._publish(DataFlowStopped(flow=self._flow, failed=bool(self.problems)))
+
+    def _wait(self, condition: Callable[[], bool], deadline: float | None) -> bool:
+        with self._changed:
+            while not condition():
+                left = _LOOK_UP_S if deadline is None else min(_LOOK_UP_S, deadline - time.monotonic())
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
+        return True

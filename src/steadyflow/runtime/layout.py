@@ -1,0 +1,443 @@
+"""
+Laying out a flow before it starts: which worker runs what, what is fused, and where everything lies in shared memory.
+
+Pure planning first (`plan_workers`, `resolve_formats`, `default_rules`), then one segment that holds all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from steadyflow._native import (
+    BELL_BYTES,
+    MAX_BRANCHES,
+    MAX_PROCESSES,
+    PRIVATE_COPY_BYTES,
+    SEGMENT_HEADER_BYTES,
+    Segment,
+    create_pool,
+    create_ring,
+    pool_bytes,
+    ring_bytes,
+)
+from steadyflow.config import DropOldest, Wait
+from steadyflow.errors import ConfigurationError, CycleRefused, FormatClash, LimitExceeded
+from steadyflow.formats import AnyFormat, Format, agree, class_path, format_to_wire
+from steadyflow.module import Module, Source, input_ports, output_ports
+from steadyflow.pipeline import Pipeline, buffer_bytes
+from steadyflow.runtime.arguments import encode_arguments, parameter_names
+from steadyflow.runtime.graph import find_cycle, strongly_connected, upstream_of
+from steadyflow.runtime.placed import Placed, Placement
+from steadyflow.runtime.wiring import ModuleWiring, PipelineWiring, Place, WorkerWiring
+
+MAIN_WORKER: Final = "main"
+_COORDINATOR_PROCESS: Final = 0
+_INPUT_BITS: Final = 62
+
+
+class WorkerPlan(NamedTuple):
+    """A worker and what it will run, in topological order."""
+
+    name: str
+    placement: Placement
+    realtime: bool
+    modules: list[Placed]
+
+
+class SegmentPlan:
+    """Counts out a segment before it is allocated, each part on a cache line of its own."""
+
+    def __init__(self) -> None:
+        self.bytes: int = SEGMENT_HEADER_BYTES
+
+    def reserve(self, count: int) -> int:
+        """Return the offset of the next `count` bytes."""
+        offset = self.bytes
+        self.bytes += (count + 63) // 64 * 64
+        return offset
+
+    def bell(self) -> int:
+        """Return the offset of a bell."""
+        return self.reserve(BELL_BYTES)
+
+
+def slots_of(buffer_size: int) -> int:
+    """Return the slots of a ring with one consumer: those that wait, the claimed one, and the one being written."""
+    return buffer_size + 2
+
+
+def buffers_of(pipelines: Iterable[Pipeline], payload_bytes: int) -> int:
+    """
+    Return how many buffers a port needs so that it can never run out.
+
+    Each slot of each pipeline may hold another block, each consumer may keep `buffer_size` views of large blocks, and one
+    buffer is being written.
+    """
+    views = payload_bytes > PRIVATE_COPY_BYTES
+    return 1 + sum(
+        slots_of(pipeline.config.buffer_size) + (pipeline.config.buffer_size if views else 0) for pipeline in pipelines
+    )
+
+
+# --- planning -----------------------------------------------------------------------------------------------------------
+
+
+def edges_between(modules: Mapping[str, Placed], pipelines: Iterable[Pipeline]) -> list[tuple[str, str]]:
+    """Return the links between modules; open ends are no part of the graph."""
+    return [
+        (pipeline.source[0], pipeline.target[0])
+        for pipeline in pipelines
+        if pipeline.source[0] in modules and pipeline.target[0] in modules
+    ]
+
+
+def topological(modules: Mapping[str, Placed], pipelines: Iterable[Pipeline]) -> list[list[str]]:
+    """Return the modules upstream first; those of one loop together."""
+    return strongly_connected(modules, edges_between(modules, pipelines))
+
+
+def resolve_formats(
+    modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], order: Sequence[Sequence[str]]
+) -> None:
+    """
+    Find what flows on every pipeline, from the sources down, and tell ports and pipelines.
+
+    Raises:
+        FormatClash: Two ends do not agree; names the pipeline and both formats.
+        ConfigurationError: An output is connected, but nothing says what it sends.
+        FileUnreadable: A source's file tells nothing.
+    """
+    for name in (name for group in order for name in group):
+        module = modules[name].module
+        inputs: dict[str, Format] = {}
+        for pipeline in pipelines:
+            if pipeline.target[0] != name or (fmt := _produced(modules, pipeline)) is None:
+                continue
+            port = input_ports(module)[pipeline.target[1]]
+            pipeline.format = agreed = agree(fmt, port.declaration.format, where=pipeline.id)
+            known = inputs.setdefault(port.name, agreed)
+            if known != agreed and not isinstance(port.declaration.format, AnyFormat):
+                raise FormatClash(
+                    f"{pipeline.id}: all pipelines into {name}.{port.name} must carry the same format; another one "
+                    f"carries {known}, this one {agreed}."
+                )
+        for port_name, fmt in inputs.items():
+            input_ports(module)[port_name].format = fmt
+        for port_name, fmt in module.resolve_formats(inputs).items():
+            output_ports(module)[port_name].format = fmt
+    for pipeline in pipelines:
+        _check_resolved(modules, pipeline)
+
+
+def _produced(modules: Mapping[str, Placed], pipeline: Pipeline) -> Format | None:
+    if pipeline.source_open:
+        return pipeline.format
+    return output_ports(modules[pipeline.source[0]].module)[pipeline.source[1]].format
+
+
+def _check_resolved(modules: Mapping[str, Placed], pipeline: Pipeline) -> None:
+    fmt = _produced(modules, pipeline)
+    if pipeline.target_open and fmt is not None:
+        # An open target that was registered with a format accepts only that.
+        pipeline.format = fmt if pipeline.format is None else agree(fmt, pipeline.format, where=pipeline.id)
+    if pipeline.format is None or not pipeline.format.is_resolved or isinstance(pipeline.format, AnyFormat):
+        raise ConfigurationError(
+            f"{pipeline.id}: expected to know what flows before the start; {'.'.join(pipeline.source)} sends "
+            f"{pipeline.format or 'an unknown format'}. Declare the format of that output completely."
+        )
+
+
+def default_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -> None:
+    """
+    Give each pipeline without a rule its default: `DropOldest` below a live source, which cannot wait, `Wait` elsewhere.
+
+    Raises:
+        CycleRefused: Every pipeline of a loop waits, so that it would stop for ever once full; names the loop.
+    """
+    upstream = upstream_of(edges_between(modules, pipelines))
+    for pipeline in pipelines:
+        if pipeline.rule is None:
+            sources = {pipeline.source[0], *upstream.get(pipeline.source[0], ())}
+            live = any(_is_live(modules[name].module) for name in sources if name in modules)
+            pipeline.set_rule(DropOldest() if live else Wait())
+    waiting = [
+        pipeline
+        for pipeline in pipelines
+        if pipeline.rule is not None and pipeline.rule.waits and not pipeline.rule.loses
+    ]
+    cycle = find_cycle(edges_between(modules, waiting))
+    if cycle is not None:
+        loop = " -> ".join([cycle[0][0], *(target for _, target in cycle)])
+        raise CycleRefused(
+            f"the loop {loop} waits everywhere, so it would stand still once its pipelines are full. Give one of its "
+            f"pipelines a rule that does not wait, such as DropOldest()."
+        )
+
+
+def _is_live(module: Module) -> bool:
+    return isinstance(module, Source) and module.live
+
+
+def _is_paced(module: Module) -> bool:
+    return isinstance(module, Source) and module.paced
+
+
+def timed_pipelines(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -> set[str]:
+    """Return the ids of the pipelines on which a block can be late: those below a paced source or the application."""
+    upstream = upstream_of(edges_between(modules, pipelines))
+    fed_by_application = {pipeline.target[0] for pipeline in pipelines if pipeline.source_open}
+    timed = set()
+    for pipeline in pipelines:
+        sources = {pipeline.source[0], *upstream.get(pipeline.source[0], ())}
+        paced = any(_is_paced(modules[name].module) for name in sources if name in modules)
+        if paced or pipeline.source_open or sources & fed_by_application:
+            timed.add(pipeline.id)
+    return timed
+
+
+def plan_workers(modules: Mapping[str, Placed], order: Sequence[Sequence[str]]) -> list[WorkerPlan]:
+    """
+    Give every module a worker.
+
+    Raises:
+        ConfigurationError: One worker is asked to be a thread and a process.
+        LimitExceeded: More process workers than shared memory has columns for.
+    """
+    plans: dict[str, WorkerPlan] = {}
+    for name in (name for group in order for name in group):
+        placed = modules[name]
+        alone = placed.placement == "process" or placed.module.blocking
+        worker = placed.worker or (name if alone else MAIN_WORKER)
+        plan = plans.setdefault(worker, WorkerPlan(worker, placed.placement, placed.realtime, []))
+        if plan.placement != placed.placement:
+            raise ConfigurationError(
+                f"worker {worker!r}: expected one placement; module {plan.modules[0].name!r} wants a "
+                f"{plan.placement}, module {name!r} a {placed.placement}. Give one of them another worker."
+            )
+        plan.modules.append(placed)
+        plans[worker] = plan._replace(realtime=plan.realtime or placed.realtime)
+    processes = sum(plan.placement == "process" for plan in plans.values())
+    if processes >= MAX_PROCESSES:
+        raise LimitExceeded(
+            f"a flow may have {MAX_PROCESSES - 1} process workers; this one has {processes}. Let modules share a "
+            f"worker: add(..., worker='name')."
+        )
+    return list(plans.values())
+
+
+# --- shared memory ------------------------------------------------------------------------------------------------------
+
+
+class Layout:
+    """
+    The memory of a flow: one new segment, and those that open sources got when they were registered.
+
+    Args:
+        modules: All modules.
+        pipelines: All pipelines with a module at one end or both, formats and rules resolved.
+        workers: The plan.
+        order: The modules upstream first.
+        opened: Where pipelines with an open source already are: id -> (segment, ring, pool, producer bell) offsets.
+
+    Raises:
+        InsufficientMemory: The system has too little; says how much is needed.
+        LimitExceeded: More pipelines on one output than a block has branches for.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, Placed],
+        pipelines: Sequence[Pipeline],
+        workers: Sequence[WorkerPlan],
+        order: Sequence[Sequence[str]],
+        opened: Mapping[str, tuple[Segment, int, int, int]],
+    ) -> None:
+        plan = SegmentPlan()
+        self._modules = modules
+        self._opened = opened
+        self._timed = timed_pipelines(modules, pipelines)
+        self._worker_of = {placed.name: worker.name for worker in workers for placed in worker.modules}
+        self._loops = {name: index for index, group in enumerate(order) for name in group if len(group) > 1}
+        bells = {worker.name: plan.bell() for worker in workers}
+        self.target_bells = {pipeline.id: plan.bell() for pipeline in pipelines if pipeline.target_open}
+        rings = {
+            pipeline.id: plan.reserve(
+                ring_bytes(0 if self._fused(pipeline) else slots_of(pipeline.config.buffer_size), 1)
+            )
+            for pipeline in pipelines
+            if pipeline.id not in opened
+        }
+        pools = {port: plan.reserve(pool_bytes(*size)) for port, size in self._pool_sizes(pipelines).items()}
+        self.segment = Segment.create(plan.bytes)
+        for offset in (*bells.values(), *self.target_bells.values()):
+            self.segment.create_bell(offset)
+        self.segments = [self.segment, *(place[0] for place in opened.values())]
+        self._create(pipelines, rings, pools)
+        self.bells = {name: Place(0, offset) for name, offset in bells.items()}
+        bits = self._consumer_bits(pipelines)
+        numbers = {pipeline_id: index + 1 for index, pipeline_id in enumerate(opened)}
+        self.wirings = {
+            pipeline.id: self._wire(pipeline, rings, pools, bits.get(pipeline.id, 0), numbers) for pipeline in pipelines
+        }
+
+    def release(self) -> None:
+        """Let go of the segments."""
+        self.segments.clear()
+        self._opened = {}
+        del self.segment
+
+    def worker_wirings(self, workers: Sequence[WorkerPlan]) -> list[WorkerWiring]:
+        """Return what each worker has to build."""
+        wirings = []
+        processes = _COORDINATOR_PROCESS
+        for worker in workers:
+            processes += worker.placement == "process"
+            names = {placed.name for placed in worker.modules}
+            wirings.append(
+                WorkerWiring(
+                    name=worker.name,
+                    process=processes if worker.placement == "process" else _COORDINATOR_PROCESS,
+                    bell=self.bells[worker.name],
+                    modules=tuple(self._module_wiring(placed, worker.placement) for placed in worker.modules),
+                    pipelines=tuple(
+                        wiring
+                        for wiring in self.wirings.values()
+                        if wiring.source[0] in names or wiring.target[0] in names
+                    ),
+                    realtime=worker.realtime,
+                )
+            )
+        return wirings
+
+    def _module_wiring(self, placed: Placed, placement: Placement) -> ModuleWiring:
+        connected = {
+            wiring.target[1]: wiring.format for wiring in self.wirings.values() if wiring.target[0] == placed.name
+        }
+        outputs = {
+            name: format_to_wire(port.format)
+            for name, port in output_ports(placed.module).items()
+            if port.format.is_resolved and not isinstance(port.format, AnyFormat)
+        }
+        if placement == "thread":
+            return ModuleWiring(name=placed.name, cls="", arguments=b"", inputs=connected, outputs=outputs)
+        cls, arguments = travel(placed)
+        return ModuleWiring(name=placed.name, cls=cls, arguments=arguments, inputs=connected, outputs=outputs)
+
+    def _fused(self, pipeline: Pipeline) -> bool:
+        """Tell whether both ends are in one worker, and not in a loop, where a call would come back to itself."""
+        source, target = pipeline.source[0], pipeline.target[0]
+        if pipeline.source_open or pipeline.target_open or self._worker_of[source] != self._worker_of[target]:
+            return False
+        return not self._in_loop(pipeline)
+
+    def _in_loop(self, pipeline: Pipeline) -> bool:
+        source, target = pipeline.source[0], pipeline.target[0]
+        return source == target or (source in self._loops and self._loops[source] == self._loops.get(target))
+
+    def _pool_sizes(self, pipelines: Sequence[Pipeline]) -> dict[tuple[str, str], tuple[int, int]]:
+        ports: dict[tuple[str, str], list[Pipeline]] = {}
+        for pipeline in pipelines:
+            if not self._fused(pipeline) and not pipeline.source_open:
+                ports.setdefault(pipeline.source, []).append(pipeline)
+        sizes = {}
+        for port, branches in ports.items():
+            if len(branches) > MAX_BRANCHES:
+                raise LimitExceeded(
+                    f"{'.'.join(port)}: expected at most {MAX_BRANCHES} pipelines from one output, got {len(branches)}. "
+                    f"Let a module pass the blocks on to some of them."
+                )
+            fmt = branches[0].format
+            assert fmt is not None
+            sizes[port] = (buffers_of(branches, fmt.max_payload_bytes), buffer_bytes(fmt))
+        return sizes
+
+    def _create(
+        self, pipelines: Sequence[Pipeline], rings: Mapping[str, int], pools: Mapping[tuple[str, str], int]
+    ) -> None:
+        for port, (count, capacity_bytes) in self._pool_sizes(pipelines).items():
+            create_pool(self.segment, pools[port], count, capacity_bytes)
+        branches: dict[tuple[str, str], int] = {}
+        for pipeline in pipelines:
+            if pipeline.id in self._opened:
+                continue
+            fused = self._fused(pipeline)
+            branch = 0 if fused else branches.get(pipeline.source, 0)
+            if not fused:
+                branches[pipeline.source] = branch + 1
+            size = pipeline.config.buffer_size
+            assert pipeline.rule is not None
+            slots = 0 if fused else slots_of(size)
+            create_ring(self.segment, rings[pipeline.id], size, slots, 1, branch, *pipeline.rule.to_native())
+
+    def _consumer_bits(self, pipelines: Sequence[Pipeline]) -> dict[str, int]:
+        """Number the ring inputs of each worker, the most urgent first, as the worker will add them."""
+        bits: dict[str, int] = {}
+        inputs: dict[str, list[Pipeline]] = {}
+        for pipeline in pipelines:
+            if not pipeline.target_open and not self._fused(pipeline):
+                inputs.setdefault(self._worker_of[pipeline.target[0]], []).append(pipeline)
+        for ends in inputs.values():
+            ends.sort(key=lambda pipeline: pipeline.config.priority.rank)
+            for bit, pipeline in enumerate(ends):
+                bits[pipeline.id] = min(bit, _INPUT_BITS - 1)
+        return bits
+
+    def _wire(
+        self,
+        pipeline: Pipeline,
+        rings: Mapping[str, int],
+        pools: Mapping[tuple[str, str], int],
+        bit: int,
+        numbers: Mapping[str, int],
+    ) -> PipelineWiring:
+        fused = self._fused(pipeline)
+        if pipeline.id in numbers:
+            _, ring_offset, pool_offset, bell_offset = self._opened[pipeline.id]
+            segment = numbers[pipeline.id]
+            ring = Place(segment, ring_offset)
+            pool: Place | None = Place(segment, pool_offset)
+            producer_bell = Place(segment, bell_offset)
+        else:
+            ring = Place(0, rings[pipeline.id])
+            pool = None if fused else Place(0, pools[pipeline.source])
+            producer_bell = self.bells[self._worker_of[pipeline.source[0]]]
+        if pipeline.target_open:
+            consumer_bell = Place(0, self.target_bells[pipeline.id])
+        else:
+            consumer_bell = self.bells[self._worker_of[pipeline.target[0]]]
+        assert pipeline.format is not None
+        return PipelineWiring(
+            id=pipeline.id,
+            source=pipeline.source,
+            target=pipeline.target,
+            format=format_to_wire(pipeline.format),
+            ring=ring,
+            pool=pool,
+            consumer_bell=None if fused else consumer_bell,
+            consumer_bit=bit,
+            producer_bell=producer_bell,
+            rank=pipeline.config.priority.rank,
+            max_latency_ns=max_latency_ns(pipeline) if pipeline.id in self._timed else 0,
+            in_loop=self._in_loop(pipeline),
+        )
+
+
+def max_latency_ns(pipeline: Pipeline) -> int:
+    """Return the limit of a pipeline in ns; 0: none."""
+    limit = pipeline.config.max_latency_ms
+    return 0 if limit is None else max(1, round(limit * 1e6))
+
+
+def travel(placed: Placed) -> tuple[str, bytes]:
+    """
+    Return class path and encoded arguments of a module that goes to a process.
+
+    Raises:
+        ArgumentRefused: An argument cannot travel; names module and argument.
+        ConfigurationError: The class cannot be found by its name.
+    """
+    args, kwargs = placed.module._arguments
+    cls = type(placed.module)
+    owner = f"module {placed.name!r} ({cls.__name__}) with placement='process'"
+    return class_path(cls), encode_arguments(args, kwargs, owner=owner, names=parameter_names(cls))

@@ -1,0 +1,402 @@
+"""
+The life of a worker, the same in a thread and in a process: build the ends, set up, run, tear down.
+
+The hot path is not here: `Inbox.serve` calls the modules natively. This file decides only what happens between
+blocks: which source is stepped, when a module has ended, what a failure closes.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final, Protocol
+
+from steadyflow._native import AbortFlag, Inbox, ModuleContext, Segment, Target, monotonic_ns
+from steadyflow.codec import codec_for
+from steadyflow.data import Block
+from steadyflow.errors import ConfigurationError, PipelineClosed
+from steadyflow.formats import AudioFormat, Format, format_from_wire
+from steadyflow.module import Input, Module, OutputPort, Source, input_ports, output_ports, process_methods
+from steadyflow.payload import Preparer, native_spec
+from steadyflow.runtime.windows import Windows
+from steadyflow.runtime.wiring import PipelineWiring, WorkerWiring
+
+# Blocks served between two steps of a source that is always ready: enough to keep up with what it sends.
+_BLOCKS_PER_STEP: Final = 256
+_FOREVER: Final = -1
+_ALL: Final = 1 << 62
+
+
+class Host(Protocol):
+    """Who a worker reports to: the coordinator, directly or through a socket."""
+
+    def module_failed(self, module: str, problem: Exception, text: str, block_sequence: int | None) -> None:
+        """Tell that a module raised. Its worker's thread; must not block."""
+
+    def module_ended(self, module: str) -> None:
+        """Tell that a module has finished. Its worker's thread; must not block."""
+
+
+class _Seat:
+    """A module in its worker, and how far it has come."""
+
+    __slots__ = ("awaited", "context", "module", "name", "outputs_ended", "state", "targets")
+
+    def __init__(self, name: str, module: Module) -> None:
+        self.name = name
+        self.module = module
+        self.context = ModuleContext()
+        self.awaited: set[str] = set()  # pipelines that have to end before the module does
+        self.targets: list[Target] = []
+        self.state = "running"
+        self.outputs_ended = False
+
+
+class _Production:
+    """A source's generator, and when it wants to go on."""
+
+    __slots__ = ("due_ns", "seat", "steps")
+
+    def __init__(self, seat: _Seat, steps: Iterator[int | None]) -> None:
+        self.seat = seat
+        self.steps = steps
+        self.due_ns = 0
+
+
+class WorkerLoop:
+    """
+    Runs the modules of one worker.
+
+    Args:
+        wiring: What to run.
+        modules: The instances, by name.
+        segments: The mapped segments, by number.
+        abort: Shared by all workers of this process: when set, everything that waits gives up.
+        host: Who is told.
+        resolve: Finds a class by its path, where classes of the main script are involved.
+    """
+
+    def __init__(
+        self,
+        wiring: WorkerWiring,
+        modules: Mapping[str, Module],
+        segments: Sequence[Segment],
+        abort: AbortFlag,
+        host: Host,
+        resolve: Callable[[str], type] | None = None,
+    ) -> None:
+        self._wiring = wiring
+        self._segments = segments
+        self._abort = abort
+        self._host = host
+        self._resolve = resolve
+        self._stopping = False
+        self._attention = False  # set from other threads: a source that runs alone pauses at its next yield
+        self._seats = {name: _Seat(name, module) for name, module in modules.items()}
+        self._inbox = Inbox(segments[wiring.bell.segment], wiring.bell.offset, wiring.process, abort)
+        self._formats: dict[str, Format] = {}
+        self._fused_into: dict[tuple[str, str], list[PipelineWiring]] = {}
+        self._set_up: set[str] = set()
+        self._build()
+
+    # --- before the flow -------------------------------------------------------------------------------------------
+
+    def setup(self) -> bool:
+        """Set up every module, in topological order. False after a failure, which has been reported."""
+        self._inbox.adopt()
+        for seat in self._seats.values():
+            try:
+                seat.module.setup()
+            except BaseException as problem:
+                self._tell_failure(seat, problem, None)
+                return False
+            self._set_up.add(seat.name)
+        return True
+
+    def close(self) -> None:
+        """Tear down what was set up, where the flow does not start. The worker's own thread."""
+        self._close([])
+
+    def _build(self) -> None:
+        for module in self._wiring.modules:
+            seat = self._seats[module.name]
+            for name, wire in module.inputs.items():
+                input_ports(seat.module)[name].format = self._format(wire)
+            for name, wire in module.outputs.items():
+                port = output_ports(seat.module)[name]
+                port.format = self._format(wire)
+                self._configure(port, f"{module.name}.{name}", seat)
+        ends = [pipeline for pipeline in self._wiring.pipelines if pipeline.target[0] in self._seats]
+        # Ring inputs in the order of their bits, which is the order of their priorities.
+        for pipeline in sorted(ends, key=lambda end: (end.fused, end.consumer_bit)):
+            target = self._target(pipeline)
+            if pipeline.fused:
+                output = output_ports(self._seats[pipeline.source[0]].module)[pipeline.source[1]]
+                output.add_fused(target, self._segments[pipeline.ring.segment], pipeline.ring.offset, self._inbox)
+                self._fused_into.setdefault(pipeline.source, []).append(pipeline)
+            else:
+                self._add_input(pipeline, target)
+        for pipeline in self._wiring.pipelines:
+            if pipeline.source[0] in self._seats and not pipeline.fused:
+                self._add_ring(pipeline)
+        for name, seat in self._seats.items():
+            inputs = [pipeline for pipeline in ends if pipeline.target[0] == name]
+            # A loop would wait for its own end: a module in it ends when everything from outside of the loop has ended.
+            outside = [pipeline for pipeline in inputs if not pipeline.in_loop]
+            seat.awaited = {pipeline.id for pipeline in outside or inputs}
+
+    def _configure(self, port: OutputPort, name: str, seat: _Seat) -> None:
+        port.configure(
+            name, native_spec(port.format), port.format, Preparer(name, port.format), seat.context, self._abort
+        )
+        port.set_inbox(self._inbox)
+
+    def _target(self, pipeline: PipelineWiring) -> Target:
+        seat = self._seats[pipeline.target[0]]
+        fmt = self._format(pipeline.format)
+        codec = codec_for(fmt, where=pipeline.id)
+        outputs = list(output_ports(seat.module).values())
+        output = outputs[0] if len(outputs) == 1 else None
+        call = process_methods(seat.module)[pipeline.target[1]]
+        declared: Input = input_ports(seat.module)[pipeline.target[1]].declaration
+        if declared.window_frames is not None and isinstance(fmt, AudioFormat):
+            assert declared.hop_frames is not None
+            call = Windows(call, output, seat.context, fmt, declared.window_frames, declared.hop_frames).push
+        target = Target(
+            pipeline.id,
+            native_spec(fmt),
+            fmt,
+            None if codec is None else codec.decode,
+            call,
+            output,
+            seat.context,
+            partial(self._failed_in_process, seat),
+            pipeline.max_latency_ns,
+        )
+        seat.targets.append(target)
+        return target
+
+    def _add_input(self, pipeline: PipelineWiring, target: Target) -> None:
+        assert pipeline.pool is not None
+        bell = pipeline.producer_bell
+        bit = self._inbox.add_input(
+            self._segments[pipeline.ring.segment],
+            pipeline.ring.offset,
+            pipeline.pool.offset,
+            None if bell is None else self._segments[bell.segment],
+            0 if bell is None else bell.offset,
+            0,
+            pipeline.rank,
+            target,
+            partial(self._input_ended, self._seats[pipeline.target[0]], pipeline),
+        )
+        if bit != pipeline.consumer_bit:
+            raise ConfigurationError(f"{pipeline.id}: got bell bit {bit}, expected {pipeline.consumer_bit}")
+
+    def _add_ring(self, pipeline: PipelineWiring) -> None:
+        assert pipeline.pool is not None
+        assert pipeline.consumer_bell is not None
+        port = output_ports(self._seats[pipeline.source[0]].module)[pipeline.source[1]]
+        port.set_pool(self._segments[pipeline.pool.segment], pipeline.pool.offset)
+        port.add_ring(
+            pipeline.id,
+            self._segments[pipeline.ring.segment],
+            pipeline.ring.offset,
+            self._segments[pipeline.consumer_bell.segment],
+            pipeline.consumer_bell.offset,
+            pipeline.consumer_bit,
+        )
+
+    def _format(self, wire: dict[str, object]) -> Format:
+        # One object for each format: a block that is passed on as it came is recognised by it.
+        fmt = format_from_wire(wire, self._resolve)
+        return self._formats.setdefault(repr(fmt), fmt)
+
+    # --- the flow -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run until every module has ended, or until aborted. The worker's own thread; returns after teardown."""
+        productions: list[_Production] = []
+        try:
+            for seat in list(self._seats.values()):
+                if isinstance(seat.module, Source):
+                    productions.append(_Production(seat, seat.module.produce()))
+                elif not seat.targets:
+                    self._end(seat)
+            while not self._abort.is_set():
+                if self._stopping and productions:
+                    self._stop(productions)
+                if productions:
+                    self._turn(productions)
+                elif self._inbox.open_inputs:
+                    self._inbox.serve(_FOREVER, _ALL)
+                else:
+                    break
+        finally:
+            self._close(productions)
+
+    def stop(self) -> None:
+        """Stop the sources at their next yield; what is on its way still drains. Any thread."""
+        self._stopping = True
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Make the loop look at its flags. Any thread."""
+        self._attention = True
+        self._inbox.interrupt()
+
+    def module_reports(self) -> dict[str, tuple[int, int, str]]:
+        """Return calls, busy time in ns and state of each module."""
+        return {name: (seat.context.calls, seat.context.busy_ns, seat.state) for name, seat in self._seats.items()}
+
+    def _turn(self, productions: list[_Production]) -> None:
+        first = min(productions, key=_due) if len(productions) > 1 else productions[0]
+        if first.due_ns > monotonic_ns():
+            self._inbox.serve(first.due_ns, _BLOCKS_PER_STEP)
+            return
+        alone = len(productions) == 1 and self._inbox.open_inputs == 0
+        self._attention = False
+        productions.remove(first)
+        if self._step(first, alone):
+            # To the end of the line: sources that are always ready take turns.
+            productions.append(first)
+        if self._inbox.open_inputs:
+            self._inbox.serve(0, _BLOCKS_PER_STEP)
+
+    def _step(self, production: _Production, alone: bool) -> bool:
+        """
+        Let a source go on: to its next yield, or, where the worker has nothing else to do, until it wants to wait.
+
+        Returns False when it has ended.
+        """
+        seat = production.seat
+        try:
+            for due_ns in production.steps:
+                if due_ns is not None:
+                    if not isinstance(due_ns, int):
+                        raise TypeError(f"expected produce() to yield None or a time in ns, got {due_ns!r}")
+                    production.due_ns = due_ns
+                    return True
+                if not alone or self._attention:
+                    production.due_ns = 0
+                    return True
+        except BaseException as problem:
+            if not self._is_abort(problem):
+                self._fail(seat, problem, None)
+            return False
+        self._end(seat)
+        return False
+
+    def _stop(self, productions: list[_Production]) -> None:
+        for production in productions:
+            self._close_generator(production)
+            if production.seat.state == "running":
+                self._end(production.seat, "stopped")
+        productions.clear()
+
+    def _close_generator(self, production: _Production) -> None:
+        close = getattr(production.steps, "close", None)
+        if close is not None:
+            try:
+                close()
+            except BaseException as problem:
+                self._fail(production.seat, problem, None)
+
+    # --- ends and failures --------------------------------------------------------------------------------------------
+
+    def _input_ended(self, seat: _Seat, pipeline: PipelineWiring) -> None:
+        if pipeline.id not in seat.awaited:
+            return
+        seat.awaited.discard(pipeline.id)
+        if not seat.awaited and seat.state == "running":
+            self._end(seat)
+
+    def _end(self, seat: _Seat, state: str = "ended") -> None:
+        """Finish a module whose inputs have ended: what it still sends comes before the end of its outputs."""
+        seat.context.enter()
+        try:
+            seat.module.finish()
+        except BaseException as problem:
+            if not self._is_abort(problem):
+                self._fail(seat, problem, None)
+                return
+        finally:
+            seat.context.leave()
+        seat.state = state
+        self._end_outputs(seat)
+        self._tear_down(seat)
+        if seat.state == state:
+            self._host.module_ended(seat.name)
+
+    def _end_outputs(self, seat: _Seat) -> None:
+        if seat.outputs_ended:
+            return
+        seat.outputs_ended = True
+        for target in seat.targets:
+            target.fail() if seat.state == "failed" else target.close()
+        for name, port in output_ports(seat.module).items():
+            port.end()
+            for pipeline in self._fused_into.get((seat.name, name), ()):
+                self._input_ended(self._seats[pipeline.target[0]], pipeline)
+
+    def _failed_in_process(self, seat: _Seat, problem: BaseException, block: Block) -> None:
+        if self._is_abort(problem):
+            seat.state = "stopped"
+        else:
+            self._fail(seat, problem, block.sequence)
+
+    def _is_abort(self, problem: BaseException) -> bool:
+        """Tell whether a module was interrupted by the end of the flow, rather than failed."""
+        return isinstance(problem, PipelineClosed) and self._abort.is_set()
+
+    def _fail(self, seat: _Seat, problem: BaseException, block_sequence: int | None) -> None:
+        if seat.state == "failed":
+            return
+        self._tell_failure(seat, problem, block_sequence)
+        self._end_outputs(seat)
+        self._tear_down(seat)
+
+    def _tell_failure(self, seat: _Seat, problem: BaseException, block_sequence: int | None) -> None:
+        seat.state = "failed"
+        text = "".join(traceback.format_exception(problem))
+        if not isinstance(problem, Exception):
+            # sys.exit() in a module ends the module, not the worker; in an exception group it needs to be an Exception.
+            ending = RuntimeError(f"{type(problem).__name__}: {problem}")
+            ending.__cause__ = problem
+            problem = ending
+        self._host.module_failed(seat.name, problem, text, block_sequence)
+
+    def _tear_down(self, seat: _Seat) -> None:
+        if seat.name not in self._set_up:
+            return
+        self._set_up.discard(seat.name)
+        try:
+            seat.module.teardown()
+        except BaseException as problem:
+            self._fail(seat, problem, None)
+
+    def _close(self, productions: list[_Production]) -> None:
+        for production in productions:
+            self._close_generator(production)
+        for seat in self._seats.values():
+            if seat.state == "running":
+                seat.state = "stopped"
+            for port in output_ports(seat.module).values():
+                port.end()
+            self._tear_down(seat)
+
+    def detach(self) -> None:
+        """Let go of the segments. After run()."""
+        for seat in self._seats.values():
+            for port in output_ports(seat.module).values():
+                port.close(f"{seat.name}.{port.name}: the flow has ended; nothing can be sent any more")
+                port.detach()
+            # They refer to this loop, and the garbage collector does not see through native objects.
+            seat.targets.clear()
+        self._inbox.detach()
+        self._segments = ()
+
+
+def _due(production: _Production) -> int:
+    return production.due_ns

@@ -1,0 +1,55 @@
+"""Open ends: what an application needs to send into a pipeline before any flow runs, and to receive from one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from steadyflow._native import AbortFlag, Ring, Segment, create_pool, create_ring, pool_bytes, ring_bytes
+from steadyflow.config import Wait
+from steadyflow.formats import Format
+from steadyflow.pipeline import Pipeline, buffer_bytes, make_receiver, make_sender
+from steadyflow.runtime.layout import SegmentPlan, buffers_of, max_latency_ns, slots_of
+
+_FIRST_BIT = 0
+
+
+class OpenPlace(NamedTuple):
+    """Where a pipeline with an open source lies: it has a segment of its own, so it is there before the flow starts."""
+
+    segment: Segment
+    ring: int
+    pool: int
+    producer_bell: int
+    consumer_bell: int
+
+
+def open_source(pipeline: Pipeline, fmt: Format, abort: AbortFlag) -> OpenPlace:
+    """
+    Allocate a pipeline with an open source and make its sending end; with an open target, its receiving end too.
+
+    Raises:
+        InsufficientMemory: The system has too little; says how much is needed.
+    """
+    size = pipeline.config.buffer_size
+    rule = pipeline.rule or Wait()
+    slots = slots_of(size)
+    buffers = buffers_of([pipeline], fmt.max_payload_bytes), buffer_bytes(fmt)
+    plan = SegmentPlan()
+    producer_bell, consumer_bell = plan.bell(), plan.bell()
+    ring, pool = plan.reserve(ring_bytes(slots, 1)), plan.reserve(pool_bytes(*buffers))
+    segment = Segment.create(plan.bytes)
+    segment.create_bell(producer_bell)
+    segment.create_bell(consumer_bell)
+    create_ring(segment, ring, size, slots, 1, 0, *rule.to_native())
+    create_pool(segment, pool, *buffers)
+    pipeline.attach(Ring(segment, ring), fmt)
+    pipeline.set_rule(rule)
+    sender = make_sender(pipeline.id, fmt, abort, segment, pool, producer_bell)
+    sender.add_ring(pipeline.id, segment, ring, segment, consumer_bell, _FIRST_BIT)
+    pipeline.open_source(sender, (segment, producer_bell), (segment, consumer_bell, _FIRST_BIT))
+    if pipeline.target_open:
+        limit = max_latency_ns(pipeline)
+        pipeline.open_target(
+            make_receiver(pipeline, fmt, abort, segment, ring, pool, consumer_bell, (segment, producer_bell), limit)
+        )
+    return OpenPlace(segment, ring, pool, producer_bell, consumer_bell)

@@ -1,0 +1,138 @@
+"""
+A worker process: ``python -m steadyflow.runtime.worker CONTROL LIFELINE``, started by the coordinator only.
+
+CONTROL is the descriptor of its socket; LIFELINE that of a pipe which closes when the coordinator is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+
+import msgspec
+
+from steadyflow._native import AbortFlag, Segment, watch_lifeline
+from steadyflow.errors import FlowError
+from steadyflow.module import Module
+from steadyflow.runtime.arguments import decode_arguments
+from steadyflow.runtime.channel import Abort, Channel, ChannelBroken, Done, Ended, Failed, Ready, Setup, Start, Stop
+from steadyflow.runtime.loop import WorkerLoop
+from steadyflow.runtime.main_script import MainScript
+from steadyflow.runtime.scheduling import request_realtime
+from steadyflow.runtime.wiring import WorkerWiring
+
+
+class _RemoteHost:
+    """Reports to the coordinator through the channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def module_failed(self, module: str, problem: Exception, text: str, block_sequence: int | None) -> None:
+        self._channel.send(Failed(module, in_one_line(problem), _printable(text), block_sequence))
+
+    def module_ended(self, module: str) -> None:
+        self._channel.send(Ended(module))
+
+
+def in_one_line(problem: BaseException) -> str:
+    """Return an exception as the last line of its traceback shows it."""
+    return _printable(traceback.format_exception_only(problem)[-1].strip())
+
+
+def _printable(text: str) -> str:
+    """Return text that can be encoded: a message may hold lone surrogates, from a file name for instance."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def main(arguments: list[str]) -> int:
+    """Run one worker; returns the exit code."""
+    control, lifeline = (int(argument) for argument in arguments)
+    watch_lifeline(lifeline)
+    # Ctrl-C is the coordinator's: it stops the flow, and this worker with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=control))
+    try:
+        return _serve(channel)
+    except ChannelBroken:
+        return 70  # the coordinator is gone; so is everybody who could be told
+    finally:
+        channel.close()
+
+
+def _serve(channel: Channel) -> int:
+    setup = channel.receive()
+    if not isinstance(setup, Setup):
+        raise ChannelBroken(f"expected Setup first, got {type(setup).__name__}")
+    sys.path[:] = setup.sys_path
+    wiring = msgspec.convert(setup.wiring, WorkerWiring)
+    abort = AbortFlag()
+    try:
+        segments = _attach(setup, channel.take_descriptors())
+        script = MainScript(setup.main_path, setup.main_package)
+        modules = _construct(wiring, script)
+        loop = WorkerLoop(wiring, modules, segments, abort, _RemoteHost(channel), script.resolve)
+    except Exception as problem:
+        channel.send(Failed(None, in_one_line(problem), _printable(traceback.format_exc()), None))
+        return 1
+    refusal = request_realtime() if wiring.realtime else None
+    if not loop.setup():
+        loop.close()
+        return 1
+    channel.send(Ready(wiring.realtime and refusal is None, refusal))
+    first = channel.receive()
+    if not isinstance(first, Start):
+        loop.close()
+        return 0
+    listener = threading.Thread(target=_listen, args=(channel, loop, abort), name="steadyflow-control", daemon=True)
+    listener.start()
+    loop.run()
+    loop.detach()
+    channel.send(Done(loop.module_reports()))
+    return 0
+
+
+def _attach(setup: Setup, descriptors: list[int]) -> list[Segment]:
+    segments = [Segment.attach(descriptor, True) for descriptor in descriptors[: setup.segments]]
+    ends = iter(descriptors[setup.segments :])
+    for segment, offset in setup.bells:
+        segments[segment].attach_bell(offset, next(ends), next(ends))
+    return segments
+
+
+def _construct(wiring: WorkerWiring, script: MainScript) -> dict[str, Module]:
+    modules: dict[str, Module] = {}
+    for module in wiring.modules:
+        cls = script.resolve(module.cls)
+        if not issubclass(cls, Module):
+            raise FlowError(f"{module.cls}: expected a Module class, got {cls!r}")
+        args, kwargs = decode_arguments(module.arguments, script.resolve)
+        modules[module.name] = cls(*args, **kwargs)
+    return modules
+
+
+def _listen(channel: Channel, loop: WorkerLoop, abort: AbortFlag) -> None:
+    try:
+        while True:
+            message = channel.receive()
+            if isinstance(message, Stop):
+                loop.stop()
+            elif isinstance(message, Abort):
+                abort.set()
+                loop.interrupt()
+    except ChannelBroken:
+        # The lifeline ends this process if the coordinator is gone; after Done, the socket closes by itself.
+        return
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == 70:
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,421 @@
+"""Workers as the coordinator sees them: a thread of its own process, or a process, with one interface."""
+
+from __future__ import annotations
+
+import os
+import site
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from steadyflow._native import AbortFlag, Segment
+from steadyflow.errors import ConfigurationError, FlowError, ModuleFailed, WorkerDied
+from steadyflow.module import Module
+from steadyflow.runtime.channel import Abort, Channel, ChannelBroken, Done, Ended, Failed, Ready, Setup, Start, Stop
+from steadyflow.runtime.loop import WorkerLoop
+from steadyflow.runtime.main_script import main_script_package, main_script_path
+from steadyflow.runtime.wiring import WorkerWiring
+
+WorkerState: TypeAlias = Literal["created", "starting", "ready", "running", "ended", "failed", "died"]
+ModuleReports: TypeAlias = dict[str, tuple[int, int, str]]
+
+
+class Owner(Protocol):
+    """Who is told what happens to workers: the coordinator. Called from any thread; must not block."""
+
+    def worker_ready(self, worker: Worker) -> None:
+        """Tell that setup has succeeded."""
+
+    def worker_failed(self, worker: Worker, problem: Exception, module: str | None) -> None:
+        """Tell that a module raised, or that the worker could not be built."""
+
+    def worker_died(self, worker: Worker, problem: WorkerDied) -> None:
+        """Tell that a process ended unasked; its process number may be reclaimed."""
+
+    def worker_ended(self, worker: Worker) -> None:
+        """Tell that nothing of the worker runs any more; called once for each started worker."""
+
+    def module_ended(self, module: str) -> None:
+        """Tell that a module has finished."""
+
+
+class Worker:
+    """
+    What every worker has. Public as ``flow.workers[name]``.
+
+    Args:
+        wiring: What it runs.
+        owner: Who is told.
+    """
+
+    pid: int | None = None
+    """Process id; of this process for a thread."""
+
+    realtime: bool = False
+    """Whether the system granted real-time scheduling."""
+
+    realtime_refusal: str | None = None
+    """Why not, where it was asked for."""
+
+    def __init__(self, wiring: WorkerWiring, owner: Owner) -> None:
+        self.name = wiring.name
+        self.wiring = wiring
+        self.state: WorkerState = "created"
+        self._owner = owner
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self.state in ("ended", "failed", "died", "created")
+
+    def launch(self) -> None:
+        """Begin setting up; `Owner.worker_ready` or `Owner.worker_failed` follows."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Let the sources produce."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Stop the sources; the rest drains."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Give up what waits."""
+        raise NotImplementedError
+
+    def kill(self) -> bool:
+        """End it by force; False where that is impossible (a thread)."""
+        raise NotImplementedError
+
+    def join(self, timeout_s: float | None) -> bool:
+        """Wait until it has ended; False after the time."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Let go of the shared memory. After it has ended."""
+        raise NotImplementedError
+
+    def module_reports(self) -> ModuleReports:
+        """Return calls, busy ns and state of its modules, as far as known."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}: {self.state}, pid {self.pid}>"
+
+
+class ThreadWorker(Worker):
+    """
+    A worker in a thread of the coordinator's process; shares its interpreter lock.
+
+    Args:
+        modules: The instances it runs, by name.
+        segments: The flow's segments.
+        abort_flag: Shared by all threads of the flow.
+    """
+
+    def __init__(
+        self,
+        wiring: WorkerWiring,
+        owner: Owner,
+        modules: Mapping[str, Module],
+        segments: Sequence[Segment],
+        abort_flag: AbortFlag,
+    ) -> None:
+        super().__init__(wiring, owner)
+        self.pid = os.getpid()
+        self._loop = WorkerLoop(wiring, modules, segments, abort_flag, self)
+        self._released = threading.Event()
+        self._go = False
+        self._thread = threading.Thread(target=self._run, name=f"steadyflow-{wiring.name}", daemon=True)
+
+    def launch(self) -> None:
+        self.state = "starting"
+        self._thread.start()
+
+    def start(self) -> None:
+        self._go = True
+        self._released.set()
+
+    def stop(self) -> None:
+        self._released.set()
+        self._loop.stop()
+
+    def abort(self) -> None:
+        self._released.set()
+        self._loop.interrupt()
+
+    def kill(self) -> bool:
+        return False
+
+    def join(self, timeout_s: float | None) -> bool:
+        if self._thread.ident is not None and threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def release(self) -> None:
+        """Nothing to do: the loop let go of it at its end."""
+
+    def module_reports(self) -> ModuleReports:
+        return self._loop.module_reports()
+
+    def module_failed(self, module: str, problem: Exception, text: str, block_sequence: int | None) -> None:
+        """See `loop.Host`."""
+        from steadyflow.runtime.worker import in_one_line
+
+        failure = ModuleFailed(
+            module, self.name, in_one_line(problem), block_sequence=block_sequence, traceback_text=text
+        )
+        failure.__cause__ = problem
+        self._owner.worker_failed(self, failure, module)
+
+    def module_ended(self, module: str) -> None:
+        """See `loop.Host`."""
+        self._owner.module_ended(module)
+
+    def _run(self) -> None:
+        state: WorkerState = "ended"
+        try:
+            if self._loop.setup():
+                self.state = "ready"
+                self._owner.worker_ready(self)
+                self._released.wait()
+                if self._go:
+                    self.state = "running"
+                    self._loop.run()
+                else:
+                    self._loop.close()
+            else:
+                state = "failed"
+                self._loop.close()
+        except BaseException as problem:  # a defect of the runtime itself: the flow must hear of it, not only stderr
+            state = "failed"
+            failure = FlowError(f"worker {self.name!r} failed: {type(problem).__name__}: {problem}")
+            failure.__cause__ = problem
+            self._owner.worker_failed(self, failure, None)
+        finally:
+            self._loop.detach()
+            self.state = state
+            self._owner.worker_ended(self)
+
+
+class ProcessWorker(Worker):
+    """
+    A worker in a process: its own interpreter, so its own interpreter lock.
+
+    Args:
+        flow: The name of the flow.
+        segments: The flow's segments; their descriptors go to the process.
+    """
+
+    def __init__(self, wiring: WorkerWiring, owner: Owner, flow: str, segments: Sequence[Segment]) -> None:
+        super().__init__(wiring, owner)
+        self._flow = flow
+        self._segments = segments
+        self._reports: ModuleReports = {}
+        self._done = False
+        self._killed = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._lifeline: int | None = None
+        self._monitor = threading.Thread(target=self._listen, name=f"steadyflow-monitor-{wiring.name}", daemon=True)
+
+    def launch(self) -> None:
+        self.state = "starting"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        lifeline_reader, self._lifeline = os.pipe()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [*_interpreter(), "-m", "steadyflow.runtime.worker", str(theirs.fileno()), str(lifeline_reader)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), lifeline_reader),
+                    env=_environment(self.wiring.realtime),
+                    # A terminal's Ctrl-C goes to its whole process group; this worker is stopped by the coordinator.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                ours.close()
+                os.close(self._lifeline)
+                problem = FlowError(f"worker {self.name!r}: its process could not be started: {error}")
+                self.state = "failed"
+                self._owner.worker_failed(self, problem, None)
+                self._owner.worker_ended(self)
+                return
+            finally:
+                os.close(lifeline_reader)
+        _lifelines.add(self._lifeline)
+        self.pid = self._process.pid
+        self._channel = Channel(ours)
+        self._monitor.start()
+        wiring = msgspec.to_builtins(self.wiring, builtin_types=(bytes,))
+        bells = self.wiring.bells()
+        setup = Setup(
+            self._flow, len(self._segments), bells, wiring, list(sys.path), main_script_path(), main_script_package()
+        )
+        descriptors = [segment.descriptor for segment in self._segments]
+        for segment, offset in bells:
+            descriptors.extend(self._segments[segment].bell_descriptors(offset))
+        self._send(setup, descriptors)
+
+    def start(self) -> None:
+        self.state = "running"
+        self._send(Start())
+
+    def stop(self) -> None:
+        self._send(Stop())
+
+    def abort(self) -> None:
+        self._send(Abort())
+
+    def kill(self) -> bool:
+        if self._process is not None and self._process.poll() is None:
+            self._killed = True
+            self._process.kill()
+        return True
+
+    def join(self, timeout_s: float | None) -> bool:
+        if self._monitor.ident is not None and threading.current_thread() is not self._monitor:
+            self._monitor.join(timeout_s)
+        return not self._monitor.is_alive()
+
+    def release(self) -> None:
+        self._segments = ()
+
+    def module_reports(self) -> ModuleReports:
+        return self._reports
+
+    def _send(self, message: Setup | Start | Stop | Abort, descriptors: list[int] | None = None) -> None:
+        if self._channel is None:
+            return  # never came up, which has been reported
+        try:
+            self._channel.send(message, descriptors)
+        except ChannelBroken:
+            # The process is gone; the monitor sees the same and reports it with the cause of death.
+            return
+
+    def _listen(self) -> None:
+        assert self._channel is not None
+        assert self._process is not None
+        try:
+            while True:
+                self._take(self._channel.receive())
+        except ChannelBroken:
+            self._process.wait()
+        self._conclude(self._process.returncode)
+
+    def _take(self, message: object) -> None:
+        match message:
+            case Ready():
+                self.state = "ready"
+                self.realtime = message.realtime
+                self.realtime_refusal = message.realtime_refusal
+                self._owner.worker_ready(self)
+            case Failed(module=None):
+                self.state = "failed"
+                problem = FlowError(f"worker {self.name!r} could not be built: {message.problem}\n{message.text}")
+                self._owner.worker_failed(self, problem, None)
+            case Failed():
+                assert message.module is not None
+                if self.state == "starting":
+                    self.state = "failed"
+                failure = ModuleFailed(
+                    message.module,
+                    self.name,
+                    message.problem,
+                    block_sequence=message.block_sequence,
+                    traceback_text=message.text,
+                )
+                self._owner.worker_failed(self, failure, message.module)
+            case Ended():
+                self._owner.module_ended(message.module)
+            case Done():
+                self._reports = message.modules
+                self._done = True
+            case _:
+                raise ChannelBroken(f"a worker never sends {type(message).__name__}")
+
+    def _conclude(self, code: int) -> None:
+        assert self._channel is not None
+        assert self._lifeline is not None
+        self._channel.close()
+        _lifelines.discard(self._lifeline)
+        os.close(self._lifeline)
+        if self._done and code == 0:
+            self.state = "ended"
+        elif self.state == "failed" or self._killed:
+            self.state = "failed"
+        elif self.state != "ready" or code != 0:
+            self.state = "died"
+            died = WorkerDied(
+                self.name,
+                self._process.pid if self._process else 0,
+                signal=-code if code < 0 else None,
+                exit_code=code if code >= 0 else None,
+            )
+            self._owner.worker_died(self, died)
+        else:
+            self.state = "ended"  # told to stop before it was started
+        self._owner.worker_ended(self)
+
+
+# The writing ends of all lifelines. A process that the user forks must not keep workers alive when this one dies.
+_lifelines: set[int] = set()
+
+
+def _close_lifelines() -> None:
+    for descriptor in _lifelines:
+        os.close(descriptor)
+    _lifelines.clear()
+
+
+os.register_at_fork(after_in_child=_close_lifelines)
+
+
+def _interpreter() -> list[str]:
+    # The flags that change how code behaves (-O, -W, -X ...), as multiprocessing passes them on.
+    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
+    return [sys.executable, *flags]
+
+
+def _environment(realtime: bool) -> dict[str, str]:
+    environment = dict(os.environ)
+    package = str(Path(__file__).resolve().parents[2])
+    if package not in site.getsitepackages():
+        # Imported from a source tree or a zipped application: the worker must find the same one.
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
+    if realtime:
+        # A pool of numeric threads beside a real-time thread is a way to miss deadlines.
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            environment.setdefault(name, "1")
+    return environment
+
+
+def check_can_travel(module: Module, name: str) -> None:
+    """
+    Check that a worker process can find the class of a module.
+
+    Raises:
+        ConfigurationError: The class lives in a REPL, a notebook cell, or a function.
+    """
+    cls = type(module)
+    where = f"module {name!r} with placement='process'"
+    if "<locals>" in cls.__qualname__:
+        raise ConfigurationError(
+            f"{where}: expected a class at the top level of a file; {cls.__qualname__} is defined inside a function. "
+            f"Move it to the top level."
+        )
+    if cls.__module__ == "__main__":
+        path = main_script_path()
+        if path is None or not Path(path).is_file():
+            raise ConfigurationError(
+                f"{where}: expected a class in a file; {cls.__name__} is defined in an interactive session, where "
+                f"another process cannot find it. Move the class {cls.__name__} to a file, such as modules.py, and "
+                f"import it from there; or use placement='thread'."
+            )

@@ -1,0 +1,254 @@
+"""Rules and the settings of pipelines, from Python and from files."""
+
+import copy
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steadyflow.config import (
+    DropNewest,
+    DropOldest,
+    Fail,
+    Latest,
+    PipelineConfig,
+    PipelinePriority,
+    Wait,
+    rule_from_table,
+)
+from steadyflow.errors import ConfigurationError, FileUnreadable, UnknownName
+
+# --- rules ---
+
+
+@pytest.mark.parametrize(
+    ("rule", "native", "waits", "loses"),
+    [
+        (Wait(), (0, 0, 0), True, False),
+        (Wait(5000), (0, 0, 5_000_000), True, False),
+        (Wait(0.25, "drop_newest"), (0, 1, 250), True, True),
+        (Wait(1, "drop_oldest"), (0, 2, 1000), True, True),
+        (Wait(1e-9), (0, 0, 1), True, False),
+        (DropOldest(), (1, 0, 0), False, True),
+        (DropNewest(), (2, 0, 0), False, True),
+        (Latest(), (3, 0, 0), False, True),
+        (Fail(), (4, 0, 0), False, False),
+    ],
+)
+def test_rules_say_what_they_do(rule, native, waits, loses):
+    assert rule.to_native() == native
+    assert rule.waits is waits
+    assert rule.loses is loses
+
+
+def test_rules_are_values():
+    assert Wait(timeout_ms=5) == Wait(5.0)
+    assert len({Wait(5), Wait(5.0), DropOldest(), DropOldest(), DropNewest()}) == 3
+    with pytest.raises(AttributeError):
+        Wait().timeout_ms = 1
+
+
+@pytest.mark.parametrize("timeout_ms", [0, -1, math.nan, math.inf, "5", True, 1 << 40])
+def test_impossible_timeouts_are_refused(timeout_ms):
+    with pytest.raises(ConfigurationError, match="Wait: expected timeout_ms"):
+        Wait(timeout_ms)
+
+
+def test_a_misspelt_then_gets_the_near_miss():
+    with pytest.raises(UnknownName, match="did you mean 'drop_oldest'"):
+        Wait(5, then="drop_oldst")
+
+
+@pytest.mark.parametrize(
+    ("table", "rule"),
+    [
+        ({"kind": "wait", "timeout_ms": 5000}, Wait(5000)),
+        ({"kind": "wait", "timeout_ms": 1.5, "then": "drop_newest"}, Wait(1.5, "drop_newest")),
+        ({"kind": "drop_oldest"}, DropOldest()),
+        ("wait", Wait()),
+        ("drop_oldest", DropOldest()),
+        ("drop_newest", DropNewest()),
+        ("latest", Latest()),
+        ("fail", Fail()),
+    ],
+)
+def test_rules_from_tables(table, rule):
+    assert rule_from_table(table) == rule
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ("drop_oldst", "unknown rule 'drop_oldst'; did you mean 'drop_oldest'"),
+        ({"kind": ["wait"]}, "unknown rule"),
+        ({"kind": "wait", "timeout": 5}, "unknown option of the rule 'wait' 'timeout'; did you mean 'timeout_ms'"),
+        ({"kind": "latest", "timeout_ms": 5}, "unknown option of the rule 'latest'"),
+        ({"timeout_ms": 5}, "expected a rule such as"),
+        (5, "expected a rule such as"),
+    ],
+)
+def test_strange_tables_are_refused(table, text):
+    with pytest.raises(ConfigurationError, match=text):
+        rule_from_table(table)
+
+
+# --- pipelines ---
+
+
+def test_defaults():
+    config = PipelineConfig(64)
+    assert config.buffer_size == 64
+    assert config.max_latency_ms is None
+    assert config.priority is PipelinePriority.NORMAL
+    assert config.backpressure_strategy is None
+    assert config.transformation_required is False
+    assert config.late == "pass"
+
+
+def test_priorities_rank_from_critical_to_low():
+    assert [PipelinePriority(name).rank for name in ("critical", "high", "normal", "low")] == [0, 1, 2, 3]
+    assert PipelineConfig(1, priority="critical").priority is PipelinePriority.CRITICAL
+
+
+configs = st.builds(
+    PipelineConfig,
+    st.integers(1, 65_536),
+    st.none() | st.floats(0.001, 1e6),
+    st.sampled_from(list(PipelinePriority)),
+    st.sampled_from([None, Wait(5), DropOldest(), Fail()]),
+)
+
+
+@given(configs)
+def test_configurations_are_values(config):
+    assert copy.deepcopy(config) == config
+    assert f"buffer_size={config.buffer_size}" in repr(config)
+    assert hash(copy.copy(config)) == hash(config)
+    assert config != PipelineConfig(1, max_latency_ms=1e7)
+    assert config != "a configuration"
+
+
+def test_configurations_are_frozen():
+    config = PipelineConfig(1)
+    with pytest.raises(AttributeError, match="frozen"):
+        config.buffer_size = 2
+    with pytest.raises(AttributeError, match="frozen"):
+        del config.buffer_size
+    with pytest.raises(AttributeError):
+        config.other = 2
+
+
+def test_the_buffer_size_has_no_default():
+    with pytest.raises(TypeError, match="buffer_size"):
+        PipelineConfig()
+
+
+def test_a_misspelt_buffer_size_is_not_a_missing_one():
+    with pytest.raises(UnknownName, match="did you mean 'buffer_size'"):
+        PipelineConfig(bufer_size=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"buffer_size": 0}, "expected buffer_size to be an integer from 1 to 65,536, got 0"),
+        ({"buffer_size": 65_537}, "got 65537"),
+        ({"buffer_size": 8.0}, "got 8.0"),
+        ({"buffer_size": True}, "got True"),
+        ({"max_latency_ms": 0}, "expected max_latency_ms to be a number of milliseconds above 0"),
+        ({"max_latency_ms": "2"}, "got '2'"),
+        ({"priority": "hihg"}, "unknown priority 'hihg'; did you mean 'high'"),
+        ({"priority": 3}, "unknown priority 3"),
+        ({"backpressure_strategy": "drop_oldest"}, r"a rule such as DropOldest\(\)"),
+        ({"backpressure_strategy": DropOldest}, r"a rule such as DropOldest\(\)"),
+        ({"transformation_required": True}, "not available yet"),
+        ({"late": "drop"}, "belongs to audio pipelines and is not available yet"),
+        ({"late": "conceal"}, "belongs to audio pipelines and is not available yet"),
+        ({"late": "dorp"}, "did you mean 'drop'"),
+        ({"bufer_size": 5}, "unknown option 'bufer_size'; did you mean 'buffer_size'"),
+    ],
+)
+def test_impossible_settings_are_refused(options, text):
+    with pytest.raises(ConfigurationError, match=text):
+        PipelineConfig(**{"buffer_size": 8, **options})
+
+
+# --- files ---
+
+FIELDS = """
+buffer_size = 32
+max_latency_ms = 2.0
+priority = "critical"
+backpressure_strategy = { kind = "wait", timeout_ms = 5000 }
+"""
+EXPECTED = PipelineConfig(32, 2.0, "critical", Wait(5000))
+
+
+@pytest.mark.parametrize(
+    ("text", "pipeline"),
+    [
+        (FIELDS, None),
+        ("[pipeline]" + FIELDS, None),
+        ("[dsp]" + FIELDS, "dsp"),
+        ("[pipelines.dsp]" + FIELDS, "dsp"),
+        ('[[pipelines]]\nname = "dsp"' + FIELDS, "dsp"),
+        ('[[pipelines]]\nfrom = "take.out"\nto = "pitch.audio"' + FIELDS, "take.out->pitch.audio"),
+    ],
+)
+def test_settings_from_a_file(tmp_path, text, pipeline):
+    path = tmp_path / "flow.toml"
+    path.write_text(text)
+    assert PipelineConfig.from_toml(path, pipeline) == EXPECTED
+    assert PipelineConfig.from_toml(str(path), pipeline) == EXPECTED
+
+
+def test_a_rule_may_be_a_bare_word(tmp_path):
+    path = tmp_path / "flow.toml"
+    path.write_text('buffer_size = 1\nbackpressure_strategy = "latest"')
+    assert PipelineConfig.from_toml(path).backpressure_strategy == Latest()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("bufer_size = 3", UnknownName, "unknown option 'bufer_size'; did you mean 'buffer_size'"),
+        ("max_latency_ms = 3", ConfigurationError, "buffer_size is missing"),
+        ("buffer_size = 0", ConfigurationError, "expected buffer_size to be an integer from 1 to 65,536, got 0"),
+        ('buffer_size = 1\npriority = "hihg"', UnknownName, "unknown priority 'hihg'; did you mean 'high'"),
+        ('buffer_size = 1\nbackpressure_strategy = "wiat"', UnknownName, "unknown rule 'wiat'; did you mean 'wait'"),
+        ("buffer_size = 1\nbackpressure_strategy = 3", ConfigurationError, "expected a rule such as"),
+        ("buffer_size =", ConfigurationError, "expected TOML"),
+        ("pipeline = 3", ConfigurationError, "expected a table, got 3"),
+    ],
+)
+def test_errors_name_file_option_and_value(tmp_path, text, kind, message):
+    path = tmp_path / "flow.toml"
+    path.write_text(text)
+    with pytest.raises(kind) as caught:
+        PipelineConfig.from_toml(path)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+
+
+def test_an_unknown_pipeline_gets_the_near_miss(tmp_path):
+    path = tmp_path / "flow.toml"
+    path.write_text("[pipelines.dsp]\nbuffer_size = 1")
+    with pytest.raises(UnknownName, match="unknown pipeline 'dps'; did you mean 'dsp'"):
+        PipelineConfig.from_toml(path, "dps")
+
+
+def test_errors_name_the_table(tmp_path):
+    path = tmp_path / "flow.toml"
+    path.write_text("[dsp]\nbuffer_size = 0")
+    with pytest.raises(ConfigurationError, match=r"flow\.toml \[dsp\]: "):
+        PipelineConfig.from_toml(path, "dsp")
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(FileUnreadable, match=r"missing\.toml: cannot be read: No such file") as caught:
+        PipelineConfig.from_toml(tmp_path / "missing.toml")
+    assert isinstance(caught.value, OSError)
+    (tmp_path / "latin.toml").write_bytes(b'a = "\xff"')
+    with pytest.raises(ConfigurationError, match="expected TOML"):
+        PipelineConfig.from_toml(tmp_path / "latin.toml")
