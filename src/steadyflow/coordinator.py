@@ -365,11 +365,11 @@ class DataFlowCoordinator:
         )
         self._state = "running"
         try:
-            self._execution.start()
+            started = self._execution.start()
         except BaseException:
             self._state = "stopped"
             raise
-        if self._execution.problems:
+        if not started:
             self._state = "stopped"
             self._raise_failure()
 

@@ -69,6 +69,7 @@ class Execution:
         self._abort = abort
         self._publish = publish
         self._changed = threading.Condition()
+        self._concluding = threading.Lock()
         self._ready = 0
         self._running = 0
         self._stopping = False
@@ -129,12 +130,12 @@ class Execution:
 
     # --- the run --------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self) -> bool:
         """
         Launch every worker, wait until all are set up, then let the sources produce.
 
-        Raises:
-            FlowFailed: A module's setup failed, or a worker did not come up; nothing was produced.
+        Returns:
+            False if a module's setup failed, or a worker did not come up: nothing was produced, everything has ended.
         """
         # Processes first: they take longest.
         try:
@@ -149,30 +150,29 @@ class Execution:
             raise
         if self.problems:
             self.give_up()
-            return
+            return False
         self.started_ns = monotonic_ns()
         self._publish(DataFlowStarted(flow=self._flow, workers=tuple(self.workers)))
         for worker in self.workers.values():
             worker.start()
+        return True
 
     def wait(self, timeout_s: float | None) -> bool:
         """
-        Wait until every worker has ended; False after the time. After a failure, only as long as draining may take.
+        Wait until the run is over; False after the time.
 
         Interrupted by signals' exceptions, such as KeyboardInterrupt.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        if not self._wait(lambda: self._running == 0 or bool(self.problems), deadline):
+        if not self._wait(self._is_over, deadline):
             return False
-        if self.problems and not self._wait(lambda: self._running == 0, time.monotonic() + _FAILED_DRAIN_TIMEOUT_S):
-            self.give_up()
         self._conclude()
         return True
 
     def stop(self, drain_timeout_s: float) -> None:
         """Stop the sources, let blocks drain within the time, then give up what is left."""
         self._request_stop("the flow was stopped")
-        if not self._wait(lambda: self._running == 0, time.monotonic() + drain_timeout_s):
+        if not self._wait(self._is_over, time.monotonic() + drain_timeout_s):
             self.give_up()
         self._conclude()
 
@@ -273,6 +273,15 @@ class Execution:
             self.problems.append(problem)
             self._changed.notify_all()
         self._request_stop(f"the flow failed: {first}")
+        if self.started_ns and len(self.problems) == 1:
+            # Nobody may be in wait() or stop(): the application may be receiving, and has to hear of it.
+            threading.Thread(target=self._end_after_failure, name="steadyflow-failure", daemon=True).start()
+
+    def _end_after_failure(self) -> None:
+        if self._wait(self._is_over, time.monotonic() + _FAILED_DRAIN_TIMEOUT_S):
+            self._conclude()
+        else:
+            self.give_up()
 
     # --- ending -----------------------------------------------------------------------------------------------------------
 
@@ -316,21 +325,29 @@ class Execution:
                 if bell is not None:
                     ring_bell(self._layout.segments[bell.segment], bell.offset, bit)
 
+    def _is_over(self) -> bool:
+        return self._running == 0 or self.ended_ns != 0
+
     def _conclude(self) -> None:
         """Give every block a fate, once nothing moves any more."""
-        if self.ended_ns:
-            return
-        self.ended_ns = monotonic_ns()
+        with self._concluding:
+            if not self.ended_ns:
+                self._settle()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _settle(self) -> None:
         for pipeline in self._linked:
             pipeline.mark_ended()
-            if pipeline.target_open or pipeline.ring is None:
-                continue
-            failed = pipeline.target[0] in self._failed_modules
-            pipeline.ring.abandon(DROPPED_FAILED if failed else DROPPED_STOPPED)
+            ring = pipeline.ring
+            if ring is not None and not pipeline.target_open:
+                failed = pipeline.target[0] in self._failed_modules
+                ring.abandon(DROPPED_FAILED if failed else DROPPED_STOPPED)
         for worker in self.workers.values():
             if worker.name not in self._left_behind:
                 worker.join(_ABORT_TIMEOUT_S)
         self._publish(DataFlowStopped(flow=self._flow, failed=bool(self.problems)))
+        self.ended_ns = monotonic_ns()
 
     def _wait(self, condition: Callable[[], bool], deadline: float | None) -> bool:
         with self._changed:
