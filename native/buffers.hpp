@@ -53,7 +53,8 @@ public:
         // Copied once and used from here on, so that later writes to the header cannot move the bounds.
         count_ = header->count;
         capacity_ = header->capacity_bytes;
-        if (count_ == 0 || capacity_ == 0 || capacity_ > segment_->bytes() || count_ > segment_->bytes()) {
+        // Whole lines, so that every array that is viewed in a buffer is aligned for its type.
+        if (count_ == 0 || capacity_ == 0 || capacity_ % cache_line != 0 || capacity_ > segment_->bytes() / count_) {
             throw Corrupted("impossible buffer pool: " + std::to_string(count_) + " buffers of " +
                             std::to_string(capacity_) + " bytes");
         }

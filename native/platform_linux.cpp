@@ -1,6 +1,8 @@
 #include "platform.hpp"
 
 #include <cerrno>
+#include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <fcntl.h>
 #include <poll.h>
@@ -9,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <limits>
 
 namespace steadyflow {
 
@@ -45,7 +48,27 @@ void wake(const Waker& waker) noexcept {
     [[maybe_unused]] const ssize_t written = write(waker.write, "", 1);
 }
 
+namespace {
+
+// MemAvailable: what can be had without swapping. No limit if the system does not tell.
+std::uint64_t available_memory() noexcept {
+    char text[4096];
+    const int descriptor = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return std::numeric_limits<std::uint64_t>::max();
+    const ssize_t length = read(descriptor, text, sizeof(text) - 1);
+    close(descriptor);
+    text[length > 0 ? length : 0] = '\0';
+    const char* line = std::strstr(text, "MemAvailable:");
+    if (line == nullptr) return std::numeric_limits<std::uint64_t>::max();
+    return std::strtoull(line + std::strlen("MemAvailable:"), nullptr, 10) * 1024;
+}
+
+}  // namespace
+
 int create_shared_memory(const char* label, std::size_t bytes) noexcept {
+    // fallocate of more than there is does not fail: it takes page after page, and when none is left, the kernel ends
+    // processes, perhaps others than this one.
+    if (bytes > available_memory()) return -ENOMEM;
     const int descriptor = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (descriptor < 0) return -errno;
     int error = 0;

@@ -10,8 +10,9 @@
 //
 // Invariants
 // - Every hand-over is one compare-and-swap of that word; no other shared word decides anything. `tail` is a hint.
-// - A position is used once. Slot index = position modulo slots. The producer skips an index whose slot is still claimed
-//   (or was given back by a reaper), so READY slots lie at the last positions, in the order of sending.
+// - A position is used once, and positions grow in the order of sending. Slot index = position modulo slots. The producer
+//   skips an index whose slot is still claimed or READY; so a block may wait for longer than one lap of the ring, while
+//   positions behind it are skipped again and again. No READY slot lies before `oldest`, but for those given back.
 // - READY slots never exceed buffer_size; slots = buffer_size + consumers + 1, so there is always one to write into.
 // - A slot's other fields are written while it is EMPTY and read while it is CLAIMED.
 // - sent = delivered + dropped + in flight. `sent` is stored after the slot is READY: a block counts from the
@@ -21,6 +22,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -111,6 +113,7 @@ struct alignas(cache_line) RingHeader {
 
     // Written by the producer.
     alignas(cache_line) std::atomic<std::uint64_t> tail;
+    std::atomic<std::uint64_t> oldest;  // where consumers that were lapped go on
     Counter sent;
     Counter bytes;
     Counter full_events;
@@ -163,7 +166,9 @@ public:
         count_ = header_->slots;
         consumers_ = header_->consumers;
         branch_ = header_->branch;
-        if (consumers_ == 0 || consumers_ > max_processes || branch_ >= max_branches || count_ > segment_->bytes()) {
+        // No slots at all is a fused pipeline; else one READY, one to write into, and a claim for each consumer.
+        if (consumers_ == 0 || consumers_ > max_processes || branch_ >= max_branches || count_ > segment_->bytes() ||
+            (count_ != 0 && count_ < consumers_ + 2)) {
             throw Corrupted("impossible ring: " + std::to_string(count_) + " slots, " + std::to_string(consumers_) +
                             " consumers, branch " + std::to_string(branch_));
         }
@@ -212,33 +217,28 @@ public:
     RingProducer(Ring ring, BufferPool* pool) : ring_(std::move(ring)), pool_(pool) {
         if (ring_.count() < ring_.consumers() + 2) throw Corrupted("the ring has too few slots to send into");
         tail_ = ring_.header().tail.load(std::memory_order_acquire);
-        first_ready_ = tail_;
-        irregular_until_ = tail_;
-        if (tail_ > ring_.count()) first_ready_ = tail_ - ring_.count();
-        else first_ready_ = 0;
-        epoch_ = ring_.header().epoch.load(std::memory_order_acquire);
+        // Here and never again: sending allocates nothing.
+        mask_ = std::bit_ceil(ring_.count()) - 1;
+        waiting_ = std::make_unique<std::uint64_t[]>(mask_ + 1);
+        find_waiting();
     }
 
     const Ring& ring() const noexcept { return ring_; }
 
-    // Whether one more block may become READY. Wait-free, bounded by the number of slots.
-    bool has_room() noexcept { return ready_count_below(ring_.buffer_size()); }
+    // Whether one more block may become READY. Wait-free; looks at each block once.
+    bool has_room() noexcept { return waiting_below(ring_.buffer_size()); }
 
     // Turns the oldest READY blocks into EVICTED until fewer than `keep` wait. Wait-free.
     void evict_down_to(std::uint64_t keep, Reason reason) noexcept {
-        std::uint64_t position = oldest_candidate();
-        while (position < tail_ && !ready_count_below(keep)) {
-            evict(position, reason);
-            ++position;
-        }
+        // Fewer wait after each round: evicted here, or a consumer was quicker.
+        while (!waiting_below(std::max<std::uint64_t>(keep, 1))) evict(waiting(first_), reason);
     }
 
     // Evicts everything that waits; returns how many blocks.
     std::uint64_t flush(Reason reason) noexcept {
+        forget_taken();
         std::uint64_t flushed = 0;
-        for (std::uint64_t position = oldest_candidate(); position < tail_; ++position) {
-            flushed += evict(position, reason) ? 1 : 0;
-        }
+        for (std::uint64_t index = first_; index < last_; ++index) flushed += evict(waiting(index), reason) ? 1 : 0;
         return flushed;
     }
 
@@ -251,11 +251,8 @@ public:
             Slot& slot = ring_.slot(position);
             const SlotWord word = load(slot);
             if (word.state() == SlotState::done || word.state() == SlotState::evicted) recycle(slot, word, position);
-            else if (word.state() != SlotState::empty) {
-                // Claimed, or given back by a reaper: this position is skipped.
-                irregular_until_ = position + 1;
-                continue;
-            }
+            // Claimed, or waiting for longer than a lap: this position is skipped.
+            else if (word.state() != SlotState::empty) continue;
             slot.header = block;
             slot.header.sequence = ring_.header().sent.load(std::memory_order_relaxed);
             slot.sent_ns.store(sent_ns, std::memory_order_relaxed);
@@ -264,18 +261,22 @@ public:
             break;
         }
         tail_ = position + 1;
+        // Only where nobody asked for room before is it full, of blocks that were taken.
+        if (last_ - first_ > mask_) forget_taken();
+        waiting_[last_++ & mask_] = position;
         RingHeader& header = ring_.header();
+        // relaxed: whatever value a consumer sees, no READY slot lies before it, now or later.
+        header.oldest.store(waiting(first_), std::memory_order_relaxed);
         // release: a consumer that meets an old word at its cursor learns from tail that the position was skipped.
         header.tail.store(tail_, std::memory_order_release);
         add(header.bytes, block.payload_bytes);
         // The acknowledgement; release: an observer that sees it sees the slot.
         header.sent.store(header.sent.load(std::memory_order_relaxed) + 1, std::memory_order_release);
-        const std::uint64_t fill = tail_ - first_ready_;
-        if (fill > header.peak_fill.load(std::memory_order_relaxed)) {
-            advance_first_ready();
-            const std::uint64_t exact = std::min(tail_ - first_ready_, ring_.buffer_size());
-            if (exact > header.peak_fill.load(std::memory_order_relaxed)) {
-                header.peak_fill.store(exact, std::memory_order_relaxed);
+        if (last_ - first_ > header.peak_fill.load(std::memory_order_relaxed)) {
+            forget_taken();
+            const std::uint64_t fill = std::min(last_ - first_, ring_.buffer_size());
+            if (fill > header.peak_fill.load(std::memory_order_relaxed)) {
+                header.peak_fill.store(fill, std::memory_order_relaxed);
             }
         }
         return true;
@@ -323,47 +324,45 @@ public:
     }
 
 private:
-    std::uint64_t oldest_candidate() noexcept {
-        const std::uint64_t window = tail_ > ring_.count() ? tail_ - ring_.count() : 0;
-        return irregular() ? window : std::max(window, first_ready_);
+    std::uint64_t waiting(std::uint64_t index) const noexcept { return waiting_[index & mask_]; }
+
+    bool waiting_below(std::uint64_t limit) noexcept {
+        if (last_ - first_ < limit && !given_back()) return true;
+        forget_taken();
+        return last_ - first_ < limit;
     }
 
-    bool irregular() noexcept {
-        // acquire: pairs with the reaper's store after it gave slots back.
-        const std::uint32_t epoch = ring_.header().epoch.load(std::memory_order_acquire);
-        if (epoch != epoch_) {
-            epoch_ = epoch;
-            first_ready_ = tail_ > ring_.count() ? tail_ - ring_.count() : 0;
-            irregular_until_ = tail_;
-        }
-        return first_ready_ < irregular_until_;
-    }
+    // Whether a reaper gave slots back since the last look. acquire: pairs with its store after it did so.
+    bool given_back() const noexcept { return ring_.header().epoch.load(std::memory_order_acquire) != epoch_; }
 
-    void advance_first_ready() noexcept {
-        irregular();
-        while (first_ready_ < tail_) {
-            const SlotWord word = load(ring_.slot(first_ready_));
-            if (word.state() == SlotState::ready && word.position() == first_ready_) break;
-            ++first_ready_;
+    // Consumers take the oldest first, so what was taken is at the front.
+    void forget_taken() noexcept {
+        if (given_back()) find_waiting();
+        while (first_ < last_) {
+            const std::uint64_t position = waiting(first_);
+            const SlotWord word = load(ring_.slot(position));
+            if (word.state() == SlotState::ready && word.position() == position) break;
+            ++first_;
         }
     }
 
-    bool ready_count_below(std::uint64_t limit) noexcept {
-        if (!irregular() && tail_ - first_ready_ < limit) return true;
-        advance_first_ready();
-        if (!irregular()) return tail_ - first_ready_ < limit;
-        // Skipped or given-back positions lie in the window: count the words themselves.
-        std::uint64_t ready = 0;
+    // After a reaper or a predecessor: what waits is in the slots.
+    void find_waiting() noexcept {
+        // Before the look at the slots: what is given back after it is looked at again. acquire: see given_back().
+        epoch_ = ring_.header().epoch.load(std::memory_order_acquire);
+        first_ = 0;
+        last_ = 0;
         for (std::uint32_t index = 0; index < ring_.count(); ++index) {
-            ready += load(ring_.slot(index)).state() == SlotState::ready ? 1 : 0;
+            const SlotWord word = load(ring_.slot(index));
+            if (word.state() == SlotState::ready) waiting_[last_++] = word.position();
         }
-        return ready < limit;
+        std::sort(waiting_.get(), waiting_.get() + last_);
     }
 
     bool evict(std::uint64_t position, Reason reason) noexcept {
         Slot& slot = ring_.slot(position);
         SlotWord word = load(slot);
-        if (word.state() != SlotState::ready) return false;
+        if (word.state() != SlotState::ready || word.position() != position) return false;
         const SlotWord evicted = word.with(SlotState::evicted, static_cast<std::uint64_t>(reason));
         // acq_rel: the loser of the race against a claim sees the winner's word; fails if a consumer was quicker.
         return slot.word.compare_exchange_strong(word.bits, evicted.bits, std::memory_order_acq_rel,
@@ -390,6 +389,9 @@ private:
     void switch_tally(Change change) noexcept {
         RingHeader& header = ring_.header();
         const std::uint64_t version = header.tally_version.load(std::memory_order_relaxed);
+        // release: a reader that meets one of the stores below in the record that it is reading also sees the version
+        // that was stored before them, and reads again.
+        std::atomic_thread_fence(std::memory_order_release);
         const Tally& now = header.tallies[version & 1];
         Tally& next = header.tallies[(version + 1) & 1];
         const auto copy = [](Counter& to, const Counter& from) {
@@ -407,9 +409,12 @@ private:
     Ring ring_;
     BufferPool* pool_;
     std::uint64_t tail_;
-    std::uint64_t first_ready_;      // no READY slot of a regular position lies before it
-    std::uint64_t irregular_until_;  // positions before it may have been skipped or given back
-    std::uint32_t epoch_;
+    std::uint32_t epoch_ = 0;
+    // Positions of the blocks that may still be READY, oldest first: entries first_ to last_, modulo its size.
+    std::unique_ptr<std::uint64_t[]> waiting_;
+    std::uint64_t mask_ = 0;
+    std::uint64_t first_ = 0;
+    std::uint64_t last_ = 0;
     bool was_full_ = false;
 };
 
@@ -433,8 +438,6 @@ public:
         if (consumer_ >= ring_.consumers() || process_ >= max_processes) throw Corrupted("no such consumer of the ring");
         if (ring_.count() == 0) throw Corrupted("a fused pipeline has no ring to consume from");
         epoch_ = ring_.header().epoch.load(std::memory_order_acquire);
-        const std::uint64_t tail = ring_.header().tail.load(std::memory_order_acquire);
-        cursor_ = tail > ring_.count() ? tail - ring_.count() : 0;
     }
 
     const Ring& ring() const noexcept { return ring_; }
@@ -524,9 +527,8 @@ private:
             }
             const std::uint64_t tail = ring_.header().tail.load(std::memory_order_acquire);
             if (word.position() > cursor_) {
-                // The producer lapped this cursor: what still waits lies in the last `count` positions.
-                const std::uint64_t window = tail > ring_.count() ? tail - ring_.count() : 0;
-                cursor_ = std::max(cursor_ + 1, window);
+                // The producer lapped this cursor: nothing that waits lies before `oldest`.
+                cursor_ = std::max(cursor_ + 1, ring_.header().oldest.load(std::memory_order_relaxed));
                 continue;
             }
             if (tail <= cursor_) return nullptr;  // an older slot, not reused yet: nothing newer was written
@@ -569,7 +571,7 @@ private:
     unsigned process_;
     std::uint64_t cursor_ = 0;
     std::uint32_t epoch_ = 0;
-    bool rescan_ = false;
+    bool rescan_ = true;  // a predecessor's blocks may have been given back before this end existed
 };
 
 // Gives back what a dead process had claimed; READY again with one attempt more. Control plane only, after the

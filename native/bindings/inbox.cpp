@@ -193,6 +193,7 @@ void Inbox::sleep(Nanoseconds deadline_ns) {
 }
 
 std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
+    if (detached_) return 0;
     std::uint64_t served = 0;
     bool slept = false;
     while (served < limit) {
@@ -218,6 +219,7 @@ std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
 }
 
 bool Inbox::serve_one_inside() {
+    if (detached_) return false;
     Link* link = pick(true);
     return link != nullptr && serve_link(*link, false);
 }

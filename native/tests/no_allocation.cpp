@@ -6,8 +6,7 @@
 #include <new>
 #include <thread>
 
-#include "check.hpp"
-#include "ring.hpp"
+#include "traffic.hpp"
 
 // Sanitizers bring a malloc of their own, so there only operator new is counted.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -73,6 +72,7 @@ void* realloc(void* memory, std::size_t bytes) {
 #endif
 
 using namespace steadyflow;
+using namespace steadyflow::testing;
 
 namespace {
 
@@ -100,6 +100,8 @@ struct Link {
         Ring::create(*segment, ring_at, buffer_size, slots, 1, 0, rule);
         BufferPool::create(*segment, pool_at, buffers, 512);
         pool = BufferPool(segment, pool_at);
+        add_bell(*segment, bells);
+        add_bell(*segment, bells + Bell::bytes());
         producer_bell = Bell(segment, bells);
         consumer_bell = Bell(segment, bells + Bell::bytes());
         producer = std::make_unique<RingProducer>(Ring(segment, ring_at), &pool);

@@ -4,7 +4,6 @@
 //   ring_processes [blocks] [seed]      blocks of one run; the seed is printed
 #include <random>
 
-#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,9 +16,7 @@ namespace {
 
 // The same places in a mapping of its own, as a worker has it that was given the descriptor.
 Plane map_again(const Plane& plane) {
-    const int descriptor = fcntl(plane.segment()->descriptor(), F_DUPFD_CLOEXEC, 0);
-    CHECK(descriptor >= 0);
-    const Plane mapped = plane.attached(Segment::attach(descriptor, true));
+    const Plane mapped = plane.attached(Segment::attach(duplicate(plane.segment()->descriptor()), true));
     CHECK(mapped.segment()->at<std::byte>(0) != plane.segment()->at<std::byte>(0));
     return mapped;
 }

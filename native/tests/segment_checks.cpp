@@ -9,8 +9,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "check.hpp"
-#include "ring.hpp"
+#include "traffic.hpp"
 
 using namespace steadyflow;
 using namespace steadyflow::testing;
@@ -19,11 +18,7 @@ namespace {
 
 constexpr std::uint64_t far_away = std::numeric_limits<std::uint64_t>::max();
 
-int duplicate(const Segment& segment) {
-    const int descriptor = fcntl(segment.descriptor(), F_DUPFD_CLOEXEC, 0);
-    CHECK(descriptor >= 0);
-    return descriptor;
-}
+int duplicate(const Segment& segment) { return testing::duplicate(segment.descriptor()); }
 
 void offsets() {
     const auto segment = Segment::create(4096);
@@ -283,6 +278,30 @@ void rings() {
     CHECK(Rule::unpack(rule.pack()).then == AfterWait::drop_oldest);
 }
 
+void bells() {
+    const auto segment = Segment::create(4096);
+    CHECK_THROWS(Corrupted, Bell(segment, 64));  // nobody made it
+    add_bell(*segment, 64);
+    CHECK_THROWS(Corrupted, Bell(segment, 128));
+    CHECK_THROWS(Corrupted, Bell(segment, 96));
+    CHECK_THROWS(Corrupted, Bell(segment, 4096));
+    const Bell bell(segment, 64);
+    CHECK_EQUAL(0, bell.take());
+    bell.ring(0);
+    bell.ring(control_bit);
+    bell.wait(-1);  // rung before: does not sleep
+    CHECK_EQUAL(std::uint64_t{1} | std::uint64_t{1} << control_bit, bell.take());
+    CHECK_EQUAL(0, bell.take());
+    const Nanoseconds deadline = monotonic_ns() + 2'000'000;
+    while (monotonic_ns() < deadline) bell.wait(deadline);  // nobody rings: ends by itself, perhaps early
+    bell.wait(monotonic_ns() - 1);
+    bell.ring_anyway(3);
+    CHECK_EQUAL(8, bell.take());
+    // Many more rings than a pipe holds, and nobody reads: never blocks.
+    for (unsigned round = 0; round < 200'000; ++round) wake(*segment->waker(64));
+    bell.wait(-1);
+}
+
 void block_headers() {
     // Whatever a damaged slot says, the consumer reads nothing outside the block's own buffer.
     const auto refused = [](BlockHeader damaged) {
@@ -333,6 +352,7 @@ int main() {
     pools();
     pool_use();
     rings();
+    bells();
     block_headers();
     std::puts("segment_checks: everything impossible was refused");
     return 0;

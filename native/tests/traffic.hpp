@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include <fcntl.h>
+
 #include "check.hpp"
 #include "ring.hpp"
 
@@ -61,6 +63,18 @@ inline bool payload_matches(const std::byte* memory, std::uint64_t number) noexc
         if (std::memcmp(memory + at, &word, std::min<std::uint32_t>(8, bytes - at)) != 0) return false;
     }
     return true;
+}
+
+inline int duplicate(int descriptor) {
+    const int other = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+    CHECK(other >= 0);
+    return other;
+}
+
+inline void add_bell(Segment& segment, std::uint64_t offset) {
+    int descriptors[2] = {-1, -1};
+    CHECK_EQUAL(0, create_waker(descriptors));
+    segment.add_waker(offset, std::make_shared<Waker>(descriptors[0], descriptors[1]));
 }
 
 // One pipeline of the port.
@@ -118,6 +132,7 @@ public:
         buffers_ += views + 1;
         pool_ = place(BufferPool::bytes(buffers_, payload_capacity));
         segment_ = Segment::create(end);
+        for (const std::uint64_t bell : bells()) add_bell(*segment_, bell);
         BufferPool::create(*segment_, pool_, buffers_, payload_capacity);
         for (std::uint32_t index = 0; index < branches_.size(); ++index) {
             const Branch& branch = branches_[index];
@@ -129,6 +144,10 @@ public:
     // The same places in another mapping of the same memory, as a process that was given the descriptor has it.
     Plane attached(std::shared_ptr<Segment> segment) const {
         Plane other = *this;
+        for (const std::uint64_t bell : bells()) {
+            const auto waker = segment_->waker(bell);
+            segment->add_waker(bell, std::make_shared<Waker>(duplicate(waker->read), duplicate(waker->write)));
+        }
         other.segment_ = std::move(segment);
         return other;
     }
@@ -151,6 +170,12 @@ public:
     }
 
 private:
+    std::vector<std::uint64_t> bells() const {
+        std::vector<std::uint64_t> offsets = {producer_bell_};
+        for (const Places& places : places_) offsets.insert(offsets.end(), places.bells.begin(), places.bells.end());
+        return offsets;
+    }
+
     struct Places {
         std::uint64_t ring = 0;
         std::vector<std::uint64_t> bells = {};
@@ -345,7 +370,9 @@ public:
             }
             if (consumer_.at_end()) break;
             if (bell_.take() != 0) continue;
-            if (bell_.wait(monotonic_ns() + patience_ns) == FutexResult::timed_out) {
+            const Nanoseconds limit = monotonic_ns() + patience_ns;
+            bell_.wait(limit);
+            if (monotonic_ns() >= limit) {
                 fail(__FILE__, __LINE__, "wait for a block", "a wake-up", "none: " + describe(consumer_.ring()));
             }
         }
