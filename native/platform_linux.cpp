@@ -50,17 +50,39 @@ void wake(const Waker& waker) noexcept {
 
 namespace {
 
-// MemAvailable: what can be had without swapping. No limit if the system does not tell.
-std::uint64_t available_memory() noexcept {
+constexpr std::uint64_t unlimited = std::numeric_limits<std::uint64_t>::max();
+
+// The number after `key` in a small file; unlimited if the file, the key or the number is not there ("max").
+std::uint64_t number_in(const char* path, const char* key) noexcept {
     char text[4096];
-    const int descriptor = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) return std::numeric_limits<std::uint64_t>::max();
+    const int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return unlimited;
     const ssize_t length = read(descriptor, text, sizeof(text) - 1);
     close(descriptor);
     text[length > 0 ? length : 0] = '\0';
-    const char* line = std::strstr(text, "MemAvailable:");
-    if (line == nullptr) return std::numeric_limits<std::uint64_t>::max();
-    return std::strtoull(line + std::strlen("MemAvailable:"), nullptr, 10) * 1024;
+    const char* found = std::strstr(text, key);
+    if (found == nullptr) return unlimited;
+    found += std::strlen(key);
+    char* end = nullptr;
+    const std::uint64_t number = std::strtoull(found, &end, 10);
+    return end == found ? unlimited : number;
+}
+
+// What can be had without swapping, and within the limit of the control group that this process sees as its root (a
+// container's). Both versions of control groups; what a file does not tell does not limit.
+std::uint64_t available_memory() noexcept {
+    const std::uint64_t kilobytes = number_in("/proc/meminfo", "MemAvailable:");
+    std::uint64_t available = kilobytes == unlimited ? unlimited : kilobytes * 1024;
+    const char* groups[2][2] = {
+        {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
+        {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"},
+    };
+    for (const auto& [limit_path, used_path] : groups) {
+        const std::uint64_t limit = number_in(limit_path, "");
+        const std::uint64_t used = number_in(used_path, "");
+        if (limit != unlimited && used != unlimited) available = std::min(available, limit > used ? limit - used : 0);
+    }
+    return available;
 }
 
 }  // namespace

@@ -119,7 +119,7 @@ struct alignas(cache_line) RingHeader {
     Counter full_events;
     Counter blocked_ns;
     Counter peak_fill;
-    std::atomic<std::uint32_t> ended;
+    std::atomic<std::uint32_t> ended;  // also by the control plane, for a producer that is gone or shut out
     alignas(cache_line) Tally tallies[2];
     std::atomic<std::uint64_t> tally_version;
 
@@ -129,7 +129,8 @@ struct alignas(cache_line) RingHeader {
     std::atomic<std::uint32_t> epoch;      // a reaper gave slots back: cursors start again
     std::atomic<std::uint32_t> abandoned;  // nobody will ever consume: send drops (failed)
 
-    // 0, or the position whose claim wakes the waiting producer. Set by the producer, cleared by whoever wakes it.
+    // 0, or the position whose claim wakes the waiting producer. Set by the producer, cleared by whoever wakes it: the one
+    // word with two writers, and harmless, since a lost request only makes a wait last until the producer looks up.
     alignas(cache_line) std::atomic<std::uint64_t> wake_position;
 };
 
@@ -217,6 +218,7 @@ public:
     RingProducer(Ring ring, BufferPool* pool) : ring_(std::move(ring)), pool_(pool) {
         if (ring_.count() < ring_.consumers() + 2) throw Corrupted("the ring has too few slots to send into");
         tail_ = ring_.header().tail.load(std::memory_order_acquire);
+        take_over();
         // Here and never again: sending allocates nothing.
         mask_ = std::bit_ceil(ring_.count()) - 1;
         waiting_ = std::make_unique<std::uint64_t[]>(mask_ + 1);
@@ -318,7 +320,7 @@ public:
             Slot& slot = ring_.slot(index);
             const SlotWord word = load(slot);
             if (word.state() == SlotState::done || word.state() == SlotState::evicted) {
-                recycle(slot, word, word.position() + ring_.count());
+                recycle(slot, word, word.position());
             }
         }
     }
@@ -359,6 +361,19 @@ private:
         std::sort(waiting_.get(), waiting_.get() + last_);
     }
 
+    // A predecessor may have died between READY and counting the block: positions and sequences go on behind it.
+    void take_over() noexcept {
+        std::uint64_t sent = ring_.header().sent.load(std::memory_order_relaxed);
+        for (std::uint32_t index = 0; index < ring_.count(); ++index) {
+            const Slot& slot = ring_.slot(index);
+            const SlotWord word = load(slot);
+            if (word.state() == SlotState::empty) continue;
+            tail_ = std::max(tail_, word.position() + 1);
+            sent = std::max(sent, slot.header.sequence + 1);
+        }
+        ring_.header().sent.store(sent, std::memory_order_release);
+    }
+
     bool evict(std::uint64_t position, Reason reason) noexcept {
         Slot& slot = ring_.slot(position);
         SlotWord word = load(slot);
@@ -372,15 +387,20 @@ private:
     void recycle(Slot& slot, SlotWord word, std::uint64_t next_position) noexcept {
         const bool delivered = word.state() == SlotState::done;
         const unsigned reason = std::min(word.owner(), reasons - 1);
-        switch_tally([&](Tally& tally) {
-            if (delivered) add(tally.delivered);
-            else add(tally.dropped[reason]);
-            if (word.attempt() != 0) add(tally.repeated);
-            tally.last_position.store(word.position() + 1, std::memory_order_relaxed);
-        });
-        if (pool_ != nullptr && pool_->contains(slot.header.buffer)) {
-            pool_->clear_branch(slot.header.buffer, ring_.branch());
+        // A predecessor may have died after the tally and before EMPTY. relaxed: only producers write it.
+        const RingHeader& header = ring_.header();
+        const Tally& counted = header.tallies[header.tally_version.load(std::memory_order_relaxed) & 1];
+        if (counted.last_position.load(std::memory_order_relaxed) != word.position() + 1) {
+            switch_tally([&](Tally& tally) {
+                if (delivered) add(tally.delivered);
+                else add(tally.dropped[reason]);
+                if (delivered && word.attempt() != 0) add(tally.repeated);
+                tally.last_position.store(word.position() + 1, std::memory_order_relaxed);
+            });
         }
+        // Read once: checked and used must be the same number, whatever other processes write.
+        const std::uint32_t buffer = std::atomic_ref(slot.header.buffer).load(std::memory_order_relaxed);
+        if (pool_ != nullptr && pool_->contains(buffer)) pool_->clear_branch(buffer, ring_.branch());
         // release: a successor that sees EMPTY sees the tally that counted the block.
         slot.word.store(SlotWord::make(SlotState::empty, next_position).bits, std::memory_order_release);
     }
@@ -469,7 +489,7 @@ public:
             if (word.position() == cursor_) ++cursor_;
             claim = {slot, mine, slot->header, slot->sent_ns.load(std::memory_order_relaxed)};
             wake_producer(word.position());
-            check(claim.header);
+            check(claim);
             return true;
         }
     }
@@ -546,10 +566,12 @@ private:
         if (wake.exchange(0, std::memory_order_acq_rel) != 0 && producer_bell_) producer_bell_.ring(room_bit);
     }
 
-    void check(const BlockHeader& header) const {
+    void check(const Claim& claim) {
+        const BlockHeader& header = claim.header;
         if (!pool_) return;
         if (!pool_.contains(header.buffer) ||
             std::uint64_t{header.payload_bytes} + header.metadata_bytes > pool_.capacity()) {
+            discard(claim, Reason::failed);
             throw Corrupted("block " + std::to_string(header.sequence) + " refers to buffer " +
                             std::to_string(header.buffer) + " with " + std::to_string(header.payload_bytes) +
                             " bytes, outside its pool");
@@ -648,7 +670,7 @@ inline Account read_account(const Ring& ring) noexcept {
             if (word.position() + 1 == counted) continue;  // tallied, not EMPTY yet
             if (word.state() == SlotState::done) ++account.delivered;
             else ++account.dropped[std::min(word.owner(), reasons - 1)];
-            if (word.attempt() != 0) ++account.repeated;
+            if (word.state() == SlotState::done && word.attempt() != 0) ++account.repeated;
         }
         if (ring.count() == 0) {
             for (std::uint32_t consumer = 0; consumer < ring.consumers(); ++consumer) {

@@ -42,7 +42,12 @@ BlockObject* allocate_block() noexcept {
 PyObject* block_data(PyObject* self, void*) {
     auto* block = reinterpret_cast<BlockObject*>(self);
     if (block->decoder == nullptr) return Py_NewRef(block->payload);
-    if (block->decoded == nullptr) block->decoded = PyObject_CallOneArg(block->decoder, block->payload);
+    if (block->decoded == nullptr) {
+        PyObject* decoded = PyObject_CallOneArg(block->decoder, block->payload);
+        // Another thread may have been quicker: everybody gets the same object.
+        if (block->decoded == nullptr) block->decoded = decoded;
+        else Py_XDECREF(decoded);
+    }
     return Py_XNewRef(block->decoded);
 }
 
@@ -64,7 +69,8 @@ PyObject* block_metadata(PyObject* self, void*) {
         PyObject* decoded = PyObject_CallMethod(module, "decode_metadata", "O", block->metadata);
         Py_DECREF(module);
         if (decoded == nullptr) return nullptr;
-        Py_SETREF(block->metadata, decoded);
+        if (PyBytes_Check(block->metadata)) Py_SETREF(block->metadata, decoded);
+        else Py_DECREF(decoded);  // another thread was quicker
     }
     return Py_XNewRef(block->metadata);
 }

@@ -58,27 +58,33 @@ void Inbox::collect() noexcept {
 }
 
 // The next input to serve: the most urgent class first, inside a class the block that was sent first.
-Inbox::Link* Inbox::pick(bool skip_busy) {
+Inbox::Link* Inbox::pick(bool inside) {
     collect();
     if (pending_ == 0) return nullptr;
     Link* chosen = nullptr;
     Nanoseconds chosen_sent = 0;
     Link* starving = nullptr;
+    Link* ended = nullptr;
     std::uint64_t empty = pending_;  // bits whose every input turned out to have nothing
-    for (auto& owned : links_) {
+    for (const auto& owned : links_) {
         Link& link = *owned;
-        if (!link_ready(link)) continue;
-        if (link.ended) continue;
-        if (skip_busy && link.target->context != nullptr && link.target->context->busy) {
-            empty &= ~(std::uint64_t{1} << link.bit);
+        if (!link_ready(link) || link.ended) continue;
+        const std::uint64_t bit = std::uint64_t{1} << link.bit;
+        const ModuleContext* module = link.target->context;
+        if (inside && module != nullptr && (module->busy || module->order < clock_->order)) {
+            empty &= ~bit;
             continue;
         }
         const Nanoseconds sent = link.consumer.peek_sent_ns();
         if (sent < 0) {
-            if (link.consumer.at_end() && !skip_busy) finish_if_ended(link);
+            // An end that is seen only while waiting inside send() is taken up by the next serve().
+            if (!inside && link.consumer.at_end()) {
+                if (ended == nullptr) ended = &link;
+                else empty &= ~bit;  // one for each call
+            }
             continue;
         }
-        empty &= ~(std::uint64_t{1} << link.bit);
+        empty &= ~bit;
         if (chosen == nullptr || (link.rank == chosen->rank && sent < chosen_sent)) {
             chosen = &link;
             chosen_sent = sent;
@@ -86,8 +92,9 @@ Inbox::Link* Inbox::pick(bool skip_busy) {
             if (++link.passed_over > starvation_limit && starving == nullptr) starving = &link;
         }
     }
-    // An end that is seen only while waiting inside send() is taken up by the next serve().
-    if (!skip_busy) pending_ &= ~empty;
+    if (!inside) pending_ &= ~empty;
+    // Runs Python, which may wait and take new bits: only after the line above, which would forget them.
+    if (ended != nullptr) finish(*ended);
     if (starving != nullptr) {
         starving->passed_over = 0;
         add(starving->consumer.stats().rescued);
@@ -96,12 +103,10 @@ Inbox::Link* Inbox::pick(bool skip_busy) {
     return chosen;
 }
 
-bool Inbox::finish_if_ended(Link& link) {
-    if (link.ended) return true;
+void Inbox::finish(Link& link) {
     link.ended = true;
     --open_;
     if (!link.on_end.is_none()) link.on_end();
-    return true;
 }
 
 nb::object Inbox::build(Link& link, const Claim& claim) {
@@ -122,7 +127,12 @@ nb::object Inbox::build(Link& link, const Claim& claim) {
         link.kept->fetch_add(1, std::memory_order_relaxed);
         auto* view = new View{pool, header.buffer, process_, link.kept};
         PyObject* capsule = PyCapsule_New(view, view_name, release_view);
-        if (capsule == nullptr) throw nb::python_error();
+        if (capsule == nullptr) {
+            pool.release(header.buffer, process_);
+            link.kept->fetch_sub(1, std::memory_order_relaxed);
+            delete view;
+            throw nb::python_error();
+        }
         payload = target.spec.new_array(header.frames, memory);
         if (payload == nullptr) {
             Py_DECREF(capsule);
@@ -151,6 +161,16 @@ nb::object Inbox::build(Link& link, const Claim& claim) {
     return nb::steal(reinterpret_cast<PyObject*>(block));
 }
 
+nb::object Inbox::build_or_discard(Link& link, const Claim& claim) {
+    try {
+        return build(link, claim);
+    } catch (...) {
+        // No memory, or a damaged header: the slot must not stay claimed for ever.
+        link.consumer.discard(claim, Reason::failed);
+        throw;
+    }
+}
+
 bool Inbox::serve_link(Link& link, bool slept) {
     Claim claim;
     try {
@@ -164,7 +184,7 @@ bool Inbox::serve_link(Link& link, bool slept) {
         link.consumer.discard(claim, *link.target->discard);
         return true;
     }
-    const nb::object block = build(link, claim);
+    const nb::object block = build_or_discard(link, claim);
     Nanoseconds awake = slept ? awake_ns_ : monotonic_ns();
     awake = std::max(awake, claim.sent_ns);
     const Nanoseconds gil = slept ? std::max(gil_ns_, awake) : awake;
@@ -275,7 +295,7 @@ nb::object Inbox::receive(nb::handle timeout_s) {
         sleep(deadline < 0 ? look_up : std::min(deadline, look_up));
         slept = true;
     }
-    const nb::object block = build(link, claim);
+    const nb::object block = build_or_discard(link, claim);
     link.consumer.finish(claim);
     const Nanoseconds started = monotonic_ns();
     ConsumerStats& stats = link.consumer.stats();

@@ -23,7 +23,9 @@ public:
     // Returns how many were served; 0 after a deadline, an interrupt, or when every input has ended.
     std::uint64_t serve(Nanoseconds deadline_ns, std::uint64_t limit);
 
-    // One block of an input whose module is not on the call stack; false if there is none. For a waiting send().
+    // One block of an input that may be served inside a waiting send(); false if there is none. Only modules after the
+    // waiting one in the order of the flow are: so every call stack grows downstream, and the waiter that is furthest
+    // downstream of all waits for a module that its worker may serve. Nobody waits for ever.
     bool serve_one_inside();
 
     // Open end: the oldest block. Raises ReceiveTimeout, EndOfStream, PipelineClosed.
@@ -56,10 +58,11 @@ private:
     };
 
     void collect() noexcept;
-    Link* pick(bool skip_busy);
+    Link* pick(bool inside);
     bool serve_link(Link& link, bool slept);
     nb::object build(Link& link, const Claim& claim);
-    bool finish_if_ended(Link& link);
+    nb::object build_or_discard(Link& link, const Claim& claim);
+    void finish(Link& link);
     bool link_ready(const Link& link) const noexcept { return (pending_ >> link.bit & 1) != 0; }
 
     std::shared_ptr<Segment> segment_;

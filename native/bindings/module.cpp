@@ -268,10 +268,7 @@ void register_ends(nb::module_& module) {
              "timestamp_ns"_a, "first_frame"_a, "frames"_a, "flags"_a, "What blocks sent from now on inherit.")
         .def_prop_ro("calls", [](const ModuleContext& context) { return context.calls; })
         .def_prop_ro("busy_ns", [](const ModuleContext& context) { return context.busy_ns; })
-        .def_prop_ro("is_running", [](const ModuleContext& context) { return context.busy; })
-        .def("enter", [](ModuleContext& context) { context.busy = true; },
-             "The module runs outside process(): its inputs are not served inside its own sends.")
-        .def("leave", [](ModuleContext& context) { context.busy = false; });
+        .def_rw("order", &ModuleContext::order, "Its place in the order of the flow, upstream first.");
     nb::class_<Target>(module, "Target", "Where a pipeline ends.")
         .def(nb::new_([](std::string name, const PayloadSpec& spec, nb::object format, nb::object decoder, nb::object call,
                          nb::object result_port, nb::object context, nb::object on_error, std::int64_t max_latency_ns) {
@@ -344,6 +341,12 @@ void register_ends(nb::module_& module) {
         .def("receive", &Inbox::receive, "timeout_s"_a = nb::none(),
              "The oldest block; committed before it is returned. Raises ReceiveTimeout, EndOfStream, PipelineClosed.")
         .def("interrupt", &Inbox::interrupt, "Makes serve() return soon. Wait-free, any thread.")
+        .def("call",
+             [](const Inbox& inbox, ModuleContext& context, const nb::object& method) {
+                 const Running running(*inbox.clock(), context);
+                 method();
+             },
+             "context"_a, "method"_a, "Calls a method of a module that is not process(): not served inside its own sends.")
         .def("adopt", &Inbox::adopt, "Declares the calling thread the worker's own.")
         .def("detach", &Inbox::detach)
         .def_prop_ro("open_inputs", &Inbox::open_inputs);

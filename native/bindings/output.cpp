@@ -84,7 +84,7 @@ bool Output::send_object(PyObject* data, Nanoseconds sent_hint_ns) {
     if (!metadata.is_none()) {
         stamps.metadata = PyBytes_AS_STRING(metadata.ptr());
         stamps.metadata_bytes = static_cast<std::uint16_t>(PyBytes_GET_SIZE(metadata.ptr()));
-        stamps.metadata_object = metadata.ptr();
+        stamps.metadata_object = metadata;
     }
     const nb::object payload = parts[0];
     if (spec_.kind == PayloadKind::bytes) {
@@ -110,7 +110,7 @@ bool Output::match_block(PyObject* data, PayloadView& view, Stamps& stamps) cons
         if (!PyBytes_Check(block->metadata)) return false;
         stamps.metadata = PyBytes_AS_STRING(block->metadata);
         stamps.metadata_bytes = static_cast<std::uint16_t>(PyBytes_GET_SIZE(block->metadata));
-        stamps.metadata_object = block->metadata;
+        stamps.metadata_object = nb::borrow(block->metadata);
     }
     if (spec_.kind == PayloadKind::bytes) {
         if (!PyBytes_Check(block->payload)) return false;
@@ -128,19 +128,6 @@ bool Output::match_block(PyObject* data, PayloadView& view, Stamps& stamps) cons
 }
 
 bool Output::deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds sent_hint_ns) {
-    BlockHeader header{};
-    header.payload_bytes = view.bytes;
-    header.frames = view.frames;
-    header.flags = stamps.flags;
-    header.metadata_bytes = stamps.metadata_bytes;
-    const bool inherits = context_ != nullptr && context_->active;
-    if (inherits) header.flags |= context_->flags;
-    Nanoseconds sent_ns = sent_hint_ns != 0 ? sent_hint_ns : monotonic_ns();
-    header.timestamp_ns = stamps.timestamp_ns ? *stamps.timestamp_ns : inherits ? context_->timestamp_ns : sent_ns;
-    // A block as long as the one it was made from keeps its place in the stream; others are counted.
-    header.first_frame = stamps.first_frame                               ? *stamps.first_frame
-                         : inherits && context_->frames == view.frames ? context_->first_frame
-                                                                          : next_frame_;
     if (view.bytes + std::size_t{stamps.metadata_bytes} > pool_.capacity() && !rings_.empty()) {
         raise_error("BlockTooLarge", name_ + ": expected at most " + std::to_string(pool_.capacity()) +
                                          " bytes with metadata, got " +
@@ -151,10 +138,23 @@ bool Output::deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds 
                                           "worker is called directly; give that module another worker, or send from "
                                           "process() or produce()");
     }
-    bool queued = true;
-    if (!rings_.empty()) queued = deliver_rings(view, stamps, header, sent_ns);
-    // Only now: a block that was refused takes no place in the stream.
+    const bool inherits = context_ != nullptr && context_->active;
+    Nanoseconds sent_ns = sent_hint_ns != 0 ? sent_hint_ns : monotonic_ns();
+    BlockHeader header{};
+    header.payload_bytes = view.bytes;
+    header.frames = view.frames;
+    header.metadata_bytes = stamps.metadata_bytes;
+    header.flags = stamps.flags;
+    if (inherits) header.flags |= context_->flags;
+    header.timestamp_ns = stamps.timestamp_ns ? *stamps.timestamp_ns : inherits ? context_->timestamp_ns : sent_ns;
+    // A block as long as the one it was made from keeps its place in the stream; others are counted.
+    const bool keeps_place = inherits && context_->frames == view.frames;
+    const std::uint64_t inherited_frame = keeps_place ? context_->first_frame : 0;
+    if (!rings_.empty()) decide_all(sent_ns);
+    // After all waiting: a block that was refused, or overtaken by another thread's, has taken no place.
+    header.first_frame = stamps.first_frame ? *stamps.first_frame : keeps_place ? inherited_frame : next_frame_;
     next_frame_ = header.first_frame + view.frames;
+    const bool queued = rings_.empty() || publish(view, stamps, header, sent_ns);
     if (!fused_.empty()) deliver_fused(view, stamps, header, sent_ns);
     return queued;
 }
@@ -209,7 +209,7 @@ std::shared_ptr<Output::RingLink> Output::decide(Nanoseconds began_ns, Nanosecon
     return nullptr;
 }
 
-bool Output::deliver_rings(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds& sent_ns) {
+void Output::decide_all(Nanoseconds& sent_ns) {
     const Nanoseconds began = sent_ns;
     Nanoseconds deadline = -1;
     while (const auto blocked = decide(began, deadline)) {
@@ -217,6 +217,10 @@ bool Output::deliver_rings(const PayloadView& view, const Stamps& stamps, BlockH
         require_open();
         sent_ns = monotonic_ns();
     }
+}
+
+// Carries out what was decided; the GIL has been held since.
+bool Output::publish(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds sent_ns) {
     std::uint32_t branches = 0;
     for (std::size_t index = 0; index < rings_.size(); ++index) {
         RingProducer& producer = rings_[index]->producer;
@@ -267,13 +271,15 @@ void Output::wait_for_room(RingLink& link, Nanoseconds deadline_ns) {
     const bool on_worker = inbox_ != nullptr && inbox_->owned_by_this_thread();
     // Modules downstream may live in this very worker: serve them instead of waiting for ever.
     if (on_worker && inbox_->serve_one_inside()) return;
-    link.producer.request_wake();
+    // One request at a time, that of the thread that sleeps on the bell; others look every millisecond.
+    const bool sleeps_on_bell = on_worker || (bell_ && inbox_ == nullptr && !bell_in_use_);
+    if (sleeps_on_bell) link.producer.request_wake();
     if (!link.producer.has_room()) {
         // Looks up now and then, so that a signal taken by another thread is noticed.
         const Nanoseconds look_up = began + 50'000'000;
         const Nanoseconds until = deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up);
         if (on_worker) inbox_->sleep(until);
-        else if (bell_ && !bell_in_use_) {
+        else if (sleeps_on_bell) {
             bell_in_use_ = true;
             {
                 const Bell bell = bell_;
@@ -289,7 +295,7 @@ void Output::wait_for_room(RingLink& link, Nanoseconds deadline_ns) {
         }
         if (!on_worker) check_interruption();
     }
-    link.producer.cancel_wake();
+    if (sleeps_on_bell) link.producer.cancel_wake();
     const Nanoseconds blocked = monotonic_ns() - began;
     link.producer.note_blocked(blocked);
     if (on_worker && inbox_ != nullptr && inbox_->clock()->depth != 0) inbox_->clock()->inside_ns += blocked;
@@ -306,7 +312,7 @@ void Output::deliver_fused(const PayloadView& view, const Stamps& stamps, BlockH
             continue;
         }
         PyObject* payload = link->target->spec.copy(view.data, view.bytes, view.frames);
-        BlockObject* block = make_block(payload, Py_XNewRef(stamps.metadata_object), link->target->format.ptr(),
+        BlockObject* block = make_block(payload, Py_XNewRef(stamps.metadata_object.ptr()), link->target->format.ptr(),
                                         link->target->decoder_or_null());
         if (block == nullptr) throw nb::python_error();
         stamp(*block, header, sent_ns);

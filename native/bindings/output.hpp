@@ -68,12 +68,13 @@ private:
         std::uint16_t flags = 0;
         const void* metadata = nullptr;
         std::uint16_t metadata_bytes = 0;
-        PyObject* metadata_object = nullptr;
+        nb::object metadata_object;  // owned: another thread may decode the block's metadata while this one waits
     };
 
     bool match_block(PyObject* data, PayloadView& view, Stamps& stamps) const noexcept;
     bool deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds sent_hint_ns);
-    bool deliver_rings(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds& sent_ns);
+    void decide_all(Nanoseconds& sent_ns);
+    bool publish(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds sent_ns);
     void deliver_fused(const PayloadView& view, const Stamps& stamps, BlockHeader header, Nanoseconds sent_ns);
     std::shared_ptr<RingLink> decide(Nanoseconds began_ns, Nanoseconds& deadline_ns);
     void wait_for_room(RingLink& link, Nanoseconds deadline_ns);

@@ -14,41 +14,34 @@ bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats
     stats.gil.record(gil_ns - awake_ns);
     if (max_latency_ns != 0 && overhead > max_latency_ns) add(stats.late);
 
-    const Nanoseconds outer_inside = clock.inside_ns;
-    clock.inside_ns = 0;
-    ++clock.depth;
+    const Running running(clock, *context);
     context->begin(*block);
-    PyObject* result = PyObject_CallOneArg(call.ptr(), reinterpret_cast<PyObject*>(block));
+    nb::object result = nb::steal(PyObject_CallOneArg(call.ptr(), reinterpret_cast<PyObject*>(block)));
     const Nanoseconds finished = monotonic_ns();
-    --clock.depth;
     const Nanoseconds busy = finished - started - clock.inside_ns;
     stats.busy.record(busy);
     ++context->calls;
     context->busy_ns += busy;
-
-    bool succeeded = result != nullptr;
     clock.free_since_ns = finished;
-    if (result == Py_None) Py_DECREF(result);
-    else if (succeeded) {
-        try {
-            if (result_output == nullptr) {
-                raise_error("ConfigurationError",
-                            name + ": expected process() to return None, because the module has not exactly one "
-                                   "output; got " + std::string(Py_TYPE(result)->tp_name) +
-                                "; send it with self.<output>.send(...)");
-            }
-            result_output->send_object(result, finished);
-        } catch (nb::python_error& error) {
-            error.restore();
-            succeeded = false;
-        }
-        Py_DECREF(result);
-        clock.free_since_ns = monotonic_ns();
+    if (!result.is_valid()) {
+        report_failure(block);
+        return false;
     }
-    if (!succeeded) report_failure(block);
-    context->end();
-    clock.inside_ns = clock.depth == 0 ? 0 : outer_inside + (clock.free_since_ns - started);
-    return succeeded;
+    if (result.is_none()) return true;
+    try {
+        if (result_output == nullptr) {
+            raise_error("ConfigurationError",
+                        name + ": expected process() to return None, because the module has not exactly one output; got " +
+                            std::string(Py_TYPE(result.ptr())->tp_name) + "; send it with self.<output>.send(...)");
+        }
+        result_output->send_object(result.ptr(), finished);
+    } catch (nb::python_error& error) {
+        error.restore();
+        report_failure(block);
+        return false;
+    }
+    clock.free_since_ns = monotonic_ns();
+    return true;
 }
 
 void Target::report_failure(BlockObject* block) noexcept {

@@ -17,7 +17,7 @@ namespace steadyflow {
 
 class Output;
 
-// The block that a module is working on: what its outputs inherit, and whether it is on the call stack.
+// The block that a module is working on: what its outputs inherit. And its place in the worker.
 // Touched only by the module's worker, under the GIL.
 struct ModuleContext {
     std::int64_t timestamp_ns = 0;
@@ -25,7 +25,8 @@ struct ModuleContext {
     std::uint32_t frames = 0;
     std::uint16_t flags = 0;
     bool active = false;
-    bool busy = false;
+    bool busy = false;   // on the call stack
+    unsigned order = 0;  // upstream first, over the whole flow; the same for the modules of a loop
     std::uint64_t calls = 0;
     std::int64_t busy_ns = 0;
 
@@ -36,11 +37,6 @@ struct ModuleContext {
         // What is wrong with the input is wrong with what is made of it; repetition and end belong to one pipeline.
         flags = block.flags & (flag_discontinuity | flag_gap | flag_corrupted);
         active = true;
-        busy = true;
-    }
-    void end() noexcept {
-        active = false;
-        busy = false;
     }
 };
 
@@ -49,6 +45,36 @@ struct WorkerClock {
     Nanoseconds free_since_ns = 0;  // when it last became free for another block
     Nanoseconds inside_ns = 0;      // time of the running module that belongs to others (called or waited for inside)
     unsigned depth = 0;             // modules on the call stack
+    unsigned order = 0;             // ModuleContext::order of the top one
+};
+
+// Puts a module on the call stack for as long as it lives.
+class Running {
+public:
+    Running(WorkerClock& clock, ModuleContext& context) noexcept
+        : clock_(clock), context_(context), outer_order_(clock.order), outer_inside_(clock.inside_ns) {
+        clock_.order = context_.order;
+        clock_.inside_ns = 0;
+        ++clock_.depth;
+        context_.busy = true;
+    }
+    ~Running() {
+        context_.active = false;
+        context_.busy = false;
+        clock_.order = outer_order_;
+        --clock_.depth;
+        // To the module below on the stack, all of this time was inside, but not its own.
+        clock_.inside_ns = clock_.depth == 0 ? 0 : outer_inside_ + (monotonic_ns() - began_ns_);
+    }
+    Running(const Running&) = delete;
+    Running& operator=(const Running&) = delete;
+
+private:
+    WorkerClock& clock_;
+    ModuleContext& context_;
+    unsigned outer_order_;
+    Nanoseconds outer_inside_;
+    Nanoseconds began_ns_ = monotonic_ns();
 };
 
 // Set once, by any thread: everything that waits gives up.

@@ -128,7 +128,6 @@ private:
     void drop_waiting(std::size_t down_to, Reason reason) {
         while (waiting_.size() > down_to) {
             ++dropped_[static_cast<unsigned>(reason)];
-            repeated_ += given_back_.count(waiting_.front());
             waiting_.pop_front();
         }
     }
@@ -158,8 +157,9 @@ private:
         } else {
             consumers_[index].finish(claims_[index]->claim);
             ++delivered_;
+            // Only what was delivered was repeated.
+            repeated_ += given_back_.count(claims_[index]->number);
         }
-        repeated_ += given_back_.count(claims_[index]->number);
         claims_[index].reset();
     }
 

@@ -196,14 +196,11 @@ class ModuleContext:
     def busy_ns(self) -> int: ...
 
     @property
-    def is_running(self) -> bool: ...
+    def order(self) -> int:
+        """Its place in the order of the flow, upstream first."""
 
-    def enter(self) -> None:
-        """
-        The module runs outside process(): its inputs are not served inside its own sends.
-        """
-
-    def leave(self) -> None: ...
+    @order.setter
+    def order(self, arg: int, /) -> None: ...
 
 class Target:
     """Where a pipeline ends."""
@@ -290,6 +287,11 @@ class Inbox:
 
     def interrupt(self) -> None:
         """Makes serve() return soon. Wait-free, any thread."""
+
+    def call(self, context: ModuleContext, method: object) -> None:
+        """
+        Calls a method of a module that is not process(): not served inside its own sends.
+        """
 
     def adopt(self) -> None:
         """Declares the calling thread the worker's own."""

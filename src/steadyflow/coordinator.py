@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import os
 import re
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from itertools import count
 from types import MappingProxyType, TracebackType
@@ -17,6 +19,7 @@ from steadyflow.errors import (
     DuplicateLink,
     DuplicateName,
     FlowFailed,
+    PipelineClosed,
     StateError,
     UnknownName,
 )
@@ -36,7 +39,7 @@ from steadyflow.module import (
 from steadyflow.pipeline import Pipeline
 from steadyflow.report import FlowReport
 from steadyflow.runtime.main_script import stop_if_replaying
-from steadyflow.runtime.placed import Placed, Placement
+from steadyflow.runtime.placed import MAIN_WORKER, Placed, Placement
 
 if TYPE_CHECKING:
     # Loaded when a flow needs them, not at import: they bring subprocess, sockets and the encoding of arguments.
@@ -91,7 +94,8 @@ class DataFlowCoordinator:
         self._open_ends: set[str] = set()
         self._opened: dict[str, OpenPlace] = {}
         self._abort = AbortFlag()
-        self._events: list[FlowEvent] = []
+        # The latest ones: what ended a flow matters more than how it began.
+        self._events: deque[FlowEvent] = deque(maxlen=_MAX_EVENTS)
         self._execution: Execution | None = None
         _open_flows.add(self)
 
@@ -195,6 +199,8 @@ class DataFlowCoordinator:
             FormatClash: The formats do not agree; names both.
             StateError: The flow has been started.
         """
+        if "buffer_size" not in options and options.keys() <= set(PipelineConfig.OPTIONS):
+            raise ConfigurationError("connect: buffer_size is missing. Say how many blocks may wait: it is a latency.")
         pipeline_id = self.register_pipeline(output, input, PipelineConfig(**options))
         return self._pipelines[pipeline_id]
 
@@ -297,6 +303,8 @@ class DataFlowCoordinator:
             ConfigurationError: That is no rule.
         """
         link = self.pipeline(pipeline)
+        if self._state == "closed":
+            raise PipelineClosed(f"{link.id}: flow {self.name!r} has been closed; its rule decides nothing any more.")
         if not isinstance(strategy, Rule):
             raise ConfigurationError(f"{link.id}: expected a rule such as DropOldest(), got {strategy!r}.")
         link.set_rule(strategy)
@@ -357,6 +365,9 @@ class DataFlowCoordinator:
             FlowFailed: A module's setup failed; nothing was produced.
             StateError: The flow has been started before.
         """
+        self._start()
+
+    def _start(self) -> None:
         from steadyflow.runtime.execution import Execution
 
         self._require_new("start")
@@ -388,7 +399,7 @@ class DataFlowCoordinator:
         """
         if duration_s is not None and not duration_s > 0:
             raise ConfigurationError(f"run: expected duration_s to be a number above 0, got {duration_s!r}.")
-        self.start()
+        self._start()
         assert self._execution is not None
         try:
             finished = self._execution.wait(duration_s)
@@ -437,7 +448,7 @@ class DataFlowCoordinator:
         return FlowReport(
             name=self.name,
             duration_s=(until - began) / 1e9 if began else 0.0,
-            pipelines={name: link.statistics() for name, link in self._pipelines.items() if link.has_metrics},
+            pipelines={name: link.statistics() for name, link in list(self._pipelines.items()) if link.has_metrics},
             modules={} if execution is None else execution.module_reports(),
             events=tuple(self._events),
         )
@@ -452,6 +463,8 @@ class DataFlowCoordinator:
         finally:
             self._state = "closed"
             self._abort.set()
+            if self._execution is not None and not self._execution.ended_ns:
+                self._execution.give_up()  # the stop was interrupted
             self._detach()
             _open_flows.discard(self)
 
@@ -475,6 +488,13 @@ class DataFlowCoordinator:
 
     # --- inside ---------------------------------------------------------------------------------------------------------------
 
+    def _forget(self) -> None:
+        self._state = "closed"
+        for link in self._pipelines.values():
+            link.forget(f"{link.id}: this process was forked from the one that runs flow {self.name!r}")
+        if self._execution is not None:
+            self._execution.forget()
+
     def _close_at_exit(self) -> None:
         self._abort.set()
         if self._execution is not None and not self._execution.ended_ns:
@@ -490,7 +510,11 @@ class DataFlowCoordinator:
             self._execution.release()
 
     def _finish(self) -> FlowReport:
-        self._state = "stopped" if self._state == "running" else self._state
+        if self._state == "running":
+            self._state = "stopped"
+            for link in self._pipelines.values():
+                if link.source_open and link.target_open:
+                    link.end_from_outside(f"{link.id}: flow {self.name!r} was stopped")
         self._raise_failure()
         return self.report()
 
@@ -502,8 +526,7 @@ class DataFlowCoordinator:
             raise failure
 
     def _publish(self, event: FlowEvent) -> None:
-        if len(self._events) < _MAX_EVENTS:
-            self._events.append(event)
+        self._events.append(event)
 
     def _require_new(self, action: str) -> None:
         if self._state != "new":
@@ -524,6 +547,8 @@ class DataFlowCoordinator:
             _check_text("add", name)
             if not _NAME.fullmatch(name):
                 raise ConfigurationError(f"add: expected a name of letters, digits, _ and -, got {name!r}.")
+            if name == MAIN_WORKER:
+                raise DuplicateName(f"module {name!r}: the flow's own worker thread is called so. Give another name=.")
             if name in self._modules:
                 raise DuplicateName(f"module {name!r}: the flow has a module of this name. Give another name=.")
             if name in self._open_ends:
@@ -633,4 +658,12 @@ def _close_open_flows() -> None:
     shut_down(_EXIT_TIMEOUT_S)
 
 
+def _forget_open_flows() -> None:
+    """Detach a forked child: the flows run on in its parent."""
+    for flow in list(_open_flows):
+        flow._forget()
+    _open_flows.clear()
+
+
 atexit.register(_close_open_flows)
+os.register_at_fork(after_in_child=_forget_open_flows)

@@ -129,7 +129,7 @@ class Preparer:
                 raise self._mismatch(data, f"dtype {fmt.dtype}", f"{data.dtype}")
             if data.shape != fmt.shape:
                 raise self._mismatch(data, f"shape {fmt.shape}", f"{data.shape}")
-        return np.ascontiguousarray(data)  # right, but strided
+        return np.require(data, requirements=("C", "A"))  # right, but strided or not aligned
 
     def _check_audio(self, fmt: AudioFormat, data: np.ndarray[Any, Any]) -> None:
         if data.dtype != fmt.dtype:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Never
 
 from steadyflow._native import ROOM_BIT, AbortFlag, Inbox, OutputCore, Ring, Segment, Target, monotonic_ns, ring_bell
 from steadyflow.codec import codec_for
@@ -87,6 +87,19 @@ class Pipeline:
         self._ring = ring
         self.format = fmt
         self._opened_ns = monotonic_ns()
+
+    def mark_started(self, now_ns: int) -> None:
+        """Start the clock of the throughput anew, unless the application has been sending. Coordinator only."""
+        if not self.source_open:
+            self._opened_ns = now_ns
+
+    def forget(self, reason: str) -> None:
+        """Refuse everything from now on, without a look at what is shared: in a forked child. Coordinator only."""
+
+        def refuse(*_: object, **__: object) -> Never:
+            raise PipelineClosed(reason)
+
+        self.send = self.receive = refuse
 
     def open_source(
         self, output: OutputCore, producer_bell: tuple[Segment, int], consumer_bell: tuple[Segment, int, int]
@@ -178,6 +191,7 @@ class Pipeline:
             StateError: The pipeline is fed by a module.
         """
         if self._output is None:
+            self._refuse_if_closed()
             raise StateError(f"{self.id}: this pipeline is fed by module {self.source[0]!r}, which ends it itself.")
         self._output.end()
 
@@ -189,6 +203,7 @@ class Pipeline:
             StateError: The pipeline is fed by a module.
         """
         if self._output is None:
+            self._refuse_if_closed()
             raise StateError(f"{self.id}: only the sending end can flush, and that is module {self.source[0]!r}.")
         return self._output.flush(self.id)
 
@@ -199,18 +214,22 @@ class Pipeline:
         Raises:
             FlowNotRunning: The flow has not been started, so nothing has been counted.
         """
+        ring = self._ring  # close() may take it away
         if self._last is not None:
             return self._last
-        if self._ring is None:
+        if ring is None:
             raise FlowNotRunning(f"{self.id}: nothing has been counted yet; start the flow first.")
         until = self._ended_ns or monotonic_ns()
-        return read_flow_metrics(
-            self._ring, buffer_size=self.config.buffer_size, seconds=(until - self._opened_ns) / 1e9
-        )
+        return read_flow_metrics(ring, buffer_size=self.config.buffer_size, seconds=(until - self._opened_ns) / 1e9)
 
     def __repr__(self) -> str:
-        fill = "" if self._ring is None else f", {self._ring.counters()['fill']} of {self.config.buffer_size}"
+        ring = self._ring
+        fill = "" if ring is None else f", {ring.counters()['fill']} of {self.config.buffer_size}"
         return f"<Pipeline {self.id}: {self.format}{fill}>"
+
+    def _refuse_if_closed(self) -> None:
+        if self.source_open:
+            raise PipelineClosed(f"{self.id}: the flow has been closed.")
 
     def _refuse_send(self, data: object) -> bool:
         if self.source_open:

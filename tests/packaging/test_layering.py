@@ -114,9 +114,7 @@ def test_imports_point_downwards():
     def level(module: str) -> int:
         return LEVEL.get(part_of(module), 0)
 
-    upwards = [
-        str(each) for each in OURS if level(each.target) > level(each.importer) and not each.for_types_only
-    ]
+    upwards = [str(each) for each in OURS if level(each.target) > level(each.importer) and not each.for_types_only]
 
     assert upwards == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
 import threading
@@ -20,6 +22,7 @@ class Setup(msgspec.Struct, frozen=True, tag="setup"):
     bells: list[tuple[int, int]]
     wiring: dict[str, Any]
     sys_path: list[str]
+    argv: list[str]
     main_path: str | None
     main_package: str | None
 
@@ -128,7 +131,7 @@ class Channel:
             raise ChannelBroken(f"expected a message of at most {_MAX_MESSAGE_BYTES} bytes, got one of {length}")
         try:
             message: Message = self._decoder.decode(self._read(length))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ChannelBroken(f"expected a message, got something else: {error}") from error
         return message
 
@@ -137,10 +140,13 @@ class Channel:
         descriptors, self._descriptors = self._descriptors, []
         return descriptors
 
+    def finish_reading(self) -> None:
+        """Let `receive` give what has come, and then report the other side as gone. Any thread."""
+        with contextlib.suppress(OSError):  # the other side may have closed the conversation itself
+            self._socket.shutdown(socket.SHUT_RD)
+
     def close(self) -> None:
         """Close the socket, and what nobody took."""
-        import os
-
         for descriptor in self.take_descriptors():
             os.close(descriptor)
         self._socket.close()
@@ -151,6 +157,8 @@ class Channel:
             while len(parts) < count:
                 if take_descriptors:
                     piece, descriptors, _, _ = socket.recv_fds(self._socket, count - len(parts), _MAX_DESCRIPTORS)
+                    for descriptor in descriptors:
+                        os.set_inheritable(descriptor, False)
                     self._descriptors.extend(descriptors)
                 else:
                     piece = self._socket.recv(min(count - len(parts), 1 << 20))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from steadyflow._native import CONTROL_BIT, ROOM_BIT, AbortFlag, Ring, monotonic_ns, release_process, ring_bell
-from steadyflow.errors import FlowFailed, WorkerDied
+from steadyflow.errors import CorruptedSegment, FlowFailed, WorkerDied
 from steadyflow.events import (
     DataFlowStarted,
     DataFlowStopped,
@@ -151,11 +151,23 @@ class Execution:
         if self.problems:
             self.give_up()
             return False
-        self.started_ns = monotonic_ns()
+        with self._changed:
+            self.started_ns = monotonic_ns()
+            failed_meanwhile = self._stopping
+        for pipeline in self._linked:
+            pipeline.mark_started(self.started_ns)
         self._publish(DataFlowStarted(flow=self._flow, workers=tuple(self.workers)))
         for worker in self.workers.values():
             worker.start()
+            if failed_meanwhile:
+                worker.stop()
         return True
+
+    def forget(self) -> None:
+        """Give up the run in a forked child: it goes on in the parent, which nothing here may disturb."""
+        self.ended_ns = 1
+        for worker in self.workers.values():
+            worker.forget()
 
     def wait(self, timeout_s: float | None) -> bool:
         """
@@ -239,8 +251,11 @@ class Execution:
 
     def worker_died(self, worker: Worker, problem: WorkerDied) -> None:
         """See `workers.Owner`."""
-        self._reclaim(worker)
         self._failed_modules.update(module.name for module in worker.wiring.modules)
+        try:
+            self._reclaim(worker)
+        except CorruptedSegment as damage:
+            self._failed(worker, damage, None)
         self._failed(worker, problem, None)
 
     def worker_ended(self, worker: Worker) -> None:
@@ -261,7 +276,7 @@ class Execution:
                     f"flow {self._flow!r}: worker {worker.name!r} runs without real-time priority: "
                     f"{worker.realtime_refusal}",
                     RuntimeWarning,
-                    stacklevel=4,
+                    stacklevel=5,  # start() or run(), as the user called it
                 )
 
     def _failed(self, worker: Worker, problem: Exception, module: str | None) -> None:
@@ -271,9 +286,10 @@ class Execution:
             return  # the run is over and has been judged; a thread that was left behind is no new failure of it
         with self._changed:
             self.problems.append(problem)
+            alone = len(self.problems) == 1
             self._changed.notify_all()
         self._request_stop(f"the flow failed: {first}")
-        if self.started_ns and len(self.problems) == 1:
+        if alone and self.started_ns:
             # Nobody may be in wait() or stop(): the application may be receiving, and has to hear of it.
             threading.Thread(target=self._end_after_failure, name="steadyflow-failure", daemon=True).start()
 
@@ -337,15 +353,15 @@ class Execution:
             self._changed.notify_all()
 
     def _settle(self) -> None:
+        for worker in self.workers.values():
+            if worker.name not in self._left_behind:
+                worker.join(_ABORT_TIMEOUT_S)
         for pipeline in self._linked:
             pipeline.mark_ended()
             ring = pipeline.ring
             if ring is not None and not pipeline.target_open:
                 failed = pipeline.target[0] in self._failed_modules
                 ring.abandon(DROPPED_FAILED if failed else DROPPED_STOPPED)
-        for worker in self.workers.values():
-            if worker.name not in self._left_behind:
-                worker.join(_ABORT_TIMEOUT_S)
         self._publish(DataFlowStopped(flow=self._flow, failed=bool(self.problems)))
         self.ended_ns = monotonic_ns()
 

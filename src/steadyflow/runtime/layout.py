@@ -28,10 +28,9 @@ from steadyflow.module import Module, Source, input_ports, output_ports
 from steadyflow.pipeline import Pipeline, buffer_bytes
 from steadyflow.runtime.arguments import encode_arguments, parameter_names
 from steadyflow.runtime.graph import find_cycle, strongly_connected, upstream_of
-from steadyflow.runtime.placed import Placed, Placement
+from steadyflow.runtime.placed import MAIN_WORKER, Placed, Placement
 from steadyflow.runtime.wiring import ModuleWiring, PipelineWiring, Place, WorkerWiring
 
-MAIN_WORKER: Final = "main"
 _COORDINATOR_PROCESS: Final = 0
 _INPUT_BITS: Final = 62
 
@@ -254,8 +253,8 @@ class Layout:
         opened: Mapping[str, tuple[Segment, int, int, int]],
     ) -> None:
         plan = SegmentPlan()
-        self._modules = modules
         self._opened = opened
+        self._order = {name: number for number, group in enumerate(order, 1) for name in group}
         self._timed = timed_pipelines(modules, pipelines)
         self._worker_of = {placed.name: worker.name for worker in workers for placed in worker.modules}
         self._loops = {name: index for index, group in enumerate(order) for name in group if len(group) > 1}
@@ -319,10 +318,15 @@ class Layout:
             for name, port in output_ports(placed.module).items()
             if port.format.is_resolved and not isinstance(port.format, AnyFormat)
         }
-        if placement == "thread":
-            return ModuleWiring(name=placed.name, cls="", arguments=b"", inputs=connected, outputs=outputs)
-        cls, arguments = travel(placed)
-        return ModuleWiring(name=placed.name, cls=cls, arguments=arguments, inputs=connected, outputs=outputs)
+        cls, arguments = ("", b"") if placement == "thread" else travel(placed)
+        return ModuleWiring(
+            name=placed.name,
+            cls=cls,
+            arguments=arguments,
+            inputs=connected,
+            outputs=outputs,
+            order=self._order[placed.name],
+        )
 
     def _fused(self, pipeline: Pipeline) -> bool:
         """Tell whether both ends are in one worker, and not in a loop, where a call would come back to itself."""

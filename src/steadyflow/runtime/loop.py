@@ -7,7 +7,7 @@ blocks: which source is stepped, when a module has ended, what a failure closes.
 
 from __future__ import annotations
 
-import traceback
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
@@ -19,6 +19,7 @@ from steadyflow.errors import ConfigurationError, PipelineClosed
 from steadyflow.formats import AudioFormat, Format, format_from_wire
 from steadyflow.module import Input, Module, OutputPort, Source, input_ports, output_ports, process_methods
 from steadyflow.payload import Preparer, native_spec
+from steadyflow.runtime.failure_text import in_one_line, with_traceback
 from steadyflow.runtime.windows import Windows
 from steadyflow.runtime.wiring import PipelineWiring, WorkerWiring
 
@@ -119,6 +120,8 @@ class WorkerLoop:
         self._close([])
 
     def _build(self) -> None:
+        for module in self._wiring.modules:
+            self._seats[module.name].context.order = module.order
         for module in self._wiring.modules:
             seat = self._seats[module.name]
             for name, wire in module.inputs.items():
@@ -221,7 +224,7 @@ class WorkerLoop:
         try:
             for seat in list(self._seats.values()):
                 if isinstance(seat.module, Source):
-                    productions.append(_Production(seat, seat.module.produce()))
+                    self._begin(seat, seat.module, productions)
                 elif not seat.targets:
                     self._end(seat)
             while not self._abort.is_set():
@@ -250,10 +253,21 @@ class WorkerLoop:
         """Return calls, busy time in ns and state of each module."""
         return {name: (seat.context.calls, seat.context.busy_ns, seat.state) for name, seat in self._seats.items()}
 
+    def _begin(self, seat: _Seat, source: Source, productions: list[_Production]) -> None:
+        try:
+            steps: object = source.produce()
+            if not isinstance(steps, Iterator):
+                raise TypeError(f"expected produce() to be a generator, with a yield after each send; got {steps!r}")
+        except BaseException as problem:
+            self._fail(seat, problem, None)
+        else:
+            productions.append(_Production(seat, steps))
+
     def _turn(self, productions: list[_Production]) -> None:
-        first = min(productions, key=_due) if len(productions) > 1 else productions[0]
-        if first.due_ns > monotonic_ns():
-            self._inbox.serve(first.due_ns, _BLOCKS_PER_STEP)
+        now = monotonic_ns()
+        first = next((production for production in productions if production.due_ns <= now), None)
+        if first is None:
+            self._inbox.serve(min(production.due_ns for production in productions), _BLOCKS_PER_STEP)
             return
         alone = len(productions) == 1 and self._inbox.open_inputs == 0
         self._attention = False
@@ -274,9 +288,10 @@ class WorkerLoop:
         try:
             for due_ns in production.steps:
                 if due_ns is not None:
-                    if not isinstance(due_ns, int):
-                        raise TypeError(f"expected produce() to yield None or a time in ns, got {due_ns!r}")
-                    production.due_ns = due_ns
+                    try:
+                        production.due_ns = operator.index(due_ns)
+                    except TypeError:
+                        raise TypeError(f"expected produce() to yield None or a time in ns, got {due_ns!r}") from None
                     return True
                 if not alone or self._attention:
                     production.due_ns = 0
@@ -314,15 +329,12 @@ class WorkerLoop:
 
     def _end(self, seat: _Seat, state: str = "ended") -> None:
         """Finish a module whose inputs have ended: what it still sends comes before the end of its outputs."""
-        seat.context.enter()
         try:
-            seat.module.finish()
+            self._inbox.call(seat.context, seat.module.finish)
         except BaseException as problem:
             if not self._is_abort(problem):
                 self._fail(seat, problem, None)
                 return
-        finally:
-            seat.context.leave()
         seat.state = state
         self._end_outputs(seat)
         self._tear_down(seat)
@@ -359,10 +371,10 @@ class WorkerLoop:
 
     def _tell_failure(self, seat: _Seat, problem: BaseException, block_sequence: int | None) -> None:
         seat.state = "failed"
-        text = "".join(traceback.format_exception(problem))
+        text = with_traceback(problem)
         if not isinstance(problem, Exception):
             # sys.exit() in a module ends the module, not the worker; in an exception group it needs to be an Exception.
-            ending = RuntimeError(f"{type(problem).__name__}: {problem}")
+            ending = RuntimeError(in_one_line(problem))
             ending.__cause__ = problem
             problem = ending
         self._host.module_failed(seat.name, problem, text, block_sequence)
@@ -396,7 +408,3 @@ class WorkerLoop:
             seat.targets.clear()
         self._inbox.detach()
         self._segments = ()
-
-
-def _due(production: _Production) -> int:
-    return production.due_ns

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from steadyflow.module import Module
+
+MAIN_WORKER: Final = "main"
+"""The thread that runs the modules which ask for nothing else."""
 
 Placement: TypeAlias = Literal["thread", "process"]
 

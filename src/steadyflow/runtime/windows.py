@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steadyflow.data import Block, BlockFlag
+from steadyflow.errors import ConfigurationError
 from steadyflow.formats import AudioFormat
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Windows:
         result = self._process(window)
         if result is not None:
             if self._output is None:
-                raise TypeError(
+                raise ConfigurationError(
                     f"expected process() to return None, because the module has not exactly one output; "
                     f"got {type(result).__name__}; send it with self.<output>.send(...)"
                 )

@@ -66,6 +66,7 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
         arguments: Its constructor's arguments, encoded.
         inputs: Formats of the connected inputs.
         outputs: Formats of the outputs that are resolved.
+        order: Its place in the flow, upstream first; the same for the modules of a loop.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
     arguments: bytes
     inputs: dict[str, dict[str, Any]]
     outputs: dict[str, dict[str, Any]]
+    order: int
 
 
 class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 
 import msgspec
 
@@ -20,6 +19,7 @@ from steadyflow.errors import FlowError
 from steadyflow.module import Module
 from steadyflow.runtime.arguments import decode_arguments
 from steadyflow.runtime.channel import Abort, Channel, ChannelBroken, Done, Ended, Failed, Ready, Setup, Start, Stop
+from steadyflow.runtime.failure_text import in_one_line, with_traceback
 from steadyflow.runtime.loop import WorkerLoop
 from steadyflow.runtime.main_script import MainScript
 from steadyflow.runtime.scheduling import request_realtime
@@ -33,25 +33,17 @@ class _RemoteHost:
         self._channel = channel
 
     def module_failed(self, module: str, problem: Exception, text: str, block_sequence: int | None) -> None:
-        self._channel.send(Failed(module, in_one_line(problem), _printable(text), block_sequence))
+        self._channel.send(Failed(module, in_one_line(problem), text, block_sequence))
 
     def module_ended(self, module: str) -> None:
         self._channel.send(Ended(module))
 
 
-def in_one_line(problem: BaseException) -> str:
-    """Return an exception as the last line of its traceback shows it."""
-    return _printable(traceback.format_exception_only(problem)[-1].strip())
-
-
-def _printable(text: str) -> str:
-    """Return text that can be encoded: a message may hold lone surrogates, from a file name for instance."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def main(arguments: list[str]) -> int:
     """Run one worker; returns the exit code."""
     control, lifeline = (int(argument) for argument in arguments)
+    for descriptor in (control, lifeline):
+        os.set_inheritable(descriptor, False)  # a process that a module starts has no part in this
     watch_lifeline(lifeline)
     # Ctrl-C is the coordinator's: it stops the flow, and this worker with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -69,6 +61,7 @@ def _serve(channel: Channel) -> int:
     if not isinstance(setup, Setup):
         raise ChannelBroken(f"expected Setup first, got {type(setup).__name__}")
     sys.path[:] = setup.sys_path
+    sys.argv[:] = setup.argv
     wiring = msgspec.convert(setup.wiring, WorkerWiring)
     abort = AbortFlag()
     try:
@@ -76,8 +69,8 @@ def _serve(channel: Channel) -> int:
         script = MainScript(setup.main_path, setup.main_package)
         modules = _construct(wiring, script)
         loop = WorkerLoop(wiring, modules, segments, abort, _RemoteHost(channel), script.resolve)
-    except Exception as problem:
-        channel.send(Failed(None, in_one_line(problem), _printable(traceback.format_exc()), None))
+    except BaseException as problem:  # also sys.exit() in the main script or a constructor
+        channel.send(Failed(None, in_one_line(problem), with_traceback(problem), None))
         return 1
     refusal = request_realtime() if wiring.realtime else None
     if not loop.setup():

@@ -18,6 +18,7 @@ from steadyflow._native import AbortFlag, Segment
 from steadyflow.errors import ConfigurationError, FlowError, ModuleFailed, WorkerDied
 from steadyflow.module import Module
 from steadyflow.runtime.channel import Abort, Channel, ChannelBroken, Done, Ended, Failed, Ready, Setup, Start, Stop
+from steadyflow.runtime.failure_text import in_one_line
 from steadyflow.runtime.loop import WorkerLoop
 from steadyflow.runtime.main_script import main_script_package, main_script_path
 from steadyflow.runtime.wiring import WorkerWiring
@@ -102,6 +103,9 @@ class Worker:
         """Let go of the shared memory. After it has ended."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Give up the worker in a forked child, where it does not run."""
+
     def module_reports(self) -> ModuleReports:
         """Return calls, busy ns and state of its modules, as far as known."""
         raise NotImplementedError
@@ -167,8 +171,6 @@ class ThreadWorker(Worker):
 
     def module_failed(self, module: str, problem: Exception, text: str, block_sequence: int | None) -> None:
         """See `loop.Host`."""
-        from steadyflow.runtime.worker import in_one_line
-
         failure = ModuleFailed(
             module, self.name, in_one_line(problem), block_sequence=block_sequence, traceback_text=text
         )
@@ -221,6 +223,7 @@ class ProcessWorker(Worker):
         self._reports: ModuleReports = {}
         self._done = False
         self._killed = False
+        self._told_to_end = False
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._lifeline: int | None = None
@@ -254,10 +257,18 @@ class ProcessWorker(Worker):
         self.pid = self._process.pid
         self._channel = Channel(ours)
         self._monitor.start()
+        threading.Thread(target=self._reap, name=f"steadyflow-reaper-{self.name}", daemon=True).start()
         wiring = msgspec.to_builtins(self.wiring, builtin_types=(bytes,))
         bells = self.wiring.bells()
         setup = Setup(
-            self._flow, len(self._segments), bells, wiring, list(sys.path), main_script_path(), main_script_package()
+            self._flow,
+            len(self._segments),
+            bells,
+            wiring,
+            _import_path(),
+            list(sys.argv),
+            main_script_path(),
+            main_script_package(),
         )
         descriptors = [segment.descriptor for segment in self._segments]
         for segment, offset in bells:
@@ -265,14 +276,23 @@ class ProcessWorker(Worker):
         self._send(setup, descriptors)
 
     def start(self) -> None:
-        self.state = "running"
+        if self.state == "ready":
+            self.state = "running"
         self._send(Start())
 
     def stop(self) -> None:
+        self._told_to_end = True
         self._send(Stop())
 
     def abort(self) -> None:
+        self._told_to_end = True
         self._send(Abort())
+
+    def forget(self) -> None:
+        """Give up the worker without a word to it: it belongs to the process that this one was forked from."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
     def kill(self) -> bool:
         if self._process is not None and self._process.poll() is None:
@@ -299,6 +319,13 @@ class ProcessWorker(Worker):
         except ChannelBroken:
             # The process is gone; the monitor sees the same and reports it with the cause of death.
             return
+
+    def _reap(self) -> None:
+        # The end of the process, not of the conversation: a child of the worker may hold its socket open.
+        assert self._channel is not None
+        assert self._process is not None
+        self._process.wait()
+        self._channel.finish_reading()
 
     def _listen(self) -> None:
         assert self._channel is not None
@@ -351,7 +378,7 @@ class ProcessWorker(Worker):
             self.state = "ended"
         elif self.state == "failed" or self._killed:
             self.state = "failed"
-        elif self.state != "ready" or code != 0:
+        elif code != 0 or not self._told_to_end:
             self.state = "died"
             died = WorkerDied(
                 self.name,
@@ -361,7 +388,7 @@ class ProcessWorker(Worker):
             )
             self._owner.worker_died(self, died)
         else:
-            self.state = "ended"  # told to stop before it was started
+            self.state = "ended"  # before it was started
         self._owner.worker_ended(self)
 
 
@@ -378,10 +405,17 @@ def _close_lifelines() -> None:
 os.register_at_fork(after_in_child=_close_lifelines)
 
 
+def _import_path() -> list[str]:
+    # Python ignores everything else on its path, too.
+    entries: list[object] = list(sys.path)
+    return [os.fspath(entry) for entry in entries if isinstance(entry, (str, os.PathLike))]
+
+
 def _interpreter() -> list[str]:
     # The flags that change how code behaves (-O, -W, -X ...), as multiprocessing passes them on.
     flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
-    return [sys.executable, *flags]
+    # -P: the current directory is no place to import from; Setup brings the coordinator's own path.
+    return [sys.executable, *flags, "-P"]
 
 
 def _environment(realtime: bool) -> dict[str, str]:
