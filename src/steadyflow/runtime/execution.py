@@ -214,16 +214,26 @@ class Execution:
         self._layout.release()
 
     def module_reports(self) -> dict[str, ModuleReport]:
-        """Return what each module did; of a process, what it told when it ended."""
+        """Return what each module did: what its worker told, or what was seen of it."""
         reports: dict[str, ModuleReport] = {}
         for worker in self.workers.values():
             told = worker.module_reports()
             for module in worker.wiring.modules:
-                calls, busy_ns, state = told.get(module.name, (0, 0, "stopped" if worker.ended else "running"))
+                calls, busy_ns, state = told.get(module.name) or self._seen_from_outside(module.name, worker)
                 if module.name in self._failed_modules:
                     state = "failed"
                 reports[module.name] = ModuleReport(worker=worker.name, calls=calls, busy_ms=busy_ns / 1e6, state=state)
         return reports
+
+    def _seen_from_outside(self, module: str, worker: Worker) -> tuple[int, int, str]:
+        """Tell what a module did by what its pipelines counted: of a process that has not reported yet, or never will."""
+        calls = busy_ns = 0
+        for pipeline in self._linked:
+            ring = pipeline.ring
+            if pipeline.target[0] == module and ring is not None:
+                calls += ring.counters()["delivered"]
+                busy_ns += ring.histograms()["busy"][1]
+        return calls, busy_ns, "stopped" if worker.ended else "running"
 
     def failure(self, report: object) -> FlowFailed | None:
         """Return the error of a failed run; None if nothing failed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import site
 import socket
@@ -15,7 +16,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from steadyflow._native import AbortFlag, Segment
-from steadyflow.errors import ConfigurationError, FlowError, ModuleFailed, WorkerDied
+from steadyflow.errors import ConfigurationError, FlowError, ModuleFailed, SystemShortage, WorkerDied
 from steadyflow.module import Module
 from steadyflow.runtime.channel import Abort, Channel, ChannelBroken, Done, Ended, Failed, Ready, Setup, Start, Stop
 from steadyflow.runtime.failure_text import in_one_line
@@ -231,30 +232,14 @@ class ProcessWorker(Worker):
 
     def launch(self) -> None:
         self.state = "starting"
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        lifeline_reader, self._lifeline = os.pipe()
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    [*_interpreter(), "-m", "steadyflow.runtime.worker", str(theirs.fileno()), str(lifeline_reader)],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), lifeline_reader),
-                    env=_environment(self.wiring.realtime),
-                    # A terminal's Ctrl-C goes to its whole process group; this worker is stopped by the coordinator.
-                    start_new_session=True,
-                )
-            except OSError as error:
-                ours.close()
-                os.close(self._lifeline)
-                problem = FlowError(f"worker {self.name!r}: its process could not be started: {error}")
-                self.state = "failed"
-                self._owner.worker_failed(self, problem, None)
-                self._owner.worker_ended(self)
-                return
-            finally:
-                os.close(lifeline_reader)
-        _lifelines.add(self._lifeline)
-        self.pid = self._process.pid
+        try:
+            ours = self._spawn()
+        except OSError as error:
+            problem = SystemShortage(f"worker {self.name!r}: its process could not be started: {error}")
+            self.state = "failed"
+            self._owner.worker_failed(self, problem, None)
+            self._owner.worker_ended(self)
+            return
         self._channel = Channel(ours)
         self._monitor.start()
         threading.Thread(target=self._reap, name=f"steadyflow-reaper-{self.name}", daemon=True).start()
@@ -319,6 +304,28 @@ class ProcessWorker(Worker):
         except ChannelBroken:
             # The process is gone; the monitor sees the same and reports it with the cause of death.
             return
+
+    def _spawn(self) -> socket.socket:
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
+            control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            undo.callback(control.close)
+            theirs.callback(their_control.close)
+            reader, writer = os.pipe()
+            undo.callback(os.close, writer)
+            theirs.callback(os.close, reader)
+            self._process = subprocess.Popen(
+                [*_interpreter(), "-m", "steadyflow.runtime.worker", str(their_control.fileno()), str(reader)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(their_control.fileno(), reader),
+                env=_environment(self.wiring.realtime),
+                # A terminal's Ctrl-C goes to its whole process group; this worker is stopped by the coordinator.
+                start_new_session=True,
+            )
+            undo.pop_all()
+        self.pid = self._process.pid
+        self._lifeline = writer
+        _lifelines.add(writer)
+        return control
 
     def _reap(self) -> None:
         # The end of the process, not of the conversation: a child of the worker may hold its socket open.
