@@ -22,13 +22,16 @@ struct Waker {
 
     const int read;
     const int write;
+    // Bytes may lie in the pipe. They are taken before the next sleep instead of after the last one, when somebody is
+    // waiting for the sleeper to get on. The sleeper's own.
+    bool rung = false;
 };
 
 // Two descriptors of a new pipe, or -errno.
 int create_waker(int (&descriptors)[2]) noexcept;
 
 // Sleeps until wake(), the deadline (CLOCK_MONOTONIC; negative: no limit) or a signal. May return early.
-void wait_for_wake(const Waker& waker, Nanoseconds deadline_ns) noexcept;
+void wait_for_wake(Waker& waker, Nanoseconds deadline_ns) noexcept;
 
 // One system call; never blocks.
 void wake(const Waker& waker) noexcept;

@@ -28,7 +28,15 @@ Waker::~Waker() {
 
 int create_waker(int (&descriptors)[2]) noexcept { return pipe2(descriptors, O_CLOEXEC | O_NONBLOCK) == 0 ? 0 : -errno; }
 
-void wait_for_wake(const Waker& waker, Nanoseconds deadline_ns) noexcept {
+void wait_for_wake(Waker& waker, Nanoseconds deadline_ns) noexcept {
+    if (waker.rung) {
+        char bytes[64];
+        // Nothing to read is no error: another wait took the bytes. More than 64 only wake this wait early.
+        [[maybe_unused]] const ssize_t taken = read(waker.read, bytes, sizeof bytes);
+        waker.rung = false;
+        // A call that came meanwhile was for this sleep, and its byte may be among those: look again before sleeping.
+        return;
+    }
     pollfd readable{waker.read, POLLIN, 0};
     timespec timeout{};
     if (deadline_ns >= 0) {
@@ -36,11 +44,7 @@ void wait_for_wake(const Waker& waker, Nanoseconds deadline_ns) noexcept {
         timeout.tv_sec = static_cast<time_t>(left / 1'000'000'000);
         timeout.tv_nsec = static_cast<long>(left % 1'000'000'000);
     }
-    if (ppoll(&readable, 1, deadline_ns >= 0 ? &timeout : nullptr, nullptr) > 0) {
-        char rung[64];
-        // Nothing to read is no error: another wait took the bytes. More than 64 only wake the next wait early.
-        [[maybe_unused]] const ssize_t taken = read(waker.read, rung, sizeof rung);
-    }
+    if (ppoll(&readable, 1, deadline_ns >= 0 ? &timeout : nullptr, nullptr) > 0) waker.rung = true;
 }
 
 void wake(const Waker& waker) noexcept {

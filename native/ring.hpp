@@ -677,11 +677,12 @@ inline Account read_account(const Ring& ring) noexcept {
                 account.delivered += ring.stats(consumer).received.load(std::memory_order_relaxed);
             }
         }
+        // Before the second look: as long as nothing is recycled, no more can have been sent than there are slots.
+        account.sent = header.sent.load(std::memory_order_acquire);
         // The loads above must not move below the second look at the version.
         std::atomic_thread_fence(std::memory_order_acquire);
         account.consistent = header.tally_version.load(std::memory_order_relaxed) == version;
     }
-    account.sent = header.sent.load(std::memory_order_acquire);
     std::uint64_t fates = account.delivered;
     for (const std::uint64_t dropped : account.dropped) fates += dropped;
     // A block may be finished a moment before send() returns and counts it.

@@ -51,7 +51,7 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as builtin types, for JSON. Events carry their kind as ``event``."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         for event, record in zip(self.events, plain["events"], strict=True):
             record["event"] = type(event).__name__
         return plain
