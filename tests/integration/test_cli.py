@@ -360,8 +360,9 @@ def test_a_broken_pipe_is_no_traceback(started):
 
 
 @pytest.fixture
-def terminal():
+def terminal(monkeypatch):
     """Offer one end of a pseudo-terminal to a command, and read what it draws at the other."""
+    monkeypatch.setenv("TERM", "xterm-256color")  # one that can move its cursor, whatever runs the tests
     ours, theirs = pty.openpty()
     drawn = []
 
