@@ -13,7 +13,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "platform.hpp"
+#include "memory.hpp"
 #include "segment.hpp"
 
 namespace steadyflow {
@@ -22,19 +22,21 @@ inline constexpr unsigned control_bit = 63;  // a command from the control plane
 inline constexpr unsigned room_bit = 62;     // one of the worker's outputs has room again
 inline constexpr unsigned input_bits = 62;   // inputs beyond share the last of these
 
-struct alignas(cache_line) BellWords {
-    std::atomic<std::uint64_t> ready;
-    std::atomic<std::uint32_t> sleeping;
+template <class Memory>
+struct alignas(cache_line) BasicBellWords {
+    typename Memory::template Atomic<std::uint64_t> ready;
+    typename Memory::template Atomic<std::uint32_t> sleeping;
 };
-static_assert(sizeof(BellWords) == cache_line);
+static_assert(sizeof(BasicBellWords<SharedMemory>) == cache_line);
 
-class Bell {
+template <class Memory>
+class BasicBell {
 public:
-    Bell() = default;
-    Bell(std::shared_ptr<Segment> segment, std::uint64_t offset)
-        : segment_(std::move(segment)), words_(segment_->at<BellWords>(offset)), waker_(segment_->waker(offset)) {}
+    BasicBell() = default;
+    BasicBell(std::shared_ptr<Segment> segment, std::uint64_t offset)
+        : segment_(std::move(segment)), words_(segment_->at<BasicBellWords<Memory>>(offset)), waker_(segment_->waker(offset)) {}
 
-    static constexpr std::size_t bytes() noexcept { return sizeof(BellWords); }
+    static constexpr std::size_t bytes() noexcept { return sizeof(BasicBellWords<Memory>); }
 
     explicit operator bool() const noexcept { return words_ != nullptr; }
 
@@ -46,14 +48,14 @@ public:
         std::uint32_t state = words_->sleeping.load(std::memory_order_seq_cst);
         // acq_rel: orders the exchange with wait()'s store.
         if (state == asleep && words_->sleeping.compare_exchange_strong(state, called, std::memory_order_acq_rel)) {
-            wake(*waker_);
+            Memory::wake(*waker_);
         }
     }
 
     // The same after a process died that may have been ringing.
     void ring_anyway(unsigned bit) const noexcept {
         words_->ready.fetch_or(std::uint64_t{1} << bit, std::memory_order_seq_cst);
-        if (words_->sleeping.load(std::memory_order_seq_cst) != awake) wake(*waker_);
+        if (words_->sleeping.load(std::memory_order_seq_cst) != awake) Memory::wake(*waker_);
     }
 
     // Takes all bits; wait-free, owner only.
@@ -67,7 +69,7 @@ public:
     void wait(Nanoseconds deadline_ns) const noexcept {
         // seq_cst: pairs with ring().
         words_->sleeping.store(asleep, std::memory_order_seq_cst);
-        if (words_->ready.load(std::memory_order_seq_cst) == 0) wait_for_wake(*waker_, deadline_ns);
+        if (words_->ready.load(std::memory_order_seq_cst) == 0) Memory::wait_for_wake(*waker_, deadline_ns);
         // relaxed: a ringer that still sees `asleep` makes one superfluous system call, nothing else.
         words_->sleeping.store(awake, std::memory_order_relaxed);
     }
@@ -78,8 +80,11 @@ private:
     static constexpr std::uint32_t called = 2;
 
     std::shared_ptr<Segment> segment_;
-    BellWords* words_ = nullptr;
+    BasicBellWords<Memory>* words_ = nullptr;
     std::shared_ptr<Waker> waker_;
 };
+
+using BellWords = BasicBellWords<SharedMemory>;
+using Bell = BasicBell<SharedMemory>;
 
 }  // namespace steadyflow

@@ -13,12 +13,11 @@
 #include <limits>
 #include <optional>
 
+#include "memory.hpp"
 #include "segment.hpp"
 
 namespace steadyflow {
 
-inline constexpr unsigned max_processes = 16;
-inline constexpr unsigned max_branches = 32;
 inline constexpr std::uint32_t pool_magic = 0x6c6f6f70;  // "pool"
 
 struct alignas(cache_line) PoolHeader {
@@ -27,12 +26,14 @@ struct alignas(cache_line) PoolHeader {
     std::uint64_t capacity_bytes;
 };
 
+template <class Memory>
 struct alignas(16) HoldRow {
-    std::atomic<std::uint8_t> process[max_processes];
+    typename Memory::template Atomic<std::uint8_t> process[max_processes];
 };
-static_assert(sizeof(HoldRow) == 16);
+static_assert(sizeof(HoldRow<SharedMemory>) == 16);
 
-class BufferPool {
+template <class Memory>
+class BasicBufferPool {
 public:
     static std::size_t bytes(std::uint32_t count, std::size_t capacity_bytes) noexcept {
         return payload_offset(count) + count * round_up(capacity_bytes);
@@ -46,8 +47,8 @@ public:
         header->magic = pool_magic;
     }
 
-    BufferPool() = default;
-    BufferPool(std::shared_ptr<Segment> segment, std::uint64_t offset) : segment_(std::move(segment)) {
+    BasicBufferPool() = default;
+    BasicBufferPool(std::shared_ptr<Segment> segment, std::uint64_t offset) : segment_(std::move(segment)) {
         const auto* header = segment_->at<PoolHeader>(offset);
         if (header->magic != pool_magic) throw Corrupted("no buffer pool at offset " + std::to_string(offset));
         // Copied once and used from here on, so that later writes to the header cannot move the bounds.
@@ -58,8 +59,8 @@ public:
             throw Corrupted("impossible buffer pool: " + std::to_string(count_) + " buffers of " +
                             std::to_string(capacity_) + " bytes");
         }
-        branches_ = segment_->at<std::atomic<std::uint32_t>>(offset + sizeof(PoolHeader), count_);
-        holds_ = segment_->at<HoldRow>(offset + holds_offset(count_), count_);
+        branches_ = segment_->at<Branches>(offset + sizeof(PoolHeader), count_);
+        holds_ = segment_->at<Holds>(offset + holds_offset(count_), count_);
         payload_ = segment_->at<std::byte>(offset + payload_offset(count_), count_ * capacity_);
     }
 
@@ -119,11 +120,14 @@ public:
     }
 
 private:
+    using Branches = typename Memory::template Atomic<std::uint32_t>;
+    using Holds = HoldRow<Memory>;
+
     static std::size_t holds_offset(std::uint32_t count) noexcept {
         return round_up(sizeof(PoolHeader) + count * sizeof(std::uint32_t));
     }
     static std::size_t payload_offset(std::uint32_t count) noexcept {
-        return round_up(holds_offset(count) + count * sizeof(HoldRow));
+        return round_up(holds_offset(count) + count * sizeof(Holds));
     }
     bool is_held(std::uint32_t buffer) const noexcept {
         for (const auto& hold : holds_[buffer].process) {
@@ -137,10 +141,12 @@ private:
     std::shared_ptr<Segment> segment_;
     std::uint32_t count_ = 0;
     std::size_t capacity_ = 0;
-    std::atomic<std::uint32_t>* branches_ = nullptr;
-    HoldRow* holds_ = nullptr;
+    Branches* branches_ = nullptr;
+    Holds* holds_ = nullptr;
     std::byte* payload_ = nullptr;
     std::uint32_t cursor_ = 0;
 };
+
+using BufferPool = BasicBufferPool<SharedMemory>;
 
 }  // namespace steadyflow

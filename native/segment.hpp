@@ -22,6 +22,8 @@ namespace steadyflow {
 inline constexpr std::size_t cache_line = 64;
 inline constexpr std::uint64_t segment_magic = 0x31776f6c66647473;  // "stdflow1"
 inline constexpr std::uint32_t layout_version = 1;
+inline constexpr unsigned max_processes = 16;
+inline constexpr unsigned max_branches = 32;  // of one port
 
 constexpr std::size_t round_up(std::size_t bytes, std::size_t unit = cache_line) noexcept {
     return (bytes + unit - 1) / unit * unit;

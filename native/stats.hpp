@@ -39,7 +39,8 @@ static_assert(histogram_bucket(64) == 64 && histogram_lower(64) == 64);
 using Counter = std::atomic<std::uint64_t>;
 
 // relaxed: one writer, and readers need no order between counters.
-inline void add(Counter& counter, std::uint64_t amount = 1) noexcept {
+template <class Atomic>
+void add(Atomic& counter, std::uint64_t amount = 1) noexcept {
     counter.store(counter.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
 }
 

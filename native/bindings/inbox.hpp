@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "ring_consumer.hpp"
 #include "worker.hpp"
 
 namespace steadyflow {

@@ -9,11 +9,13 @@
 #include <cstring>
 #include <thread>
 
+#include "account.hpp"
 #include "block.hpp"
 #include "inbox.hpp"
 #include "lifeline.hpp"
 #include "output.hpp"
 #include "payload.hpp"
+#include "recovery.hpp"
 
 using namespace nb::literals;
 

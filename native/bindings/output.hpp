@@ -7,6 +7,8 @@
 #include <optional>
 #include <vector>
 
+#include "bell.hpp"
+#include "ring_producer.hpp"
 #include "worker.hpp"
 
 namespace steadyflow {

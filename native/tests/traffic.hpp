@@ -15,7 +15,10 @@
 #include <fcntl.h>
 
 #include "check.hpp"
-#include "ring.hpp"
+#include "account.hpp"
+#include "recovery.hpp"
+#include "ring_consumer.hpp"
+#include "ring_producer.hpp"
 
 namespace steadyflow::testing {
 

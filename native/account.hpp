@@ -1,0 +1,62 @@
+// The accounting of a pipeline, derived from tally and slots.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "ring.hpp"
+
+namespace steadyflow {
+
+// The derived accounting of a pipeline, as any process reads it.
+struct Account {
+    std::uint64_t sent = 0;
+    std::uint64_t delivered = 0;
+    std::uint64_t dropped[reasons] = {};
+    std::uint64_t repeated = 0;
+    std::uint64_t fill = 0;
+    bool consistent = false;  // false: the producer recycled during every attempt to read
+};
+
+template <class Memory>
+Account read_account(const BasicRing<Memory>& ring) noexcept {
+    const auto& header = ring.header();
+    Account account;
+    for (int attempt = 0; attempt < 64 && !account.consistent; ++attempt) {
+        account = {};
+        const std::uint64_t version = header.tally_version.load(std::memory_order_acquire);
+        const auto& tally = header.tallies[version & 1];
+        account.delivered = tally.delivered.load(std::memory_order_relaxed);
+        for (unsigned reason = 0; reason < reasons; ++reason) {
+            account.dropped[reason] = tally.dropped[reason].load(std::memory_order_relaxed);
+        }
+        account.repeated = tally.repeated.load(std::memory_order_relaxed);
+        const std::uint64_t counted = tally.last_position.load(std::memory_order_relaxed);
+        for (std::uint32_t index = 0; index < ring.count(); ++index) {
+            const SlotWord word = load(ring.slot(index));
+            if (word.state() == SlotState::ready) ++account.fill;
+            if (word.state() != SlotState::done && word.state() != SlotState::evicted) continue;
+            if (word.position() + 1 == counted) continue;  // tallied, not EMPTY yet
+            if (word.state() == SlotState::done) ++account.delivered;
+            else ++account.dropped[std::min(word.owner(), reasons - 1)];
+            if (word.state() == SlotState::done && word.attempt() != 0) ++account.repeated;
+        }
+        if (ring.count() == 0) {
+            for (std::uint32_t consumer = 0; consumer < ring.consumers(); ++consumer) {
+                account.delivered += ring.stats(consumer).received.load(std::memory_order_relaxed);
+            }
+        }
+        // Before the second look: as long as nothing is recycled, no more can have been sent than there are slots.
+        account.sent = header.sent.load(std::memory_order_acquire);
+        // The loads above must not move below the second look at the version.
+        Memory::fence(std::memory_order_acquire);
+        account.consistent = header.tally_version.load(std::memory_order_relaxed) == version;
+    }
+    std::uint64_t fates = account.delivered;
+    for (const std::uint64_t dropped : account.dropped) fates += dropped;
+    // A block may be finished a moment before send() returns and counts it.
+    account.sent = std::max(account.sent, fates);
+    return account;
+}
+
+}  // namespace steadyflow

@@ -1,0 +1,183 @@
+// A consuming end of a ring: claims the oldest block that waits, and gives its slot back with its fate.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "bell.hpp"
+#include "buffers.hpp"
+#include "ring.hpp"
+
+namespace steadyflow {
+
+// A claimed slot: the consumer's until it is finished.
+template <class Memory>
+struct BasicClaim {
+    BasicSlot<Memory>* slot = nullptr;
+    SlotWord word{0};
+    BlockHeader header{};
+    Nanoseconds sent_ns = 0;
+};
+
+// A consuming end; one thread at a time. Several ends of one ring compete.
+template <class Memory>
+class BasicRingConsumer {
+public:
+    using Ring = BasicRing<Memory>;
+    using Slot = BasicSlot<Memory>;
+    using BufferPool = BasicBufferPool<Memory>;
+    using Bell = BasicBell<Memory>;
+    using Claim = BasicClaim<Memory>;
+
+    BasicRingConsumer(Ring ring, BufferPool pool, Bell producer_bell, std::uint32_t consumer, unsigned process)
+        : ring_(std::move(ring)),
+          pool_(std::move(pool)),
+          producer_bell_(std::move(producer_bell)),
+          consumer_(consumer),
+          process_(process) {
+        if (consumer_ >= ring_.consumers() || process_ >= max_processes) throw Corrupted("no such consumer of the ring");
+        if (ring_.count() == 0) throw Corrupted("a fused pipeline has no ring to consume from");
+        epoch_ = ring_.header().epoch.load(std::memory_order_acquire);
+    }
+
+    const Ring& ring() const noexcept { return ring_; }
+    const BufferPool& pool() const noexcept { return pool_; }
+    unsigned process() const noexcept { return process_; }
+    ConsumerStats& stats() const noexcept { return ring_.stats(consumer_); }
+
+    // When the oldest waiting block was sent, or -1 if none waits. A hint: another consumer may be quicker. Wait-free.
+    Nanoseconds peek_sent_ns() noexcept {
+        SlotWord word{0};
+        Slot* slot = find(word);
+        return slot == nullptr ? -1 : slot->sent_ns.load(std::memory_order_relaxed);
+    }
+
+    // Claims the oldest waiting block. Wait-free but for losing against competitors. Throws Corrupted if the slot
+    // refers to memory outside its buffer.
+    bool claim(Claim& claim) {
+        for (;;) {
+            SlotWord word{0};
+            Slot* slot = find(word);
+            if (slot == nullptr) return false;
+            const SlotWord mine = word.with(SlotState::claimed, process_);
+            // Compares the whole word, position included, so a producer that lapped the slot meanwhile wins.
+            // seq_cst on success: acquires the slot's fields, and comes before the look at wake_position below.
+            if (!slot->word.compare_exchange_strong(word.bits, mine.bits, std::memory_order_seq_cst,
+                                                    std::memory_order_acquire)) {
+                continue;
+            }
+            if (word.position() == cursor_) ++cursor_;
+            claim = {slot, mine, slot->header.read(), slot->sent_ns.load(std::memory_order_relaxed)};
+            wake_producer(word.position());
+            check(claim);
+            return true;
+        }
+    }
+
+    // Gives the slot back as delivered. release: reads of the payload come before the producer reuses it.
+    void finish(const Claim& claim) { settle(claim, claim.word.with(SlotState::done)); }
+    // Gives the slot back as dropped here (the module failed, the block is late).
+    void discard(const Claim& claim, Reason reason) {
+        settle(claim, claim.word.with(SlotState::evicted, static_cast<std::uint64_t>(reason)));
+    }
+
+    // Whether the producer ended the stream and nothing waits any more.
+    bool at_end() noexcept {
+        // acquire: seeing the end means seeing every block before it.
+        SlotWord word{0};
+        return ring_.header().ended.load(std::memory_order_acquire) != 0 && find(word) == nullptr;
+    }
+
+private:
+    // The slot that is next in order and READY, with the word that says so; nullptr if nothing waits.
+    Slot* find(SlotWord& found) noexcept {
+        const std::uint32_t epoch = ring_.header().epoch.load(std::memory_order_acquire);
+        if (epoch != epoch_) {
+            epoch_ = epoch;
+            rescan_ = true;
+        }
+        if (rescan_) {
+            // A reaper gave slots back, perhaps from long before the window: look at all of them.
+            Slot* oldest = nullptr;
+            std::uint64_t oldest_position = 0;
+            for (std::uint32_t index = 0; index < ring_.count(); ++index) {
+                Slot& slot = ring_.slot(index);
+                const SlotWord word = load(slot);
+                if (word.state() != SlotState::ready || word.attempt() == 0) continue;
+                if (oldest == nullptr || word.position() < oldest_position) {
+                    oldest = &slot;
+                    oldest_position = word.position();
+                    found = word;
+                }
+            }
+            if (oldest != nullptr) return oldest;
+            rescan_ = false;
+        }
+        for (;;) {
+            Slot& slot = ring_.slot(cursor_);
+            const SlotWord word = load(slot);
+            if (word.position() == cursor_) {
+                if (word.state() == SlotState::ready) {
+                    found = word;
+                    return &slot;
+                }
+                if (word.state() == SlotState::empty) return nullptr;  // the next one to be written
+                ++cursor_;
+                continue;
+            }
+            const std::uint64_t tail = ring_.header().tail.load(std::memory_order_acquire);
+            if (word.position() > cursor_) {
+                // The producer lapped this cursor: nothing that waits lies before `oldest`.
+                cursor_ = std::max(cursor_ + 1, ring_.header().oldest.load(std::memory_order_relaxed));
+                continue;
+            }
+            if (tail <= cursor_) return nullptr;  // an older slot, not reused yet: nothing newer was written
+            // tail is beyond: the position was written after the look above, or it was skipped, because the slot is still
+            // claimed. Only a look after tail (acquire) can tell; the next round takes up what was written.
+            if (load(slot).position() < cursor_) ++cursor_;
+        }
+    }
+
+    void wake_producer(std::uint64_t position) noexcept {
+        auto& wake = ring_.header().wake_position;
+        // seq_cst: pairs with RingProducer::request_wake.
+        const std::uint64_t wanted = wake.load(std::memory_order_seq_cst);
+        if (wanted == 0 || position + 1 < wanted) return;
+        if (wake.exchange(0, std::memory_order_acq_rel) != 0 && producer_bell_) producer_bell_.ring(room_bit);
+    }
+
+    void check(const Claim& claim) {
+        const BlockHeader& header = claim.header;
+        if (!pool_) return;
+        if (!pool_.contains(header.buffer) ||
+            std::uint64_t{header.payload_bytes} + header.metadata_bytes > pool_.capacity()) {
+            discard(claim, Reason::failed);
+            throw Corrupted("block " + std::to_string(header.sequence) + " refers to buffer " +
+                            std::to_string(header.buffer) + " with " + std::to_string(header.payload_bytes) +
+                            " bytes, outside its pool");
+        }
+    }
+
+    void settle(const Claim& claim, SlotWord final_word) {
+        std::uint64_t expected = claim.word.bits;
+        if (!claim.slot->word.compare_exchange_strong(expected, final_word.bits, std::memory_order_acq_rel,
+                                                      std::memory_order_acquire)) {
+            throw Corrupted("a claimed slot changed hands: this consumer was taken for dead");
+        }
+    }
+
+    Ring ring_;
+    BufferPool pool_;
+    Bell producer_bell_;
+    std::uint32_t consumer_;
+    unsigned process_;
+    std::uint64_t cursor_ = 0;
+    std::uint32_t epoch_ = 0;
+    bool rescan_ = true;  // a predecessor's blocks may have been given back before this end existed
+};
+
+using Claim = BasicClaim<SharedMemory>;
+using RingConsumer = BasicRingConsumer<SharedMemory>;
+
+}  // namespace steadyflow

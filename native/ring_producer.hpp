@@ -1,0 +1,249 @@
+// The producing end of a ring: makes room, publishes, evicts, recycles what is finished, and tallies its fate.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <memory>
+
+#include "buffers.hpp"
+#include "ring.hpp"
+
+namespace steadyflow {
+
+// The producing end. One thread at a time (the port serialises its callers).
+template <class Memory>
+class BasicRingProducer {
+public:
+    using Ring = BasicRing<Memory>;
+    using Slot = BasicSlot<Memory>;
+    using Header = BasicRingHeader<Memory>;
+    using Tally = BasicTally<Memory>;
+    using BufferPool = BasicBufferPool<Memory>;
+
+    BasicRingProducer(Ring ring, BufferPool* pool) : ring_(std::move(ring)), pool_(pool) {
+        if (ring_.count() < ring_.consumers() + 2) throw Corrupted("the ring has too few slots to send into");
+        tail_ = ring_.header().tail.load(std::memory_order_acquire);
+        take_over();
+        // Here and never again: sending allocates nothing.
+        mask_ = std::bit_ceil(ring_.count()) - 1;
+        waiting_ = std::make_unique<std::uint64_t[]>(mask_ + 1);
+        find_waiting();
+    }
+
+    const Ring& ring() const noexcept { return ring_; }
+
+    // Whether one more block may become READY. Wait-free; looks at each block once.
+    bool has_room() noexcept { return waiting_below(ring_.buffer_size()); }
+
+    // Turns the oldest READY blocks into EVICTED until fewer than `keep` wait. Wait-free.
+    void evict_down_to(std::uint64_t keep, Reason reason) noexcept {
+        // Fewer wait after each round: evicted here, or a consumer was quicker.
+        while (!waiting_below(std::max<std::uint64_t>(keep, 1))) evict(waiting(first_), reason);
+    }
+
+    // Evicts everything that waits; returns how many blocks.
+    std::uint64_t flush(Reason reason) noexcept {
+        forget_taken();
+        std::uint64_t flushed = 0;
+        for (std::uint64_t index = first_; index < last_; ++index) flushed += evict(waiting(index), reason) ? 1 : 0;
+        return flushed;
+    }
+
+    // Makes one block READY. The caller has made room. Returns false if every slot is occupied, which only a damaged
+    // segment can cause.
+    bool publish(const BlockHeader& block, Nanoseconds sent_ns) noexcept {
+        std::uint64_t position = tail_;
+        for (std::uint32_t looked = 0;; ++looked, ++position) {
+            if (looked > ring_.count()) return false;
+            Slot& slot = ring_.slot(position);
+            const SlotWord word = load(slot);
+            if (word.state() == SlotState::done || word.state() == SlotState::evicted) recycle(slot, word, position);
+            // Claimed, or waiting for longer than a lap: this position is skipped.
+            else if (word.state() != SlotState::empty) continue;
+            BlockHeader numbered = block;
+            numbered.sequence = ring_.header().sent.load(std::memory_order_relaxed);
+            slot.header.write(numbered);
+            slot.sent_ns.store(sent_ns, std::memory_order_relaxed);
+            // release: the fields above belong to whoever claims the slot.
+            slot.word.store(SlotWord::make(SlotState::ready, position).bits, std::memory_order_release);
+            break;
+        }
+        tail_ = position + 1;
+        // Only where nobody asked for room before is it full, of blocks that were taken.
+        if (last_ - first_ > mask_) forget_taken();
+        waiting_[last_++ & mask_] = position;
+        Header& header = ring_.header();
+        // relaxed: whatever value a consumer sees, no READY slot lies before it, now or later.
+        header.oldest.store(waiting(first_), std::memory_order_relaxed);
+        // release: a consumer that meets an old word at its cursor learns from tail that the position was skipped.
+        header.tail.store(tail_, std::memory_order_release);
+        add(header.bytes, block.payload_bytes);
+        // The acknowledgement; release: an observer that sees it sees the slot.
+        header.sent.store(header.sent.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+        if (last_ - first_ > header.peak_fill.load(std::memory_order_relaxed)) {
+            forget_taken();
+            const std::uint64_t fill = std::min(last_ - first_, ring_.buffer_size());
+            if (fill > header.peak_fill.load(std::memory_order_relaxed)) {
+                header.peak_fill.store(fill, std::memory_order_relaxed);
+            }
+        }
+        return true;
+    }
+
+    // Counts a block that never entered the ring. `sent` first: a snapshot never shows more fates than blocks.
+    void drop(Reason reason, std::uint64_t payload_bytes) noexcept {
+        Header& header = ring_.header();
+        add(header.bytes, payload_bytes);
+        header.sent.store(header.sent.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+        switch_tally([reason](Tally& tally) { add(tally.dropped[static_cast<unsigned>(reason)]); });
+    }
+
+    // Asks to be woken when half of the buffer is claimed; then the caller looks once more and sleeps on its bell.
+    void request_wake() noexcept {
+        const std::uint64_t half = ring_.buffer_size() / 2;
+        // seq_cst: pairs with RingConsumer::claim, which claims first and looks here afterwards.
+        ring_.header().wake_position.store(std::max<std::uint64_t>(tail_ - half, 1), std::memory_order_seq_cst);
+        Memory::fence(std::memory_order_seq_cst);
+    }
+    void cancel_wake() noexcept { ring_.header().wake_position.store(0, std::memory_order_relaxed); }
+
+    void note_full(bool full) noexcept {
+        if (full && !was_full_) add(ring_.header().full_events);
+        was_full_ = full;
+    }
+    void note_blocked(Nanoseconds duration) noexcept {
+        add(ring_.header().blocked_ns, static_cast<std::uint64_t>(std::max<Nanoseconds>(duration, 0)));
+    }
+
+    // After the last block. release: a consumer that sees the end sees every block before it.
+    void end() noexcept { ring_.header().ended.store(1, std::memory_order_release); }
+    bool ended() const noexcept { return ring_.header().ended.load(std::memory_order_relaxed) != 0; }
+    bool abandoned() const noexcept { return ring_.header().abandoned.load(std::memory_order_acquire) != 0; }
+
+    // Where a reader finds the fates: the tally and, for slots not recycled yet, their words.
+    void settle_tally() noexcept {
+        for (std::uint32_t index = 0; index < ring_.count(); ++index) {
+            Slot& slot = ring_.slot(index);
+            const SlotWord word = load(slot);
+            if (word.state() == SlotState::done || word.state() == SlotState::evicted) {
+                recycle(slot, word, word.position());
+            }
+        }
+    }
+
+private:
+    std::uint64_t waiting(std::uint64_t index) const noexcept { return waiting_[index & mask_]; }
+
+    bool waiting_below(std::uint64_t limit) noexcept {
+        if (last_ - first_ < limit && !given_back()) return true;
+        forget_taken();
+        return last_ - first_ < limit;
+    }
+
+    // Whether a reaper gave slots back since the last look. acquire: pairs with its store after it did so.
+    bool given_back() const noexcept { return ring_.header().epoch.load(std::memory_order_acquire) != epoch_; }
+
+    // Consumers take the oldest first, so what was taken is at the front.
+    void forget_taken() noexcept {
+        if (given_back()) find_waiting();
+        while (first_ < last_) {
+            const std::uint64_t position = waiting(first_);
+            const SlotWord word = load(ring_.slot(position));
+            if (word.state() == SlotState::ready && word.position() == position) break;
+            ++first_;
+        }
+    }
+
+    // After a reaper or a predecessor: what waits is in the slots.
+    void find_waiting() noexcept {
+        // Before the look at the slots: what is given back after it is looked at again. acquire: see given_back().
+        epoch_ = ring_.header().epoch.load(std::memory_order_acquire);
+        first_ = 0;
+        last_ = 0;
+        for (std::uint32_t index = 0; index < ring_.count(); ++index) {
+            const SlotWord word = load(ring_.slot(index));
+            if (word.state() == SlotState::ready) waiting_[last_++] = word.position();
+        }
+        std::sort(waiting_.get(), waiting_.get() + last_);
+    }
+
+    // A predecessor may have died between READY and counting the block: positions and sequences go on behind it.
+    void take_over() noexcept {
+        std::uint64_t sent = ring_.header().sent.load(std::memory_order_relaxed);
+        for (std::uint32_t index = 0; index < ring_.count(); ++index) {
+            const Slot& slot = ring_.slot(index);
+            const SlotWord word = load(slot);
+            if (word.state() == SlotState::empty) continue;
+            tail_ = std::max(tail_, word.position() + 1);
+            sent = std::max(sent, slot.header.read().sequence + 1);
+        }
+        ring_.header().sent.store(sent, std::memory_order_release);
+    }
+
+    bool evict(std::uint64_t position, Reason reason) noexcept {
+        Slot& slot = ring_.slot(position);
+        SlotWord word = load(slot);
+        if (word.state() != SlotState::ready || word.position() != position) return false;
+        const SlotWord evicted = word.with(SlotState::evicted, static_cast<std::uint64_t>(reason));
+        // acq_rel: the loser of the race against a claim sees the winner's word; fails if a consumer was quicker.
+        return slot.word.compare_exchange_strong(word.bits, evicted.bits, std::memory_order_acq_rel,
+                                                 std::memory_order_acquire);
+    }
+
+    void recycle(Slot& slot, SlotWord word, std::uint64_t next_position) noexcept {
+        const bool delivered = word.state() == SlotState::done;
+        const unsigned reason = std::min(word.owner(), reasons - 1);
+        // A predecessor may have died after the tally and before EMPTY. relaxed: only producers write it.
+        const Header& header = ring_.header();
+        const Tally& counted = header.tallies[header.tally_version.load(std::memory_order_relaxed) & 1];
+        if (counted.last_position.load(std::memory_order_relaxed) != word.position() + 1) {
+            switch_tally([&](Tally& tally) {
+                if (delivered) add(tally.delivered);
+                else add(tally.dropped[reason]);
+                if (delivered && word.attempt() != 0) add(tally.repeated);
+                tally.last_position.store(word.position() + 1, std::memory_order_relaxed);
+            });
+        }
+        const std::uint32_t buffer = slot.header.read().buffer;
+        if (pool_ != nullptr && pool_->contains(buffer)) pool_->clear_branch(buffer, ring_.branch());
+        // release: a successor that sees EMPTY sees the tally that counted the block.
+        slot.word.store(SlotWord::make(SlotState::empty, next_position).bits, std::memory_order_release);
+    }
+
+    template <class Change>
+    void switch_tally(Change change) noexcept {
+        Header& header = ring_.header();
+        const std::uint64_t version = header.tally_version.load(std::memory_order_relaxed);
+        // release: a reader that meets one of the stores below in the record that it is reading also sees the version
+        // that was stored before them, and reads again.
+        Memory::fence(std::memory_order_release);
+        const Tally& now = header.tallies[version & 1];
+        Tally& next = header.tallies[(version + 1) & 1];
+        const auto copy = [](auto& to, const auto& from) {
+            to.store(from.load(std::memory_order_relaxed), std::memory_order_relaxed);
+        };
+        copy(next.delivered, now.delivered);
+        for (unsigned reason = 0; reason < reasons; ++reason) copy(next.dropped[reason], now.dropped[reason]);
+        copy(next.repeated, now.repeated);
+        copy(next.last_position, now.last_position);
+        change(next);
+        // release: the one store that makes the new record the valid one.
+        header.tally_version.store(version + 1, std::memory_order_release);
+    }
+
+    Ring ring_;
+    BufferPool* pool_;
+    std::uint64_t tail_;
+    std::uint32_t epoch_ = 0;
+    // Positions of the blocks that may still be READY, oldest first: entries first_ to last_, modulo its size.
+    std::unique_ptr<std::uint64_t[]> waiting_;
+    std::uint64_t mask_ = 0;
+    std::uint64_t first_ = 0;
+    std::uint64_t last_ = 0;
+    bool was_full_ = false;
+};
+
+using RingProducer = BasicRingProducer<SharedMemory>;
+
+}  // namespace steadyflow
