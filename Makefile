@@ -4,6 +4,7 @@
 # make lint    ruff, mypy --strict, and the committed stub against the native module
 #
 # make stub    write src/steadyflow/_native.pyi anew from the native module
+# make prove   kill the data plane at every instruction, and search every order of its memory accesses
 # make sanitize  the native tests under the address, undefined-behaviour and thread sanitizers
 # make venv    only the environment, .venv
 # make clean   remove all that was made
@@ -22,7 +23,7 @@ INSTALL := $(PIP) install --constraint constraints.txt
 SOURCES := CMakeLists.txt pyproject.toml LICENSE $(wildcard README.md) \
     $(shell find native src \( -path native/tests -o -name __pycache__ \) -prune -o -print)
 
-.PHONY: demo test bench lint stub sanitize venv native-test clean
+.PHONY: demo test bench lint stub prove sanitize venv native-build native-test clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -48,11 +49,16 @@ lint: $(BUILD)/.wheel $(VENV)/.installed $(VENV)/.extras-dev
 stub: $(BUILD)/.wheel
 	cp $(BUILD)/wheel/_native.pyi src/steadyflow/_native.pyi
 
-native-test: $(VENV)/.build-tools
+native-build: $(VENV)/.build-tools
 	. $(VENV)/bin/activate && cmake -S . -B $(BUILD)/native -G Ninja --log-level=WARNING \
 	    -DSTEADYFLOW_MODULE=OFF -DSTEADYFLOW_TESTS=ON -DSTEADYFLOW_WERROR=ON \
-	    && cmake --build $(BUILD)/native \
-	    && ctest --test-dir $(BUILD)/native --output-on-failure --no-tests=error
+	    && cmake --build $(BUILD)/native
+
+native-test: native-build
+	. $(VENV)/bin/activate && ctest --test-dir $(BUILD)/native --output-on-failure --no-tests=error
+
+prove: native-build
+	$(BUILD)/native/stepper
 
 # The thread sanitizer of older compilers cannot live with much address randomisation, hence setarch.
 sanitize: $(VENV)/.build-tools

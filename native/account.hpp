@@ -46,8 +46,8 @@ Account read_account(const BasicRing<Memory>& ring) noexcept {
                 account.delivered += ring.stats(consumer).received.load(std::memory_order_relaxed);
             }
         }
-        // Before the second look: as long as nothing is recycled, no more can have been sent than there are slots.
-        account.sent = header.sent.load(std::memory_order_acquire);
+        // Before the second look: as long as nothing is recycled, no more can have been published than there are slots.
+        account.sent = header.published.load(std::memory_order_acquire) + tally.refused.load(std::memory_order_relaxed);
         // The loads above must not move below the second look at the version.
         Memory::fence(std::memory_order_acquire);
         account.consistent = header.tally_version.load(std::memory_order_relaxed) == version;

@@ -1,9 +1,13 @@
-// What the control plane does to a ring whose ends are gone: gives back what the dead had in hand, drops what nobody takes.
+// What the control plane does for ends that are gone: gives back what a consumer had in hand, completes what a producer
+// left half done, drops what nobody will take. Each may be repeated: whoever dies in the middle is followed by another.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
+#include <vector>
 
+#include "buffers.hpp"
 #include "ring.hpp"
 
 namespace steadyflow {
@@ -26,6 +30,42 @@ std::uint64_t reap(const BasicRing<Memory>& ring, unsigned process) noexcept {
     return given_back;
 }
 
+// Completes a port whose producer died, perhaps in the middle of a send: for a successor, or in its place. Control plane
+// only, after the process is known to be gone, with all rings of the port. A block that became READY counts, also where the
+// death came before `published`; a buffer that no slot refers to is free again.
+template <class Memory>
+void take_over(BasicBufferPool<Memory>& pool, std::span<const BasicRing<Memory>> rings) {
+    std::vector<std::uint32_t> branches(pool.count());
+    for (const BasicRing<Memory>& ring : rings) {
+        auto& header = ring.header();
+        // relaxed: the producer that wrote these is gone, which whoever says so has ordered before this.
+        const auto& tally = header.tallies[header.tally_version.load(std::memory_order_relaxed) & 1];
+        std::uint64_t published = 0;
+        for (const auto& dropped : tally.dropped) published += dropped.load(std::memory_order_relaxed);
+        published += tally.delivered.load(std::memory_order_relaxed) - tally.refused.load(std::memory_order_relaxed);
+        const std::uint64_t counted = tally.last_position.load(std::memory_order_relaxed);
+        std::uint64_t tail = header.tail.load(std::memory_order_relaxed);
+        for (std::uint32_t index = 0; index < ring.count(); ++index) {
+            auto& slot = ring.slot(index);
+            const SlotWord word = load(slot);
+            // Consumers may go on meanwhile, but none of them makes a slot EMPTY, or fills one.
+            if (word.state() == SlotState::empty) continue;
+            tail = std::max(tail, word.position() + 1);
+            if (word.position() + 1 != counted) ++published;
+            // Also of a slot that is finished: its branch bit goes when it is recycled.
+            const std::uint32_t buffer = slot.header.read().buffer;
+            if (pool.contains(buffer)) branches[buffer] |= std::uint32_t{1} << ring.branch();
+        }
+        // Larger only where the death came before the count; never smaller, whatever a damaged segment says.
+        if (published > header.published.load(std::memory_order_relaxed)) {
+            header.published.store(published, std::memory_order_release);
+        }
+        // release: as in publish().
+        header.tail.store(tail, std::memory_order_release);
+    }
+    for (std::uint32_t buffer = 0; buffer < pool.count(); ++buffer) pool.set_branches(buffer, branches[buffer]);
+}
+
 // Marks everything that still waits or is claimed as dropped. Only when both ends are gone or stopped.
 template <class Memory>
 std::uint64_t abandon(const BasicRing<Memory>& ring, Reason reason) noexcept {
@@ -35,7 +75,7 @@ std::uint64_t abandon(const BasicRing<Memory>& ring, Reason reason) noexcept {
         auto& tally = ring.header().tallies[0];
         std::uint64_t fates = ring.stats(0).received.load(std::memory_order_relaxed);
         for (const auto& counted : tally.dropped) fates += counted.load(std::memory_order_relaxed);
-        const std::uint64_t sent = ring.header().sent.load(std::memory_order_relaxed);
+        const std::uint64_t sent = ring.header().published.load(std::memory_order_relaxed);
         dropped = sent > fates ? sent - fates : 0;
         add(tally.dropped[static_cast<unsigned>(reason)], dropped);
         return dropped;

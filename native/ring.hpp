@@ -15,9 +15,10 @@
 //   positions behind it are skipped again and again. No READY slot lies before `oldest`, but for those given back.
 // - READY slots never exceed buffer_size; slots = buffer_size + consumers + 1, so there is always one to write into.
 // - A slot's other fields are written while it is EMPTY and read while it is CLAIMED.
-// - sent = delivered + dropped + in flight. `sent` is stored after the slot is READY: a block counts from the
-//   return of send(). Each final state is tallied once; the tally names the position it counted last, so a successor
-//   of a dead producer knows whether that slot was counted before it became EMPTY.
+// - sent = delivered + dropped + in flight, where sent = published + refused: `published` is stored after the slot is
+//   READY, `refused` counts in the tally what send() dropped; a block counts from the return of send(). Each final state
+//   is tallied once; the tally names the position it counted last, so a successor of a dead producer knows whether that
+//   slot was counted before it became EMPTY, and finds `published` anew: what was tallied, and the slots that were not.
 #pragma once
 
 #include <algorithm>
@@ -77,6 +78,7 @@ struct BasicTally {
     // Each written by the producer alone.
     Counter delivered;
     Counter dropped[reasons];
+    Counter refused;  // of the dropped ones, those that never became READY
     Counter repeated;
     Counter last_position;  // + 1; 0: none yet
 };
@@ -96,7 +98,7 @@ struct alignas(cache_line) BasicRingHeader {
     // Written by the producer.
     alignas(cache_line) Atomic<std::uint64_t> tail;
     Atomic<std::uint64_t> oldest;  // where consumers that were lapped go on
-    Atomic<std::uint64_t> sent;
+    Atomic<std::uint64_t> published;  // blocks that became READY; of a fused pipeline, all
     Counter bytes;
     Counter full_events;
     Counter blocked_ns;

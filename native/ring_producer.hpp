@@ -11,7 +11,8 @@
 
 namespace steadyflow {
 
-// The producing end. One thread at a time (the port serialises its callers).
+// The producing end. One thread at a time (the port serialises its callers). The successor of a producer that died comes
+// after take_over().
 template <class Memory>
 class BasicRingProducer {
 public:
@@ -23,8 +24,8 @@ public:
 
     BasicRingProducer(Ring ring, BufferPool* pool) : ring_(std::move(ring)), pool_(pool) {
         if (ring_.count() < ring_.consumers() + 2) throw Corrupted("the ring has too few slots to send into");
+        // acquire: pairs with the predecessor's store, or that of whoever took over.
         tail_ = ring_.header().tail.load(std::memory_order_acquire);
-        take_over();
         // Here and never again: sending allocates nothing.
         mask_ = std::bit_ceil(ring_.count()) - 1;
         waiting_ = std::make_unique<std::uint64_t[]>(mask_ + 1);
@@ -62,7 +63,7 @@ public:
             // Claimed, or waiting for longer than a lap: this position is skipped.
             else if (word.state() != SlotState::empty) continue;
             BlockHeader numbered = block;
-            numbered.sequence = ring_.header().sent.load(std::memory_order_relaxed);
+            numbered.sequence = sent();
             slot.header.write(numbered);
             slot.sent_ns.store(sent_ns, std::memory_order_relaxed);
             // release: the fields above belong to whoever claims the slot.
@@ -80,7 +81,7 @@ public:
         header.tail.store(tail_, std::memory_order_release);
         add(header.bytes, block.payload_bytes);
         // The acknowledgement; release: an observer that sees it sees the slot.
-        header.sent.store(header.sent.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+        header.published.store(header.published.load(std::memory_order_relaxed) + 1, std::memory_order_release);
         if (last_ - first_ > header.peak_fill.load(std::memory_order_relaxed)) {
             forget_taken();
             const std::uint64_t fill = std::min(last_ - first_, ring_.buffer_size());
@@ -91,19 +92,20 @@ public:
         return true;
     }
 
-    // Counts a block that never entered the ring. `sent` first: a snapshot never shows more fates than blocks.
+    // Counts a block that never entered the ring: sent and dropped by the same store.
     void drop(Reason reason, std::uint64_t payload_bytes) noexcept {
-        Header& header = ring_.header();
-        add(header.bytes, payload_bytes);
-        header.sent.store(header.sent.load(std::memory_order_relaxed) + 1, std::memory_order_release);
-        switch_tally([reason](Tally& tally) { add(tally.dropped[static_cast<unsigned>(reason)]); });
+        add(ring_.header().bytes, payload_bytes);
+        switch_tally([reason](Tally& tally) {
+            add(tally.dropped[static_cast<unsigned>(reason)]);
+            add(tally.refused);
+        });
     }
 
     // Asks to be woken when half of the buffer is claimed; then the caller looks once more and sleeps on its bell.
     void request_wake() noexcept {
         const std::uint64_t half = ring_.buffer_size() / 2;
         // seq_cst: pairs with RingConsumer::claim, which claims first and looks here afterwards.
-        ring_.header().wake_position.store(std::max<std::uint64_t>(tail_ - half, 1), std::memory_order_seq_cst);
+        ring_.header().wake_position.store(tail_ > half ? tail_ - half : 1, std::memory_order_seq_cst);
         Memory::fence(std::memory_order_seq_cst);
     }
     void cancel_wake() noexcept { ring_.header().wake_position.store(0, std::memory_order_relaxed); }
@@ -168,17 +170,11 @@ private:
         std::sort(waiting_.get(), waiting_.get() + last_);
     }
 
-    // A predecessor may have died between READY and counting the block: positions and sequences go on behind it.
-    void take_over() noexcept {
-        std::uint64_t sent = ring_.header().sent.load(std::memory_order_relaxed);
-        for (std::uint32_t index = 0; index < ring_.count(); ++index) {
-            const Slot& slot = ring_.slot(index);
-            const SlotWord word = load(slot);
-            if (word.state() == SlotState::empty) continue;
-            tail_ = std::max(tail_, word.position() + 1);
-            sent = std::max(sent, slot.header.read().sequence + 1);
-        }
-        ring_.header().sent.store(sent, std::memory_order_release);
+    // Blocks so far, which is the number of the next one. relaxed: only producers write these.
+    std::uint64_t sent() const noexcept {
+        const Header& header = ring_.header();
+        const Tally& tally = header.tallies[header.tally_version.load(std::memory_order_relaxed) & 1];
+        return header.published.load(std::memory_order_relaxed) + tally.refused.load(std::memory_order_relaxed);
     }
 
     bool evict(std::uint64_t position, Reason reason) noexcept {
@@ -225,6 +221,7 @@ private:
         };
         copy(next.delivered, now.delivered);
         for (unsigned reason = 0; reason < reasons; ++reason) copy(next.dropped[reason], now.dropped[reason]);
+        copy(next.refused, now.refused);
         copy(next.repeated, now.repeated);
         copy(next.last_position, now.last_position);
         change(next);

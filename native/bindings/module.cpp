@@ -231,6 +231,15 @@ void register_shared_memory(nb::module_& module) {
                    BufferPool(segment, pool_offset).release_process(process);
                },
                "segment"_a, "pool_offset"_a, "process"_a, "Zeroes the holds of a dead process.");
+    module.def("take_over",
+               [](const SegmentPointer& segment, std::uint64_t pool_offset, const std::vector<std::uint64_t>& ring_offsets) {
+                   BufferPool pool(segment, pool_offset);
+                   std::vector<Ring> rings;
+                   for (const std::uint64_t offset : ring_offsets) rings.emplace_back(segment, offset);
+                   take_over(pool, std::span<const Ring>(rings));
+               },
+               "segment"_a, "pool_offset"_a, "ring_offsets"_a,
+               "Completes a port whose producer died, in the middle of a send perhaps; with all of its rings.");
     module.def("held_buffers",
                [](const SegmentPointer& segment, std::uint64_t pool_offset) {
                    return BufferPool(segment, pool_offset).held_buffers();

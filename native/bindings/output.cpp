@@ -304,8 +304,8 @@ void Output::wait_for_room(RingLink& link, Nanoseconds deadline_ns) {
 void Output::deliver_fused(const PayloadView& view, const Stamps& stamps, BlockHeader header, Nanoseconds sent_ns) {
     for (const auto& link : fused_) {
         RingHeader& counters = link->ring.header();
-        header.sequence = counters.sent.load(std::memory_order_relaxed);
-        add(counters.sent);
+        header.sequence = counters.published.load(std::memory_order_relaxed);
+        add(counters.published);
         add(counters.bytes, view.bytes);
         if (link->target->discard) {
             add(counters.tallies[0].dropped[static_cast<unsigned>(*link->target->discard)]);

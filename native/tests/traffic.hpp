@@ -48,9 +48,10 @@ private:
 
 // The payload of a block follows from its number, so that a consumer can tell a wrong byte without a second copy.
 inline constexpr std::uint32_t payload_capacity = 256;
+inline std::uint32_t largest_payload = payload_capacity;
 
 inline std::uint32_t payload_bytes(std::uint64_t number) noexcept {
-    return 1 + static_cast<std::uint32_t>(Random::mix(number) % payload_capacity);
+    return 1 + static_cast<std::uint32_t>(Random::mix(number) % largest_payload);
 }
 inline void fill_payload(std::byte* memory, std::uint64_t number) noexcept {
     const std::uint32_t bytes = payload_bytes(number);
@@ -164,6 +165,10 @@ public:
     Bell bell(std::size_t branch, std::uint32_t consumer) const {
         return Bell(segment_, places_[branch].bells[consumer]);
     }
+    bool producer_sleeps() const { return sleeps(producer_bell_); }
+    bool consumer_sleeps(std::size_t branch, std::uint32_t consumer) const {
+        return sleeps(places_[branch].bells[consumer]);
+    }
     Outcome& outcome(std::size_t branch, std::uint32_t consumer) const {
         return segment_->at<Outcome>(places_[branch].outcomes, branches_[branch].consumers)[consumer];
     }
@@ -173,6 +178,7 @@ public:
     }
 
 private:
+    bool sleeps(std::uint64_t bell) const { return segment_->at<BellWords>(bell)->sleeping.load() != 0; }
     std::vector<std::uint64_t> bells() const {
         std::vector<std::uint64_t> offsets = {producer_bell_};
         for (const Places& places : places_) offsets.insert(offsets.end(), places.bells.begin(), places.bells.end());
@@ -199,7 +205,7 @@ private:
 inline std::string describe(const Ring& ring) {
     static const char* const states[] = {"empty", "ready", "claimed", "done", "evicted", "?", "?", "?"};
     const RingHeader& header = ring.header();
-    std::string text = "sent " + std::to_string(header.sent.load()) + ", tail " + std::to_string(header.tail.load()) +
+    std::string text = "published " + std::to_string(header.published.load()) + ", tail " + std::to_string(header.tail.load()) +
                        ", wake " + std::to_string(header.wake_position.load()) + ", ended " +
                        std::to_string(header.ended.load());
     for (std::uint32_t index = 0; index < ring.count(); ++index) {
@@ -215,8 +221,9 @@ enum class Sent { queued, dropped, full, timed_out };
 // The sending end: room in every branch first, then one copy, then one slot in each ring.
 class Port {
 public:
-    explicit Port(const Plane& plane)
-        : pool_(std::make_unique<BufferPool>(plane.pool())), bell_(plane.producer_bell()) {
+    // `first` is the number of the next block: a successor goes on where its predecessor was.
+    explicit Port(const Plane& plane, std::uint64_t first = 0)
+        : pool_(std::make_unique<BufferPool>(plane.pool())), bell_(plane.producer_bell()), number_(first) {
         for (std::size_t index = 0; index < plane.branches().size(); ++index) {
             Link link{RingProducer(plane.ring(index), pool_.get()), {}, false, 0};
             for (std::uint32_t consumer = 0; consumer < plane.branches()[index].consumers; ++consumer) {
@@ -337,7 +344,7 @@ private:
     std::unique_ptr<BufferPool> pool_;
     Bell bell_;
     std::vector<Link> links_ = {};
-    std::uint64_t number_ = 0;
+    std::uint64_t number_;
     bool looks_up_ = false;
 };
 
@@ -426,9 +433,9 @@ private:
     // Keeps the slot claimed while the producer goes on; until it has sent enough, waits for us, or time is up.
     void lag(const Claim& claim) {
         const RingHeader& header = consumer_.ring().header();
-        const std::uint64_t until = header.sent.load() + habits_.lag_blocks;
+        const std::uint64_t until = header.published.load() + habits_.lag_blocks;
         for (unsigned yields = 0; yields < 2000; ++yields) {
-            if (header.sent.load() >= until || header.ended.load() != 0 || header.wake_position.load() != 0) break;
+            if (header.published.load() >= until || header.ended.load() != 0 || header.wake_position.load() != 0) break;
             std::this_thread::yield();
         }
         CHECK(payload_matches(consumer_.pool().payload(claim.header.buffer), claim.header.sequence));

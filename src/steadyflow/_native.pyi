@@ -158,6 +158,11 @@ class Ring:
 def release_process(segment: Segment, pool_offset: int, process: int) -> None:
     """Zeroes the holds of a dead process."""
 
+def take_over(segment: Segment, pool_offset: int, ring_offsets: Sequence[int]) -> None:
+    """
+    Completes a port whose producer died, in the middle of a send perhaps; with all of its rings.
+    """
+
 def held_buffers(segment: Segment, pool_offset: int) -> int:
     """How many buffers are kept alive by views."""
 

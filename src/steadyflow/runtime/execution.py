@@ -8,7 +8,16 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from steadyflow._native import CONTROL_BIT, ROOM_BIT, AbortFlag, Ring, monotonic_ns, release_process, ring_bell
+from steadyflow._native import (
+    CONTROL_BIT,
+    ROOM_BIT,
+    AbortFlag,
+    Ring,
+    monotonic_ns,
+    release_process,
+    ring_bell,
+    take_over,
+)
 from steadyflow.errors import CorruptedSegment, FlowFailed, WorkerDied
 from steadyflow.events import (
     DataFlowStarted,
@@ -30,6 +39,7 @@ from steadyflow.runtime.layout import (
 )
 from steadyflow.runtime.open_ends import OpenPlace
 from steadyflow.runtime.placed import Placed
+from steadyflow.runtime.wiring import Place
 from steadyflow.runtime.workers import ProcessWorker, ThreadWorker, Worker
 
 _LOOK_UP_S: Final = 0.25  # waits are interrupted by signals; this bounds those that another thread took
@@ -335,6 +345,7 @@ class Execution:
 
     def _reclaim(self, worker: Worker) -> None:
         """Take over what a dead process had in hand: its blocks, its views, its ends."""
+        self._take_over(worker)
         for wiring in worker.wiring.pipelines:
             ring = Ring(self._layout.segments[wiring.ring.segment], wiring.ring.offset)
             names = {module.name for module in worker.wiring.modules}
@@ -350,6 +361,16 @@ class Execution:
             for bell, bit in ((wiring.consumer_bell, wiring.consumer_bit), (wiring.producer_bell, ROOM_BIT)):
                 if bell is not None:
                     ring_bell(self._layout.segments[bell.segment], bell.offset, bit)
+
+    def _take_over(self, worker: Worker) -> None:
+        """Complete what a dead process may have left half sent, before anything says that its streams have ended."""
+        names = {module.name for module in worker.wiring.modules}
+        ports: dict[Place, list[int]] = {}
+        for wiring in worker.wiring.pipelines:
+            if wiring.source[0] in names and wiring.pool is not None:
+                ports.setdefault(wiring.pool, []).append(wiring.ring.offset)
+        for pool, rings in ports.items():
+            take_over(self._layout.segments[pool.segment], pool.offset, rings)
 
     def _is_over(self) -> bool:
         return self._running == 0 or self.ended_ns != 0
