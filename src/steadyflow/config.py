@@ -9,12 +9,16 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final, Literal, Never, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Never, Self, TypeAlias
 
 import msgspec
 
-from steadyflow.errors import ConfigurationError, FileUnreadable, UnknownName
+from steadyflow.errors import ConfigurationError, UnknownName
 from steadyflow.formats import checked_integer
+
+if TYPE_CHECKING:
+    # At run time only who has a file pays for it.
+    from steadyflow.toml import Key, TomlDocument
 
 _MAX_TIMEOUT_US: Final = 1 << 40  # 12 days; the room that the native rule has
 _MAX_BUFFER_SIZE: Final = 65_536
@@ -42,7 +46,8 @@ class Wait(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.timeout_ms is not None:
             _check_duration("Wait", "timeout_ms", self.timeout_ms, " Fail() and DropNewest() do not wait at all.")
-        if self.then not in _THEN:
+        then: object = self.then  # not checked yet
+        if not isinstance(then, str) or then not in _THEN:
             raise UnknownName("value of then", self.then, _THEN, where="Wait")
 
     @property
@@ -131,6 +136,14 @@ def rule_from_table(table: Mapping[str, Any] | str) -> Rule:
         if name not in rule.__struct_fields__:
             raise UnknownName(f"option of the rule {kind!r}", name, rule.__struct_fields__)
     return rule(**values)
+
+
+def rule_to_table(rule: Rule) -> dict[str, Any]:
+    """Write a rule as a file does, without the options that have their default: ``{kind = "wait", timeout_ms = 5000}``."""
+    kind = next(kind for kind, each in _RULES.items() if each is type(rule))
+    options = msgspec.structs.asdict(rule)
+    default = msgspec.structs.asdict(type(rule)())
+    return {"kind": kind, **{name: value for name, value in options.items() if value != default[name]}}
 
 
 # --- pipelines ----------------------------------------------------------------------------------------------------
@@ -248,20 +261,47 @@ class PipelineConfig:
             UnknownName: There is no such pipeline, option or value; the message names the file and the near miss.
             ConfigurationError: The file is not TOML, or a value is impossible; the message names file and option.
         """
-        options, where = _find_table(_read_toml(path), pipeline, os.fspath(path))
-        for name in options:
-            if name not in cls.OPTIONS:
-                raise UnknownName("option", name, cls.OPTIONS, where=where)
-        if "buffer_size" not in options:
-            raise ConfigurationError(f"{where}: buffer_size is missing. Say how many blocks may wait.")
-        try:
-            if "backpressure_strategy" in options:
-                options["backpressure_strategy"] = rule_from_table(options["backpressure_strategy"])
-            return cls(**options)
-        except UnknownName as error:
-            raise UnknownName(error.kind, error.name, error.known, where=where) from None
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{where}: {error}") from None
+        from steadyflow.toml import TomlDocument
+        from steadyflow.toml.pipelines import find_table
+
+        document = TomlDocument.read(path)
+        return cls.from_document(document, find_table(document, pipeline))
+
+    @classmethod
+    def from_document(cls, document: TomlDocument, key: Key) -> PipelineConfig:
+        """
+        Read the settings of a pipeline from a table of a TOML file.
+
+        Args:
+            document: The file.
+            key: Which table; in an entry of ``[[pipelines]]``, ``from``, ``to`` and ``name`` are no settings.
+
+        Raises:
+            UnknownName: There is no such option or value; the message names file, line and key, and the near miss.
+            ConfigurationError: A value is impossible; the message names file, line and key.
+            SeveralProblems: Several of these.
+        """
+        from steadyflow.toml import Problems
+        from steadyflow.toml.pipelines import PIPELINE_ENDS
+
+        beside = PIPELINE_ENDS if key and isinstance(key[-1], int) else ()
+        options: dict[str, Any] = {}
+        problems = Problems()
+        for name, value in document.table(key).items():
+            if name in beside:
+                continue
+            with problems.noted(document.where(*key, name)):
+                if name not in cls.OPTIONS:
+                    raise UnknownName("option", name, [*beside, *cls.OPTIONS])
+                options[name] = rule_from_table(value) if name == "backpressure_strategy" else value
+                # Each by itself: so it is known which one is wrong, and one that is does not hide another.
+                cls(**{"buffer_size": 1, name: options[name]})
+        if "buffer_size" not in options and not problems.found:  # a misspelt one is not a missing one
+            problems.add(
+                ConfigurationError(f"{document.where(*key)}: buffer_size is missing. Say how many blocks may wait.")
+            )
+        problems.raise_if_any(document.where(*key))
+        return cls(**options)
 
     def _values(self) -> tuple[object, ...]:
         return tuple(getattr(self, name) for name in self.OPTIONS)
@@ -312,39 +352,3 @@ def _checked_late(value: str) -> str:
             f'Use late="pass", which counts late blocks.'
         )
     return value
-
-
-# --- files --------------------------------------------------------------------------------------------------------
-
-
-def _read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    import tomllib  # only who has a file pays for it
-
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - pathlib is not imported for one open()
-            return tomllib.load(file)
-    except OSError as error:
-        raise FileUnreadable(f"{os.fspath(path)}: cannot be read: {error.strerror or error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{os.fspath(path)}: expected TOML: {error}.") from None
-
-
-def _find_table(content: dict[str, Any], pipeline: str | None, path: str) -> tuple[dict[str, Any], str]:
-    """Return the options of a pipeline, and where they stand."""
-    if pipeline is None:
-        table = content.get("pipeline", content)
-        where = f"{path} [pipeline]" if "pipeline" in content else path
-        if not isinstance(table, dict):
-            raise ConfigurationError(f"{where}: expected a table, got {table!r}.")
-        return dict(table), where
-    tables = {name: table for name, table in content.items() if isinstance(table, dict) and name != "pipelines"}
-    listed = content.get("pipelines", {})
-    if isinstance(listed, dict):
-        tables |= {name: table for name, table in listed.items() if isinstance(table, dict)}
-    elif isinstance(listed, list):
-        for entry in listed:
-            options = {name: value for name, value in entry.items() if name not in ("name", "from", "to")}
-            tables[entry.get("name") or f"{entry.get('from')}->{entry.get('to')}"] = options
-    if pipeline not in tables:
-        raise UnknownName("pipeline", pipeline, tables, where=path)
-    return dict(tables[pipeline]), f"{path} [{pipeline}]"

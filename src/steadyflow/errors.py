@@ -5,6 +5,7 @@ The errors of steadyflow: one tree, ordered by who caused them.
 
     FlowError
     ├── ConfigurationError (ValueError)         you described something impossible
+    │   ├── SeveralProblems                     more than one of these, found at once
     │   ├── UnknownName (LookupError)           no module, port, option ... of this name
     │   ├── DuplicateName                       a second thing of the same name
     │   ├── DuplicateLink                       two ports linked twice
@@ -40,11 +41,31 @@ builtins derive from it too, so that ``except TimeoutError`` or ``except ValueEr
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import Self, TypeVar
+
+ErrorT = TypeVar("ErrorT", bound="FlowError")
 
 
 class FlowError(Exception):
     """The root of all errors that steadyflow raises on purpose."""
+
+
+def located(error: ErrorT, where: str) -> ErrorT:
+    """
+    Put a place before the message of an error, such as a file and a line; the error stays what it is.
+
+    Args:
+        error: Any but `FlowFailed`, whose message cannot be changed.
+        where: The place.
+
+    Returns:
+        The error itself.
+    """
+    message = f"{where}: {error}"
+    error.args = (message,)
+    if isinstance(error, MissingExtra):
+        error.msg = message  # which is what an ImportError shows
+    return error
 
 
 # --- you described something impossible --------------------------------------------------------------------------
@@ -52,6 +73,20 @@ class FlowError(Exception):
 
 class ConfigurationError(FlowError, ValueError):
     """Something was described that cannot work; raised before any block flows."""
+
+
+class SeveralProblems(ConfigurationError):
+    """
+    Several things are wrong with one description; the message lists them.
+
+    Args:
+        where: What was described, such as a file.
+        problems: The errors, at least two, in the order in which they were found.
+    """
+
+    def __init__(self, where: str, problems: Sequence[FlowError]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join([f"{where}: {len(problems)} problems.", *map(str, problems)]))
 
 
 class UnknownName(ConfigurationError, LookupError):

@@ -16,12 +16,14 @@ PACKAGE = Path(__file__).parents[2] / "src" / "steadyflow"
 # the architecture. A new file or folder of the package gets its place here.
 LAYERS = [
     {"_native"},  # knows nothing of ours: it looks up Python names when it is called
-    {"errors", "clock", "data", "formats", "codec", "payload", "platform"},
+    {"errors", "clock", "data", "formats", "codec", "payload", "platform", "toml"},
     {"config"},
     {"module", "events", "metrics"},
     {"pipeline", "report"},  # a pipeline reads its own metrics
     {"runtime"},
+    {"diagrams"},
     {"coordinator"},
+    {"flow_files"},
     {"steadyflow"},  # the public names
     {"audio", "testing"},
     {"cli", "benchmarks"},

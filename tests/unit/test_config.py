@@ -16,8 +16,9 @@ from steadyflow.config import (
     PipelinePriority,
     Wait,
     rule_from_table,
+    rule_to_table,
 )
-from steadyflow.errors import ConfigurationError, FileUnreadable, UnknownName
+from steadyflow.errors import ConfigurationError, FileUnreadable, SeveralProblems, UnknownName
 
 # --- rules ---
 
@@ -85,6 +86,7 @@ def test_rules_from_tables(table, rule):
         ({"kind": "wait", "timeout": 5}, "unknown option of the rule 'wait' 'timeout'; did you mean 'timeout_ms'"),
         ({"kind": "latest", "timeout_ms": 5}, "unknown option of the rule 'latest'"),
         ({"timeout_ms": 5}, "expected a rule such as"),
+        ({"kind": "wait", "timeout_ms": 5, "then": ["fail"]}, "unknown value of then"),
         (5, "expected a rule such as"),
     ],
 )
@@ -241,8 +243,39 @@ def test_an_unknown_pipeline_gets_the_near_miss(tmp_path):
 def test_errors_name_the_table(tmp_path):
     path = tmp_path / "flow.toml"
     path.write_text("[dsp]\nbuffer_size = 0")
-    with pytest.raises(ConfigurationError, match=r"flow\.toml \[dsp\]: "):
+    with pytest.raises(ConfigurationError, match=r"flow\.toml, line 2, dsp\.buffer_size: "):
         PipelineConfig.from_toml(path, "dsp")
+
+
+def test_all_wrong_options_are_named_at_once(tmp_path):
+    path = tmp_path / "flow.toml"
+    path.write_text('[dsp]\nbuffer_size = 0\npriority = "hihg"\nlate = "pass"')
+    with pytest.raises(SeveralProblems) as caught:
+        PipelineConfig.from_toml(path, "dsp")
+    assert [str(each).removeprefix(f"{path}, ").partition(": ")[0] for each in caught.value.problems] == [
+        "line 2, dsp.buffer_size",
+        "line 3, dsp.priority",
+    ]
+
+
+def test_pipelines_that_are_no_tables_are_passed_over(tmp_path):
+    path = tmp_path / "flow.toml"
+    path.write_text("pipelines = [3]\n[dsp]\nbuffer_size = 1")
+    assert PipelineConfig.from_toml(path, "dsp").buffer_size == 1
+    with pytest.raises(UnknownName, match="Known: dsp"):
+        PipelineConfig.from_toml(path, "3")
+
+
+@pytest.mark.parametrize(
+    "rule", [Wait(), Wait(5), Wait(5, "drop_newest"), DropOldest(), DropNewest(), Latest(), Fail()], ids=repr
+)
+def test_a_rule_can_be_written_and_read_again(rule):
+    assert rule_from_table(rule_to_table(rule)) == rule
+
+
+def test_a_rule_is_written_without_its_defaults():
+    assert rule_to_table(Wait(5)) == {"kind": "wait", "timeout_ms": 5}
+    assert rule_to_table(Latest()) == {"kind": "latest"}
 
 
 def test_unreadable_files(tmp_path):

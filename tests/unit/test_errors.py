@@ -11,8 +11,10 @@ from steadyflow.errors import (
     InsufficientMemory,
     MissingExtra,
     ModuleFailed,
+    SeveralProblems,
     UnknownName,
     WorkerDied,
+    located,
 )
 
 ALL_ERRORS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, FlowError)]
@@ -52,6 +54,31 @@ def test_errors_are_also_the_builtins_one_would_guess(name, builtin):
 @pytest.mark.parametrize("cls", [errors.FileUnreadable, errors.SendTimeout, InsufficientMemory, CorruptedSegment])
 def test_a_message_comes_out_as_it_went_in(cls):
     assert str(cls("expected this, got that")) == "expected this, got that"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigurationError("expected this"),
+        UnknownName("input", "adio", ["audio"]),
+        errors.FileUnreadable("a.wav: missing"),
+        MissingExtra("audio", "a flow"),
+        InsufficientMemory("too little"),
+        SeveralProblems("a.toml", [ConfigurationError("one"), ConfigurationError("two")]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_place_can_be_put_before_a_message(error):
+    before = str(error)
+    assert located(error, "a.toml, line 3") is error
+    assert str(error) == f"a.toml, line 3: {before}"
+
+
+def test_several_problems_are_listed():
+    one, two = ConfigurationError("one"), UnknownName("input", "adio", ["audio"])
+    error = SeveralProblems("a.toml", [one, two])
+    assert error.problems == (one, two)
+    assert str(error).splitlines() == ["a.toml: 2 problems.", "one", str(two)]
 
 
 def test_unknown_name_offers_the_near_miss():
