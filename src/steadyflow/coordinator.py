@@ -43,6 +43,7 @@ from steadyflow.runtime.placed import MAIN_WORKER, Placed, Placement
 
 if TYPE_CHECKING:
     # Loaded when a flow needs them, not at import: they bring subprocess, sockets and the encoding of arguments.
+    from steadyflow.diagrams import DiagramFormat
     from steadyflow.runtime.execution import Execution
     from steadyflow.runtime.open_ends import OpenPlace
     from steadyflow.runtime.workers import Worker
@@ -352,6 +353,21 @@ class DataFlowCoordinator:
     def workers(self) -> Mapping[str, Worker]:
         """The workers by name; empty before the start."""
         return MappingProxyType({} if self._execution is None else self._execution.workers)
+
+    def graph(self, format: DiagramFormat = "mermaid") -> str:
+        """
+        Draw the flow as it is described; nothing is started or set up for it.
+
+        Args:
+            format: ``"mermaid"``, for pages; ``"dot"``, for Graphviz; ``"json"``, for programs.
+
+        Raises:
+            UnknownName: There is no such format; offers the nearest.
+            ConfigurationError: One worker is asked to be a thread and a process.
+        """
+        from steadyflow.diagrams import draw
+
+        return draw(self.name, self._modules, list(self._pipelines.values()), format)
 
     # --- running ------------------------------------------------------------------------------------------------------------
 

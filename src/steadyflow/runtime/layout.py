@@ -21,8 +21,8 @@ from steadyflow._native import (
     pool_bytes,
     ring_bytes,
 )
-from steadyflow.config import DropOldest, Wait
-from steadyflow.errors import ConfigurationError, CycleRefused, FormatClash, LimitExceeded
+from steadyflow.config import DropOldest, Rule, Wait
+from steadyflow.errors import ConfigurationError, CycleRefused, FlowError, FormatClash, LimitExceeded, located
 from steadyflow.formats import AnyFormat, Format, agree, class_path, format_to_wire
 from steadyflow.module import Module, Source, input_ports, output_ports
 from steadyflow.pipeline import Pipeline, buffer_bytes
@@ -123,7 +123,12 @@ def resolve_formats(
                 )
         for port_name, fmt in inputs.items():
             input_ports(module)[port_name].format = fmt
-        for port_name, fmt in module.resolve_formats(inputs).items():
+        try:
+            resolved = module.resolve_formats(inputs)
+        except FlowError as error:
+            located(error, f"module {name!r}")
+            raise
+        for port_name, fmt in resolved.items():
             output_ports(module)[port_name].format = fmt
     for pipeline in pipelines:
         _check_resolved(modules, pipeline)
@@ -154,12 +159,10 @@ def default_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) 
     Raises:
         CycleRefused: Every pipeline of a loop waits, so that it would stop for ever once full; names the loop.
     """
-    upstream = upstream_of(edges_between(modules, pipelines))
+    rules = chosen_rules(modules, pipelines)
     for pipeline in pipelines:
         if pipeline.rule is None:
-            sources = {pipeline.source[0], *upstream.get(pipeline.source[0], ())}
-            live = any(_is_live(modules[name].module) for name in sources if name in modules)
-            pipeline.set_rule(DropOldest() if live else Wait())
+            pipeline.set_rule(rules[pipeline.id])
     waiting = [
         pipeline
         for pipeline in pipelines
@@ -172,6 +175,17 @@ def default_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) 
             f"the loop {loop} waits everywhere, so it would stand still once its pipelines are full. Give one of its "
             f"pipelines a rule that does not wait, such as DropOldest()."
         )
+
+
+def chosen_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -> dict[str, Rule]:
+    """Return the rule of each pipeline by id: its own or, without one, the default that `default_rules` describes."""
+    upstream = upstream_of(edges_between(modules, pipelines))
+    rules: dict[str, Rule] = {}
+    for pipeline in pipelines:
+        sources = {pipeline.source[0], *upstream.get(pipeline.source[0], ())}
+        live = any(_is_live(modules[name].module) for name in sources if name in modules)
+        rules[pipeline.id] = pipeline.rule or (DropOldest() if live else Wait())
+    return rules
 
 
 def _is_live(module: Module) -> bool:

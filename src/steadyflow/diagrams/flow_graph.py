@@ -1,0 +1,193 @@
+"""What is to be seen of a flow: workers with their modules, open ends, and pipelines. Plain data, without a style."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from steadyflow.config import rule_to_table
+from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, BytesFormat, Format, StructFormat, agree
+from steadyflow.module import Module, input_ports, output_ports
+from steadyflow.pipeline import Pipeline
+from steadyflow.runtime.layout import chosen_rules, plan_workers, topological
+from steadyflow.runtime.placed import Placed, Placement
+
+
+class ModuleNode(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A module.
+
+    Args:
+        name: Its name in the flow.
+        class_name: The name of its class.
+        inputs: Its inputs, in the order of their declaration.
+        outputs: Its outputs.
+    """
+
+    name: str
+    class_name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class WorkerGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A worker.
+
+    Args:
+        name: Its name.
+        placement: A thread or a process.
+        realtime: Whether it asks for real-time scheduling.
+        modules: What it runs, upstream first.
+    """
+
+    name: str
+    placement: Placement
+    realtime: bool
+    modules: tuple[ModuleNode, ...]
+
+
+class PipelineEdge(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A pipeline.
+
+    Args:
+        id: Its id.
+        source: Module and output, or an open end and "".
+        target: Module and input, or an open end and "".
+        format: What flows, as far as it is known before the start; None: anything.
+        buffer_size: How many blocks may wait.
+        max_latency_ms: Its budget; None: none.
+        priority: Its priority.
+        rule: Its rule, as a file writes it; where none was given, the default.
+    """
+
+    id: str
+    source: tuple[str, str]
+    target: tuple[str, str]
+    format: str | None
+    buffer_size: int
+    max_latency_ms: float | None
+    priority: str
+    rule: Mapping[str, Any]
+
+    def describe(self) -> tuple[str, str, str]:
+        """Return what it is in three lines: what flows; room, budget and priority; the rule."""
+        room = [f"{self.buffer_size} block{'' if self.buffer_size == 1 else 's'}"]
+        if self.max_latency_ms is not None:
+            room.append(f"≤ {self.max_latency_ms:g} ms")
+        if self.priority != "normal":
+            room.append(self.priority)
+        kind, *options = self.rule.items()
+        rule = [str(kind[1]), *(f"{name} = {value}" for name, value in options)]
+        return self.format or "any format", ", ".join(room), ", ".join(rule)
+
+
+class FlowGraph(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A flow.
+
+    Args:
+        name: Its name.
+        workers: All workers, upstream first.
+        open_ends: The names under which the application sends and receives.
+        pipelines: All pipelines.
+    """
+
+    name: str
+    workers: tuple[WorkerGroup, ...]
+    open_ends: tuple[str, ...]
+    pipelines: tuple[PipelineEdge, ...]
+
+
+def flow_graph(name: str, modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -> FlowGraph:
+    """
+    Return what is to be seen of a flow. Pure: nothing is started, set up, or read from a file.
+
+    Raises:
+        ConfigurationError: One worker is asked to be a thread and a process.
+    """
+    rules = chosen_rules(modules, pipelines)
+    ends = [
+        end[0]
+        for pipeline in pipelines
+        for end, is_open in ((pipeline.source, pipeline.source_open), (pipeline.target, pipeline.target_open))
+        if is_open
+    ]
+    return FlowGraph(
+        name=name,
+        workers=tuple(
+            WorkerGroup(
+                name=worker.name,
+                placement=worker.placement,
+                realtime=worker.realtime,
+                modules=tuple(_node(placed) for placed in worker.modules),
+            )
+            for worker in plan_workers(modules, topological(modules, pipelines))
+        ),
+        open_ends=tuple(dict.fromkeys(ends)),
+        pipelines=tuple(
+            PipelineEdge(
+                id=pipeline.id,
+                source=pipeline.source,
+                target=pipeline.target,
+                format=_describe_format(_known_format(modules, pipeline)),
+                buffer_size=pipeline.config.buffer_size,
+                max_latency_ms=pipeline.config.max_latency_ms,
+                priority=pipeline.config.priority.value,
+                rule=rule_to_table(rules[pipeline.id]),
+            )
+            for pipeline in pipelines
+        ),
+    )
+
+
+def _node(placed: Placed) -> ModuleNode:
+    module = placed.module
+    return ModuleNode(
+        name=placed.name,
+        class_name=type(module).__name__,
+        inputs=tuple(input_ports(module)),
+        outputs=tuple(output_ports(module)),
+    )
+
+
+def _known_format(modules: Mapping[str, Placed], pipeline: Pipeline) -> Format:
+    """Return what flows, as far as the pipeline or its ends say it."""
+    if pipeline.format is not None:
+        return pipeline.format
+    produced: Format = AnyFormat()
+    accepted: Format = AnyFormat()
+    if not pipeline.source_open:
+        produced = _declared_output(modules[pipeline.source[0]].module, pipeline.source[1])
+    if not pipeline.target_open:
+        accepted = input_ports(modules[pipeline.target[0]].module)[pipeline.target[1]].declaration.format
+    return agree(produced, accepted, where=pipeline.id)
+
+
+def _declared_output(module: Module, name: str) -> Format:
+    declaration = output_ports(module)[name].declaration
+    return declaration.format if declaration.like is None else input_ports(module)[declaration.like].declaration.format
+
+
+def _describe_format(fmt: Format) -> str | None:
+    """Return what is known, without what goes without saying."""
+    match fmt:
+        case AudioFormat():
+            parts = ["audio"]
+            if fmt.sample_rate_hz is not None:
+                parts.append(f"{fmt.sample_rate_hz} Hz")
+            if fmt.channels is not None:
+                parts.append(f"{fmt.channels} channel{'' if fmt.channels == 1 else 's'}")
+            parts += [part for part in (fmt.sample_type, fmt.layout) if part not in ("f32", "interleaved")]
+            return ", ".join(parts)
+        case ArrayFormat():
+            return f"{fmt.dtype} array {'×'.join(map(str, fmt.shape))}"
+        case StructFormat():
+            return fmt.type.__name__
+        case BytesFormat():
+            return "bytes"
+        case AnyFormat():
+            return None
