@@ -9,7 +9,9 @@ The layout, in the order in which data flows:
     module                             who works on it
     events, metrics, report            what is known about it
     runtime                            where it runs: layout, workers, processes
+    diagrams                           what it looks like
     coordinator                        who owns it all
+    toml, flow_files                   the same, described in a file
     audio, testing, cli, benchmarks    what comes with it; loaded when asked for
 """
 
@@ -30,6 +32,7 @@ from steadyflow.errors import (
     ReceiveTimeout,
     SendTimeout,
 )
+from steadyflow.flow_files import load_flow
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, BytesFormat, Format, StructFormat
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.module import Input, Module, Output, Source, module
@@ -77,6 +80,7 @@ __all__ = [
     "Wait",
     "audio",
     "events",
+    "load_flow",
     "module",
     "testing",
 ]

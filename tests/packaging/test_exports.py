@@ -29,6 +29,7 @@ CONTRACT = {
     "Source",
     "StructFormat",
     "Wait",
+    "load_flow",
     "module",
 }
 """What the documentation promises; a name leaves this set only with a major version."""

@@ -1,0 +1,64 @@
+"""A coordinator that knows the file in which its flow is described."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from steadyflow.coordinator import DataFlowCoordinator
+from steadyflow.errors import FlowError, FlowFailed, located
+from steadyflow.report import FlowReport
+from steadyflow.toml import Key, TomlDocument
+
+if TYPE_CHECKING:
+    from steadyflow.diagrams import DiagramFormat
+
+
+class FileFlow(DataFlowCoordinator):
+    """
+    The flow of a file; made by `load_flow`.
+
+    What is wrong with its description is said with the place in the file, also where it is found only at the start.
+
+    Attributes:
+        path: The file.
+        description: What it says about itself.
+        duration_s: How long `run` lasts unless it is told otherwise; None: until all streams have ended.
+    """
+
+    def __init__(self, name: str, document: TomlDocument, description: str, duration_s: float | None) -> None:
+        super().__init__(name)
+        self.path = document.path
+        self.description = description
+        self.duration_s = duration_s
+        self._document = document
+        self._keys: dict[str, Key] = {}  # how a message begins -> what it is about
+
+    def run(self, duration_s: float | None = None) -> FlowReport:
+        """Run as the base class does; without `duration_s`, as long as the file says."""
+        return super().run(self.duration_s if duration_s is None else duration_s)
+
+    def graph(self, format: DiagramFormat = "mermaid") -> str:
+        """Draw as the base class does; a flow that cannot be is said with its place in the file."""
+        with self._places():
+            return super().graph(format)
+
+    def describes(self, key: Key, *, module: str = "", pipeline: str = "") -> None:
+        """Note where a module or a pipeline is described. Loading only."""
+        self._keys[f"module {module!r}" if module else f"{pipeline}:"] = key
+
+    def _start(self) -> None:
+        with self._places():
+            super()._start()
+
+    @contextlib.contextmanager
+    def _places(self) -> Iterator[None]:
+        try:
+            yield
+        except FlowFailed:
+            raise  # it ran: what failed is the module's doing
+        except FlowError as error:
+            about = [key for beginning, key in self._keys.items() if str(error).startswith(beginning)]
+            located(error, self._document.where(*about[0]) if about else self.path)
+            raise
