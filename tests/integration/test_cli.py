@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
 import tomllib
-import uuid
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.integration.commands import LIMIT_S, line_with, marked, run
 
 from steadyflow.audio import demo_recording
 from steadyflow.benchmarks import CASES
@@ -27,72 +25,8 @@ from steadyflow.cli.failures import describe
 from steadyflow.errors import FileUnreadable, FlowFailed, ModuleFailed, UnknownName
 from steadyflow.report import FlowReport
 
-COMMAND = [sys.executable, "-m", "steadyflow.cli"]
 CHECKOUT = Path(__file__).parents[2]
 TINY = Effort(rounds=1, blocks=640, paced_blocks=50)
-
-# Nothing here is expected to take long; a command that hangs must fail its own test.
-LIMIT_S = 50
-
-
-def run(*arguments, **options):
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-        **options,
-    )
-
-
-@pytest.fixture
-def started(request):
-    """Start a command in a process group of its own; what it leaves behind can be found by a mark."""
-    mark = f"STEADYFLOW_TEST={uuid.uuid4()}"
-    processes = []
-
-    def start(*arguments, **options):
-        name, _, value = mark.partition("=")
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-            env=os.environ | {name: value},
-            **options,
-        )
-        processes.append(process)
-        return process, mark
-
-    yield start
-    for process in processes:
-        with process:  # closes its pipes, and waits
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def marked(mark, command=""):
-    """Return the pids of living processes with that mark in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        # A process may end while it is looked at.
-        with contextlib.suppress(OSError):
-            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                if command.encode() in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-    return found
-
-
-def line_with(stream, text):
-    """Read lines up to the first that holds the text."""
-    lines = []
-    for line in stream:
-        lines.append(line)
-        if text in line:
-            return line
-    pytest.fail(f"{text!r} never came; instead: {''.join(lines)}")
 
 
 def write_tone(path, frequency_hz, duration_s=1.0):
@@ -118,7 +52,7 @@ def test_version():
     assert run("--version").stdout == f"steadyflow {steadyflow.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["demo", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["demo", "run", "graph", "bench", "doctor"])
 def test_help_has_an_example(command):
     done = run(command, "--help")
 
@@ -130,7 +64,7 @@ def test_help_has_an_example(command):
 def test_help_lists_the_commands():
     shown = run("--help").stdout
 
-    assert all(command in shown for command in ("demo", "bench", "doctor"))
+    assert all(command in shown for command in ("demo", "run", "graph", "bench", "doctor"))
     assert "..." not in shown.partition("Commands:")[2], "a summary was cut off"
 
 
@@ -357,30 +291,6 @@ def test_a_broken_pipe_is_no_traceback(started):
 
     assert process.returncode == 1
     assert "Traceback" not in complaint
-
-
-@pytest.fixture
-def terminal(monkeypatch):
-    """Offer one end of a pseudo-terminal to a command, and read what it draws at the other."""
-    monkeypatch.setenv("TERM", "xterm-256color")  # one that can move its cursor, whatever runs the tests
-    ours, theirs = pty.openpty()
-    drawn = []
-
-    def read_until(text=None):
-        while text is None or text not in "".join(drawn):
-            try:
-                piece = os.read(ours, 65_536)
-            except OSError:  # EIO: the command has closed its end
-                piece = b""
-            if not piece:
-                break
-            drawn.append(piece.decode(errors="replace"))
-        return "".join(drawn)
-
-    yield theirs, read_until
-    os.close(ours)
-    with contextlib.suppress(OSError):
-        os.close(theirs)
 
 
 def test_on_a_terminal_the_table_is_drawn_while_it_runs(started, terminal, tmp_path):

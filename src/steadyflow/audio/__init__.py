@@ -3,13 +3,14 @@ Sound in and out of flows, and what listens to it.
 
 In the order data flows:
 
-- `FileSource`, `Tone`: where audio comes from
+- `FileSource`, `DemoSource`, `Tone`: where audio comes from
 - `LevelMeter` (sends `Level`), `PitchDetector` (sends `Pitch`): what is measured
 - `FileSink`: where it goes
 - `find_notes`, `match_notes`, `name_note`, `note_frequency_hz`, `Note`: from pitches to notes
 - `demo_recording`: a short recording with known notes
 """
 
+from steadyflow.audio.demo_source import DemoSource as DemoSource
 from steadyflow.audio.files import FileSink as FileSink
 from steadyflow.audio.files import FileSource as FileSource
 from steadyflow.audio.level import Level as Level
@@ -26,6 +27,7 @@ from steadyflow.audio.recordings import demo_recording as demo_recording
 from steadyflow.audio.tone import Tone as Tone
 
 __all__ = [
+    "DemoSource",
     "FileSink",
     "FileSource",
     "Level",

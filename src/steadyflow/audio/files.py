@@ -147,7 +147,7 @@ class FileSource(Source):
 
     def __repr__(self) -> str:
         pace = "real-time pace" if self.paced else "as fast as possible"
-        return f"<FileSource {str(self._path)!r}, {self._block_frames} frames per block, {pace}>"
+        return f"<{type(self).__name__} {str(self._path)!r}, {self._block_frames} frames per block, {pace}>"
 
 
 class FileSink(Module):

@@ -1,5 +1,5 @@
 """
-The command line, extra ``cli``: ``steadyflow demo``, ``steadyflow bench``, ``steadyflow doctor``.
+The command line, extra ``cli``: ``steadyflow demo``, ``run``, ``graph``, ``bench``, ``doctor``.
 
 `app` parses arguments; each command is a file of its own, imported when it is called.
 """

@@ -21,9 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
-
 
 def _as_written(title: str, lines: Iterable[str]) -> str:
     """Return text for the end of a help page that keeps its lines: that is what the backspace asks for."""
@@ -80,6 +77,97 @@ def demo(
         from steadyflow.cli.demo import demo
 
         return demo(file, fast=fast, as_json=as_json)
+
+    _exit_with(command)
+
+
+FlowFile = Annotated[
+    Path, typer.Argument(metavar="FLOW.toml", help="The flow file; it imports code, so trust it like a script.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace a value of the file; VALUE is TOML, or else text. May be given several times.",
+        show_default=False,
+    ),
+]
+
+
+@app.command(
+    epilog=_as_written(
+        "Examples",
+        [
+            "steadyflow run notes.toml",
+            "steadyflow run notes.toml --set modules.take.arguments.path=take.wav",
+            "steadyflow run notes.toml --set 'pipelines.\"take.out->pitch.audio\".buffer_size=8'",
+            "steadyflow run notes.toml --duration-s 10 --quiet --json > report.json",
+        ],
+    )
+)
+def run(
+    flow: FlowFile,
+    duration_s: Annotated[
+        float | None,
+        typer.Option("--duration-s", help="Stop after this time, whatever the file says.", show_default=False),
+    ] = None,
+    settings: Settings = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as one JSON document; progress goes to stderr.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show nothing while it runs.")] = False,
+) -> None:
+    """
+    Run the flow that a file describes.
+
+    Until all streams have ended, the time is over, or Ctrl-C; then the report is printed. While it runs: what each
+    pipeline sent, delivered and dropped, its latency and its health. Exits with 1 if the flow failed.
+    """
+
+    def command() -> int:
+        from steadyflow.cli.run import run
+
+        return run(flow, settings or [], duration_s=duration_s, as_json=as_json, quiet=quiet)
+
+    _exit_with(command)
+
+
+@app.command(
+    epilog=_as_written(
+        "Examples",
+        [
+            "steadyflow graph notes.toml",
+            "steadyflow graph notes.toml --output notes.dot",
+            "steadyflow graph notes.toml --format dot | dot -Tsvg > notes.svg",
+        ],
+    )
+)
+def graph(
+    flow: FlowFile,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="mermaid, dot or json; by the ending of FILE, or else mermaid.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Write to this file, not to stdout.", show_default=False),
+    ] = None,
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """
+    Draw the flow that a file describes.
+
+    Its workers, modules and pipelines. Nothing is started.
+    """
+
+    def command() -> int:
+        from steadyflow.cli.graph import graph
+
+        return graph(flow, settings or [], format="json" if as_json else format, output=output)
 
     _exit_with(command)
 
@@ -144,5 +232,7 @@ def _exit_with(command: Callable[[], int]) -> NoReturn:
         print(f"steadyflow: {describe(error)}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
+        from steadyflow.cli.outcome import INTERRUPTED
+
         code = INTERRUPTED
     raise typer.Exit(code)

@@ -18,15 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from steadyflow import DataFlowCoordinator, DropOldest, FlowReport, Pipeline, PipelineConfig, Wait, audio
-from steadyflow.cli.failures import describe
+from steadyflow import DataFlowCoordinator, DropOldest, Pipeline, PipelineConfig, Wait, audio
+from steadyflow.cli.listening import Listening
+from steadyflow.cli.outcome import Outcome
 from steadyflow.cli.screens import Screen, make_screen
 from steadyflow.errors import EndOfStream, FlowFailed, PipelineClosed, ReceiveTimeout
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-INTERRUPTED: Final = 130
 
 # Short enough that the level moves while the pitch keeps it waiting.
 _LOOK_UP_S: Final = 0.05
@@ -35,7 +34,7 @@ BLOCK_FRAMES: Final = 480
 
 
 @dataclass
-class Performance:
+class Performance(Outcome):
     """
     What came out of one run.
 
@@ -48,9 +47,6 @@ class Performance:
     recording: audio.Recording | None = None
     pitches: list[audio.Pitch] = field(default_factory=list)
     began_ns: int | None = None
-    report: FlowReport | None = None
-    failure: FlowFailed | None = None
-    interrupted: bool = False
 
     @property
     def notes(self) -> list[audio.Note]:
@@ -84,22 +80,20 @@ def demo(file: Path | None, *, fast: bool, as_json: bool) -> int:
         performance = Performance(recording.path, recording)
     else:
         performance = Performance(file)
-    play(performance, make_screen(live=not as_json and sys.stdout.isatty()), fast=fast)
+    listening = Listening()
+    play(performance, listening, make_screen(listening, live=not as_json and sys.stdout.isatty()), fast=fast)
     if performance.report is not None:
         if as_json:
             print(json.dumps(to_json_value(performance), indent=2))
         else:
             show(performance)
-    if performance.failure is not None:
-        print(f"steadyflow: {describe(performance.failure)}", file=sys.stderr)
-        return 1
-    return INTERRUPTED if performance.interrupted else 0
+    return performance.conclude()
 
 
 # --- playing ------------------------------------------------------------------------------------------------------
 
 
-def play(performance: Performance, screen: Screen, *, fast: bool) -> None:
+def play(performance: Performance, listening: Listening, screen: Screen, *, fast: bool) -> None:
     """
     Run the flow, and note down what comes out; blocks. A failure, and Ctrl-C, end it early and are noted down too.
 
@@ -122,23 +116,25 @@ def play(performance: Performance, screen: Screen, *, fast: bool) -> None:
         levels = flow.pipeline(flow.register_pipeline(meter.level, "screen", newest))
         started = False
         try:
-            with screen.watching(flow, performance.recording.title if performance.recording else str(performance.path)):
+            title = performance.recording.title if performance.recording else str(performance.path)
+            with screen.watching(flow, f"Playing: {title}"):
                 flow.start()
                 started = True
                 for value in _arrivals(flow, pitches, levels):
                     if isinstance(value, audio.Level):
                         # A file's first block is stamped with the beginning of the music.
-                        performance.began_ns = performance.began_ns or value.timestamp_ns
-                        screen.show_level(value, performance.began_ns)
+                        listening.began_ns = performance.began_ns = performance.began_ns or value.timestamp_ns
+                        listening.level = value
+                        screen.refresh()
                     else:
                         performance.pitches.append(value)
-                        screen.show_pitch(value)
+                        listening.pitch = value
                 flow.stop()
         except KeyboardInterrupt:
             performance.interrupted = True
             if not started:
                 return
-            _stop(flow, performance)
+            performance.stop(flow)
             late = _arrivals(flow, pitches, levels)
             performance.pitches.extend(value for value in late if isinstance(value, audio.Pitch))
         except FlowFailed as failure:
@@ -147,13 +143,6 @@ def play(performance: Performance, screen: Screen, *, fast: bool) -> None:
                 # Nothing to report but the failure.
                 return
         performance.report = flow.report()
-
-
-def _stop(flow: DataFlowCoordinator, performance: Performance) -> None:
-    try:
-        flow.stop()
-    except FlowFailed as failure:
-        performance.failure = failure
 
 
 def _arrivals(flow: DataFlowCoordinator, *open_ends: Pipeline) -> Iterator[Any]:
@@ -189,7 +178,7 @@ def to_json_value(performance: Performance) -> dict[str, Any]:
         "file": str(performance.path),
         "title": performance.recording.title if performance.recording else None,
         "interrupted": performance.interrupted,
-        "problems": [describe(each) for each in performance.failure.exceptions] if performance.failure else [],
+        "problems": performance.problems,
         "notes": [
             {**_note_value(note), "frequency_hz": round(note.frequency_hz, 3), "cents": round(note.cents, 2)}
             for note in notes
