@@ -1,18 +1,20 @@
 """
 The pages say what is so: their programs run, print what stands below them, and their links lead somewhere.
 
-A Python block that begins with a comment like `# level.py` is a program: it is saved under that name and run by itself.
-The other Python blocks of a page are what a reader types one after the other, so they are run as one script. A block
-```text output``` holds what the block before it prints; with `figures-vary`, numbers with a point may be others.
-No block can be left out.
+A block that begins with a comment like `# level.py` or `# flow.toml` is a file: it is saved under that name. A program is
+run by itself; the other Python blocks of a page are what a reader types one after the other, so they are run as one
+script. A block ```text output``` holds what the block before it prints, a program or a command; with `figures-vary`,
+numbers with a point may be others. No block of Python can be left out.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 import wave
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -30,7 +32,7 @@ PAGES = {
 }
 
 FENCE = re.compile(r"^```(?P<language>[\w+-]*)(?P<rest>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE_NAME = re.compile(r"# (\w+\.py)\n")
+FILE_NAME = re.compile(r"# (\w+\.(?:py|toml))\n")
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 LANGUAGES = {"python", "text", "sh", "toml", ""}
 BETWEEN = "--- between two blocks ---"
@@ -83,6 +85,11 @@ def with_output(fence, output):
 FENCES = {name: fences_of(name, page.read_text(encoding="utf-8")) for name, page in PAGES.items()}
 PYTHON = [fence for fences in FENCES.values() for fence in fences if fence.language == "python"]
 PROGRAMS = [fence for fence in PYTHON if fence.file_name]
+FILES = [fence for fences in FENCES.values() for fence in fences if fence.file_name]
+TOML = [fence for fences in FENCES.values() for fence in fences if fence.language == "toml"]
+COMMANDS = [
+    fence for fences in FENCES.values() for fence in fences if fence.language == "sh" and fence.output is not None
+]
 TYPED = {
     name: typed
     for name in PAGES
@@ -103,9 +110,15 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(script, folder):
+def save_files(page, folder):
+    for fence in FILES:
+        if fence.page == page:
+            (folder / fence.file_name).write_text(fence.text, encoding="utf-8")
+
+
+def run(command, folder):
     done = subprocess.run(
-        [sys.executable, "-W", "error", script],
+        command,
         cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -142,31 +155,53 @@ def test_the_pages_hold_programs():
 
 @pytest.mark.parametrize("fence", PROGRAMS, ids=str)
 def test_program_prints_what_the_page_says(fence, folder):
-    for other in PROGRAMS:
-        if other.page == fence.page:
-            (folder / other.file_name).write_text(other.text, encoding="utf-8")
+    save_files(fence.page, folder)
 
-    assert_prints(fence, run(fence.file_name, folder))
+    assert_prints(fence, run([sys.executable, "-W", "error", fence.file_name], folder))
 
 
 @pytest.mark.parametrize("page", TYPED)
 def test_what_a_reader_types_prints_what_the_page_says(page, folder):
     blocks = TYPED[page]
-    for program in PROGRAMS:
-        if program.page == page:
-            (folder / program.file_name).write_text(program.text, encoding="utf-8")
+    save_files(page, folder)
     script = folder / "typed_by_a_reader.py"
     script.write_text(f"print({BETWEEN!r})\n".join(fence.text for fence in blocks), encoding="utf-8")
 
-    printed = run(script.name, folder).split(f"{BETWEEN}\n")
+    printed = run([sys.executable, "-W", "error", script.name], folder).split(f"{BETWEEN}\n")
 
     assert len(printed) == len(blocks)
     for fence, text in zip(blocks, printed, strict=True):
         assert_prints(fence, text)
 
 
-def test_names_of_programs_are_unique():
-    names = [(fence.page, fence.file_name) for fence in PROGRAMS]
+@pytest.mark.parametrize("fence", TOML, ids=str)
+def test_toml_is_toml(fence):
+    tomllib.loads(fence.text)
+
+
+@pytest.mark.parametrize("fence", COMMANDS, ids=str)
+def test_command_prints_what_the_page_says(fence, folder):
+    """Also one that is meant to fail: then its complaint is what it prints."""
+    save_files(fence.page, folder)
+    (command,) = fence.text.splitlines()
+    name, *arguments = shlex.split(command)
+    assert name == "steadyflow"
+    both = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "steadyflow.cli", *arguments],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    assert_prints(fence, both.stdout)
+
+
+def test_names_of_files_are_unique():
+    names = [(fence.page, fence.file_name) for fence in FILES]
     assert len(names) == len(set(names))
 
 
@@ -179,7 +214,7 @@ def test_no_block_escapes():
         for fence in fences:
             assert fence.language in LANGUAGES, str(fence)
             assert fence.info in {"", "output", "output figures-vary"}, str(fence)
-            assert fence.output is None or fence.language == "python", f"{fence}: an output of what?"
+            assert fence.output is None or fence.language in {"python", "sh"}, f"{fence}: an output of what?"
             assert not fence.info or fence.language == "text", str(fence)
 
 
@@ -192,7 +227,7 @@ def test_commands_exist():
     commands = set(re.findall(r"(?:^|`)steadyflow ([a-z]+)", text, re.MULTILINE))
 
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
-    assert {"demo", "bench", "doctor"} >= commands
+    assert {"demo", "run", "graph", "bench", "doctor"} >= commands
     assert set(re.findall(r"steadyflow bench ([a-z_]+)", text)) <= set(CASES)
 
 
