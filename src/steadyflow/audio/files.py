@@ -14,8 +14,8 @@ from typing import Any, Final, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from steadyflow.arguments import MAX_BLOCK_FRAMES, checked_path, checked_switch
 from steadyflow.audio import containers
-from steadyflow.audio.arguments import MAX_BLOCK_FRAMES, checked_path, checked_switch
 from steadyflow.clock import Clock, SystemClock
 from steadyflow.data import Block, BlockFlag, FlowData
 from steadyflow.errors import ConfigurationError, FileUnreadable, FileUnwritable, UnknownName

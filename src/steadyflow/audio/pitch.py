@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from steadyflow.audio.arguments import checked_number
+from steadyflow.arguments import checked_number
 from steadyflow.audio.notes import name_note
 from steadyflow.audio.yin import Yin
 from steadyflow.data import Block, BlockFlag, FlowData

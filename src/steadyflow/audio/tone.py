@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from steadyflow.audio.arguments import MAX_BLOCK_FRAMES, checked_number, checked_switch
+from steadyflow.arguments import MAX_BLOCK_FRAMES, checked_number, checked_switch
 from steadyflow.clock import Clock, SystemClock
 from steadyflow.data import BlockFlag, FlowData
 from steadyflow.formats import AudioFormat, Format, checked_integer

@@ -1,4 +1,4 @@
-"""What the constructors of the audio modules accept; the same words for the same mistake."""
+"""What the constructors of the modules that come with steadyflow accept; the same words for the same mistake."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ def checked_number(owner: str, name: str, value: object, *, above: float, most: 
     if not isinstance(value, int | float | np.integer | np.floating) or not above < value <= most:
         raise ConfigurationError(f"{owner}: expected {name} above {above:g} and up to {most:g}, got {value!r}.")
     return float(value)
+
+
+def checked_seconds(owner: str, name: str, value: object) -> float:
+    """
+    Return a time from 0 s up to a billion as a float.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1e9:  # type: ignore[operator]
+        raise ConfigurationError(f"{owner}: expected {name} to be seconds, from 0 to 1e9, got {value!r}.")
+    return float(value)  # type: ignore[arg-type]
 
 
 def checked_switch(owner: str, name: str, value: object) -> bool:
