@@ -75,6 +75,19 @@ PyObject* block_metadata(PyObject* self, void*) {
     return Py_XNewRef(block->metadata);
 }
 
+PyObject* block_payload(PyObject* self, void*) { return Py_NewRef(reinterpret_cast<BlockObject*>(self)->payload); }
+
+PyObject* block_encoded_metadata(PyObject* self, void*) {
+    auto* block = reinterpret_cast<BlockObject*>(self);
+    if (block->metadata == nullptr) return PyBytes_FromStringAndSize(nullptr, 0);
+    if (PyBytes_Check(block->metadata)) return Py_NewRef(block->metadata);
+    PyObject* module = PyImport_ImportModule("steadyflow.data");
+    if (module == nullptr) return nullptr;
+    PyObject* encoded = PyObject_CallMethod(module, "encode_metadata", "O", block->metadata);
+    Py_DECREF(module);
+    return encoded;
+}
+
 PyObject* block_repr(PyObject* self) {
     auto* block = reinterpret_cast<BlockObject*>(self);
     return PyUnicode_FromFormat("<Block %llu: %S, %u frames, flags %u>",
@@ -83,8 +96,8 @@ PyObject* block_repr(PyObject* self) {
 }
 
 PyObject* block_new(PyTypeObject*, PyObject* args, PyObject* keywords) {
-    static const char* names[] = {"data",     "format", "timestamp_ns", "first_frame",
-                                  "sequence", "flags",  "metadata",     nullptr};
+    static const char* names[] = {"data",  "format",   "timestamp_ns", "first_frame", "sequence",
+                                  "flags", "metadata", "sent_ns",      nullptr};
     PyObject* data = nullptr;
     PyObject* format = Py_None;
     PyObject* metadata = nullptr;
@@ -92,8 +105,9 @@ PyObject* block_new(PyTypeObject*, PyObject* args, PyObject* keywords) {
     unsigned long long first_frame = 0;
     unsigned long long sequence = 0;
     unsigned short flags = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$LKKHO", const_cast<char**>(names), &data, &format,
-                                     &timestamp_ns, &first_frame, &sequence, &flags, &metadata)) {
+    long long sent_ns = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$LKKHOL", const_cast<char**>(names), &data, &format,
+                                     &timestamp_ns, &first_frame, &sequence, &flags, &metadata, &sent_ns)) {
         return nullptr;
     }
     if (metadata == Py_None) metadata = nullptr;
@@ -122,6 +136,7 @@ PyObject* block_new(PyTypeObject*, PyObject* args, PyObject* keywords) {
     block->first_frame = first_frame;
     block->sequence = sequence;
     block->flags = flags;
+    block->sent_ns = sent_ns;
     block->frames = frames;
     return reinterpret_cast<PyObject*>(block);
 }
@@ -149,6 +164,9 @@ PyGetSetDef properties[] = {
      "ones are read-only views. Raises AttributeError where the payload is no array.",
      nullptr},
     {"metadata", block_metadata, nullptr, "dict: the sender's own fields; empty if there are none.", nullptr},
+    {"payload", block_payload, nullptr, "The payload as it travels: the array, or the bytes that `data` decodes.", nullptr},
+    {"encoded_metadata", block_encoded_metadata, nullptr, "bytes: the metadata as it travels, MessagePack; empty if none.",
+     nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 
@@ -179,7 +197,8 @@ bool is_block(PyObject* object) noexcept { return Py_IS_TYPE(object, block_type)
 
 void register_block(nb::module_& module) {
     static const char* documentation =
-        "Block(data, format=None, *, timestamp_ns=0, first_frame=0, sequence=0, flags=0, metadata=None)\n--\n\n"
+        "Block(data, format=None, *, timestamp_ns=0, first_frame=0, sequence=0, flags=0, metadata=None, "
+        "sent_ns=0)\n--\n\n"
         "What flows: one payload with its stamps. Immutable; keeping it is safe, also after the flow closed.";
     static PyType_Slot slots[] = {
         {Py_tp_dealloc, reinterpret_cast<void*>(block_dealloc)},

@@ -17,10 +17,14 @@
             sequence: int = 0,
             flags: int = 0,
             metadata: dict[str, MetadataValue] | None = None,
+            sent_ns: int = 0,
         ) -> Block: ...
         @property
         def data(self) -> Any:
             """The payload: an array, a decoded struct, or bytes. Decoded once, when asked for."""
+        @property
+        def payload(self) -> Any:
+            """The payload as it travels: the array, or the bytes that `data` decodes."""
         @property
         def samples(self) -> NDArray[Any]:
             """
@@ -52,6 +56,9 @@
         @property
         def metadata(self) -> dict[str, MetadataValue]:
             """The sender's own fields; empty if there are none."""
+        @property
+        def encoded_metadata(self) -> bytes:
+            """The metadata as it travels, MessagePack; empty if there is none."""
         @property
         def sent_ns(self) -> int:
             """CLOCK_MONOTONIC time at which the block entered its pipeline, in nanoseconds."""

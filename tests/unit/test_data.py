@@ -91,3 +91,18 @@ def test_too_much_metadata_is_refused_with_its_keys():
 def test_any_bytes_decode_or_are_refused(payload):
     with contextlib.suppress(DataError):
         assert isinstance(decode_metadata(payload), dict)
+
+
+def test_a_block_shows_what_travels():
+    block = Block(b"raw", metadata={"take": 1}, sent_ns=7)
+    assert (block.payload, block.data, block.sent_ns) == (b"raw", b"raw", 7)
+    assert block.encoded_metadata == encode_metadata({"take": 1})
+    assert decode_metadata(block.encoded_metadata) == block.metadata
+    assert Block(b"").encoded_metadata == b""
+    samples = np.zeros((4, 2))
+    assert Block(samples).payload is samples
+
+
+def test_metadata_of_a_block_that_cannot_travel():
+    with pytest.raises(DataError, match="expected str, bytes"):
+        Block(b"", metadata={"at": object()}).encoded_metadata
