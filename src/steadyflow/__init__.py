@@ -3,12 +3,13 @@ steadyflow: real-time data flow for Python audio.
 
 The layout, in the order in which data flows:
 
-    errors, clock                      who caused what; the one clock
+    errors, clock, arguments           who caused what; the one clock; what constructors accept
     data, formats, codec               what flows
     _native, payload, pipeline, config how it is carried and linked
     module                             who works on it
     events, metrics, report            what is known about it
     runtime                            where it runs: layout, workers, processes
+    recording                          what went through a pipeline, in a file
     diagrams                           what it looks like
     coordinator                        who owns it all
     toml, flow_files                   the same, described in a file
@@ -40,7 +41,7 @@ from steadyflow.pipeline import Pipeline
 from steadyflow.report import FlowReport
 
 if typing.TYPE_CHECKING:
-    from steadyflow import audio, events, testing
+    from steadyflow import audio, events, recording, testing
 
 __version__ = "0.1.0"
 
@@ -82,10 +83,11 @@ __all__ = [
     "events",
     "load_flow",
     "module",
+    "recording",
     "testing",
 ]
 
-_LAZY = frozenset({"audio", "events", "testing"})
+_LAZY = frozenset({"audio", "events", "recording", "testing"})
 
 
 def __getattr__(name: str) -> typing.Any:

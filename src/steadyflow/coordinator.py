@@ -55,6 +55,9 @@ PipelineId: TypeAlias = str | Pipeline
 DRAIN_TIMEOUT_S: Final = 5.0
 """How long a stopped flow may drain before what is left is given up."""
 
+RECORDING_BUFFER_SIZE: Final = 256
+"""How many blocks of a recorded pipeline may wait for the disk, unless said otherwise."""
+
 _EXIT_TIMEOUT_S: Final = 1.0
 _MAX_EVENTS: Final = 10_000
 _NAME: Final = re.compile(r"[^\W\d][\w-]*")
@@ -272,6 +275,54 @@ class DataFlowCoordinator:
         self._pipelines[pipeline_id] = pipeline
         self._publish(PipelineRegistered(flow=self.name, pipeline=pipeline_id))
         return pipeline_id
+
+    def record(
+        self,
+        pipeline: PipelineId,
+        path: str | os.PathLike[str],
+        *,
+        buffer_size: int = RECORDING_BUFFER_SIZE,
+        name: str | None = None,
+        placement: Placement = "thread",
+        **options: Any,
+    ) -> Pipeline:
+        """
+        Record what a pipeline's output sends to a file that `steadyflow.recording.replay` plays again.
+
+        Adds a `Recorder`, fed by the same output through a pipeline of its own; what the recorded pipeline drops is
+        recorded all the same, and its metrics do not change. Under a waiting rule a disk that cannot keep up slows the
+        output down; give another ``backpressure_strategy`` where it must not.
+
+        Args:
+            pipeline: The pipeline, from a module to a module or to an open end.
+            path: The file, ``.mcap`` by custom; is replaced.
+            buffer_size: How many blocks may wait for the disk.
+            name: The recorder's name in the flow.
+            placement: ``"thread"``: a thread of its own; ``"process"``: a process of its own.
+            **options: More fields of `PipelineConfig`; the priority is ``"low"`` unless given.
+
+        Returns:
+            The pipeline to the recorder, whose metrics say what was dropped on the way to the file.
+
+        Raises:
+            UnknownName: No such pipeline or option; offers the nearest.
+            ConfigurationError: The application sends into the pipeline, or an argument is impossible.
+            MissingExtra: The extra ``recording`` is not installed.
+            StateError: The flow has been started.
+        """
+        self._require_new("record a pipeline")
+        link = self.pipeline(pipeline)
+        if link.source_open:
+            raise ConfigurationError(
+                f"{link.id}: expected a pipeline from a module; what the application sends goes into one pipeline only. "
+                f"Add a Recorder and register a pipeline from the application to it, and send to both; or let a module "
+                f"pass the blocks on, and record its output."
+            )
+        config = PipelineConfig(buffer_size=buffer_size, **{"priority": "low"} | options)
+        from steadyflow.recording import Recorder
+
+        recorder = self.add(Recorder(path, pipeline=link.id), name=name, placement=placement)
+        return self._pipelines[self.register_pipeline(".".join(link.source), recorder.data, config)]
 
     # --- operations -------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import types
 
 import steadyflow
 
-LAZY = {"audio", "events", "testing"}
+LAZY = {"audio", "events", "recording", "testing"}
 """Parts that load when they are first used."""
 
 CONTRACT = {

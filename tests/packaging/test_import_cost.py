@@ -8,7 +8,14 @@ import sys
 
 HEAVY = {"asyncio", "concurrent.futures", "multiprocessing", "rich", "soundfile", "sounddevice", "typer"}
 # Events are no part of this: reports hold them, and they cost less than half a millisecond.
-LAZY = {"steadyflow.audio", "steadyflow.cli", "steadyflow.platform", "steadyflow.runtime.workers", "steadyflow.testing"}
+LAZY = {
+    "steadyflow.audio",
+    "steadyflow.cli",
+    "steadyflow.platform",
+    "steadyflow.recording",
+    "steadyflow.runtime.workers",
+    "steadyflow.testing",
+}
 
 
 def loaded_by(statement):
