@@ -1,10 +1,12 @@
-// What the control plane does for ends that are gone: gives back what a consumer had in hand, completes what a producer
-// left half done, drops what nobody will take. Each may be repeated: whoever dies in the middle is followed by another.
+// What the control plane does from outside: for ends that are gone, it gives back what a consumer had in hand, completes
+// what a producer left half done, drops what nobody will take; beside ends that work, it flushes. Each may be repeated:
+// whoever dies in the middle is followed by another.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "buffers.hpp"
@@ -64,6 +66,38 @@ void take_over(BasicBufferPool<Memory>& pool, std::span<const BasicRing<Memory>>
         header.tail.store(tail, std::memory_order_release);
     }
     for (std::uint32_t buffer = 0; buffer < pool.count(); ++buffer) pool.set_branches(buffer, branches[buffer]);
+}
+
+// Drops what waits at this moment (flushed), the oldest first; returns how many blocks. Control plane only, beside a
+// producer and consumers that go on. The caller rings the producer's bell afterwards, because it may wait for room.
+//
+// A third party may do this because a hand-over is nothing but the compare-and-swap of one word, whoever makes it:
+// - Against a claim: one of the two swaps succeeds, and the block is delivered or flushed, never both. A consumer that loses
+//   looks for the next one, as it does when the producer evicts.
+// - Against the producer: it never writes a READY slot but by evict(), which is the same swap. Recycling an EVICTED slot,
+//   with tally and branch bit, remains its own, whoever made it EVICTED.
+// - The word holds the position, so a slot that was recycled and is READY again meanwhile is another word: that block came
+//   later, and stays.
+// - The producer's list of what waits is corrected when it looks (forget_taken), as after a claim. Until then it counts too
+//   many blocks, never too few; oldest first keeps what is still in the list at its end.
+template <class Memory>
+std::uint64_t flush(const BasicRing<Memory>& ring) {
+    std::vector<std::pair<std::uint64_t, SlotWord>> waiting;
+    for (std::uint32_t index = 0; index < ring.count(); ++index) {
+        const SlotWord word = load(ring.slot(index));
+        if (word.state() == SlotState::ready) waiting.emplace_back(word.position(), word);
+    }
+    std::sort(waiting.begin(), waiting.end(), [](const auto& one, const auto& other) { return one.first < other.first; });
+    std::uint64_t flushed = 0;
+    for (auto& [position, word] : waiting) {
+        const SlotWord evicted = word.with(SlotState::evicted, static_cast<std::uint64_t>(Reason::flushed));
+        // relaxed: nothing of the block is read or written here. As a read-modify-write it passes on what the producer
+        // released with READY, and the bell that the caller rings publishes it.
+        if (ring.slot(position).word.compare_exchange_strong(word.bits, evicted.bits, std::memory_order_relaxed)) {
+            ++flushed;
+        }
+    }
+    return flushed;
 }
 
 // Marks everything that still waits or is claimed as dropped. Only when both ends are gone or stopped.

@@ -5,7 +5,7 @@
 //   EMPTY --producer--> READY --consumer--> CLAIMED(owner) --owner--> DONE
 //                         |                     |  \--owner--> EVICTED(reason)      (failed or late at the consumer)
 //                         |                     \--reaper--> READY, attempt + 1     (the owner died)
-//                         \--producer--> EVICTED(reason)                            (overflow rule, flush)
+//                         \--producer, control plane--> EVICTED(reason)             (overflow rule; flush)
 //   DONE, EVICTED --producer--> EMPTY, after tallying the fate and releasing the branch bit
 //
 // Invariants
@@ -84,6 +84,7 @@ struct BasicTally {
 };
 
 inline constexpr std::uint32_t ring_magic = 0x676e6972;  // "ring"
+inline constexpr std::uint64_t pause_mark = 1;           // no time: the clock has long gone beyond it
 
 template <class Memory>
 struct alignas(cache_line) BasicRingHeader {
@@ -112,6 +113,7 @@ struct alignas(cache_line) BasicRingHeader {
     Atomic<std::uint32_t> buffer_size;
     Atomic<std::uint32_t> epoch;      // a reaper gave slots back: cursors start again
     Atomic<std::uint32_t> abandoned;  // nobody will ever consume: send drops (failed)
+    Atomic<std::uint64_t> pause;      // pause_mark: consumers find nothing; else when it was last resumed, 0: never paused
 
     // 0, or the position whose claim wakes the waiting producer. Set by the producer, cleared by whoever wakes it: the one
     // word with two writers, and harmless, since a lost request only makes a wait last until the producer looks up.
@@ -179,6 +181,21 @@ public:
     std::uint64_t buffer_size() const noexcept {
         const std::uint64_t wanted = header_->buffer_size.load(std::memory_order_relaxed);
         return std::clamp<std::uint64_t>(wanted, 1, count_ - consumers_ - 1);
+    }
+
+    // While paused, consumers find nothing, and the rule decides what happens as the ring fills. Control plane only; whoever
+    // resumes rings every consumer's bell afterwards.
+    // relaxed: that bell orders the look that follows it after the resuming; pausing waits for nobody, so a block that is
+    // being taken at this moment is still delivered.
+    void pause() const noexcept { header_->pause.store(pause_mark, std::memory_order_relaxed); }
+    void resume(Nanoseconds now_ns) const noexcept {
+        header_->pause.store(static_cast<std::uint64_t>(now_ns), std::memory_order_relaxed);
+    }
+    bool paused() const noexcept { return header_->pause.load(std::memory_order_relaxed) == pause_mark; }
+    // When it was last resumed; 0 if it was never paused.
+    Nanoseconds resumed_ns() const noexcept {
+        const std::uint64_t pause = header_->pause.load(std::memory_order_relaxed);
+        return pause == pause_mark ? 0 : static_cast<Nanoseconds>(pause);
     }
 
 private:

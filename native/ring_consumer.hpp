@@ -48,6 +48,7 @@ public:
 
     // When the oldest waiting block was sent, or -1 if none waits. A hint: another consumer may be quicker. Wait-free.
     Nanoseconds peek_sent_ns() noexcept {
+        if (ring_.paused()) return -1;
         SlotWord word{0};
         Slot* slot = find(word);
         return slot == nullptr ? -1 : slot->sent_ns.load(std::memory_order_relaxed);
@@ -56,6 +57,7 @@ public:
     // Claims the oldest waiting block. Wait-free but for losing against competitors. Throws Corrupted if the slot
     // refers to memory outside its buffer.
     bool claim(Claim& claim) {
+        if (ring_.paused()) return false;
         for (;;) {
             SlotWord word{0};
             Slot* slot = find(word);
@@ -82,8 +84,10 @@ public:
         settle(claim, claim.word.with(SlotState::evicted, static_cast<std::uint64_t>(reason)));
     }
 
-    // Whether the producer ended the stream and nothing waits any more.
+    // Whether the producer ended the stream and nothing waits any more. While paused, what waits is hidden, so that the
+    // end is not known.
     bool at_end() noexcept {
+        if (ring_.paused()) return false;
         // acquire: seeing the end means seeing every block before it.
         SlotWord word{0};
         return ring_.header().ended.load(std::memory_order_acquire) != 0 && find(word) == nullptr;

@@ -43,14 +43,6 @@ public:
         while (!waiting_below(std::max<std::uint64_t>(keep, 1))) evict(waiting(first_), reason);
     }
 
-    // Evicts everything that waits; returns how many blocks.
-    std::uint64_t flush(Reason reason) noexcept {
-        forget_taken();
-        std::uint64_t flushed = 0;
-        for (std::uint64_t index = first_; index < last_; ++index) flushed += evict(waiting(index), reason) ? 1 : 0;
-        return flushed;
-    }
-
     // Makes one block READY. The caller has made room. Returns false if every slot is occupied, which only a damaged
     // segment can cause.
     bool publish(const BlockHeader& block, Nanoseconds sent_ns) noexcept {

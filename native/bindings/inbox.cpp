@@ -189,6 +189,8 @@ bool Inbox::serve_link(Link& link, bool slept) {
     awake = std::max(awake, claim.sent_ns);
     const Nanoseconds gil = slept ? std::max(gil_ns_, awake) : awake;
     ConsumerStats& stats = link.consumer.stats();
+    // A pause is nobody's delay: for a block that waited in one, the worker became free when it ended.
+    clock_->free_since_ns = std::max(clock_->free_since_ns, link.consumer.ring().resumed_ns());
     const bool ok =
         link.target->invoke(*clock_, reinterpret_cast<BlockObject*>(block.ptr()), stats, claim.sent_ns, awake, gil);
     // After its results were sent: a worker that dies before this repeats the block, it never loses it.
@@ -300,7 +302,7 @@ nb::object Inbox::receive(nb::handle timeout_s) {
     const Nanoseconds started = monotonic_ns();
     ConsumerStats& stats = link.consumer.stats();
     const Nanoseconds awake = std::max(slept ? awake_ns_ : entered, claim.sent_ns);
-    const Nanoseconds overhead = started - std::max(claim.sent_ns, entered);
+    const Nanoseconds overhead = started - std::max({claim.sent_ns, entered, link.consumer.ring().resumed_ns()});
     stats.latency.record(started - claim.sent_ns);
     stats.overhead.record(overhead);
     stats.wait.record(awake - claim.sent_ns);

@@ -224,7 +224,14 @@ void register_shared_memory(nb::module_& module) {
                  if (reason >= reasons) throw Corrupted("no such reason");
                  return abandon(ring, static_cast<Reason>(reason));
              },
-             "reason"_a, "Drops everything that still waits. Only when both ends are gone.");
+             "reason"_a, "Drops everything that still waits. Only when both ends are gone.")
+        .def("flush", [](const Ring& ring) { return flush(ring); },
+             "Drops what waits at this moment (flushed), beside ends that go on; returns how many blocks. Ring the "
+             "producer's bell afterwards. Any thread; allocates.")
+        .def("pause", &Ring::pause, "Lets consumers find nothing. Wait-free.")
+        .def("resume", [](const Ring& ring) { ring.resume(monotonic_ns()); },
+             "Ends the pause. Ring the consumers' bells afterwards. Wait-free.")
+        .def_prop_ro("paused", &Ring::paused, "Whether consumers find nothing.");
     module.def("release_process",
                [](const SegmentPointer& segment, std::uint64_t pool_offset, unsigned process) {
                    if (process >= max_processes) throw Corrupted("no such process");
@@ -336,7 +343,6 @@ void register_ends(nb::module_& module) {
              "target"_a, "segment"_a, "ring_offset"_a, "inbox"_a)
         .def("end", &Output::end, "No block follows. Idempotent.")
         .def("close", &Output::close, "reason"_a, "From now on send() raises PipelineClosed.")
-        .def("flush", &Output::flush, "ring_name"_a.none(), "Drops what waits (flushed); returns how many blocks.")
         .def("detach", &Output::detach)
         .def_prop_ro("is_connected", &Output::is_connected)
         .def_prop_ro("has_ended", &Output::has_ended);

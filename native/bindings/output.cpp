@@ -351,14 +351,4 @@ void Output::detach() {
     format_ = nb::object();
 }
 
-std::uint64_t Output::flush(nb::handle ring_name) {
-    std::uint64_t flushed = 0;
-    for (const auto& link : rings_) {
-        if (ring_name.is_none() || link->name == nb::cast<std::string>(ring_name)) {
-            flushed += link->producer.flush(Reason::flushed);
-        }
-    }
-    return flushed;
-}
-
 }  // namespace steadyflow

@@ -52,7 +52,6 @@ public:
     bool is_connected() const noexcept { return !rings_.empty() || !fused_.empty(); }
     bool has_ended() const noexcept { return ended_; }
     void detach();
-    std::uint64_t flush(nb::handle ring_name);
 
 private:
     struct RingLink {

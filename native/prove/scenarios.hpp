@@ -165,15 +165,6 @@ inline std::vector<Scenario> scenarios() {
                  world.survivor(0, 1);
              },
              sends, true);
-    producer("flush", {{3, 1, wait_rule, 0}},
-             [](World& world) {
-                 world.send(3);
-                 world.claim();
-             },
-             [](World& world) {
-                 return with_producer(world, [](RingProducer& end) { end.flush(Reason::flushed); });
-             },
-             true);
     producer("evict", {{3, 1, drop_oldest_rule, 0}}, full,
              [](World& world) {
                  return with_producer(world, [](RingProducer& end) { end.evict_down_to(1, Reason::oldest); });
@@ -346,6 +337,20 @@ inline std::vector<Scenario> scenarios() {
                  };
              },
              false);
+    const auto flushes = [](World& world) -> std::function<void()> { return [&world] { flush(world.rings()[0]); }; };
+    const auto coordinator = [&all](std::string operation, std::vector<Branch> branches, auto prepare, auto attach,
+                                    Sleeper sleeper) {
+        all.push_back({std::move(operation), "coordinator", std::move(branches), prepare, attach, false, false, false, sleeper,
+                       true});
+    };
+    coordinator("flush beside a claimed slot", {{3, 1, wait_rule, 0}},
+                [](World& world) {
+                    world.send(3);
+                    world.claim();
+                },
+                flushes, Sleeper::nobody);
+    coordinator("flush beside a waiting producer", {{2, 1, wait_rule, 0}}, [](World& world) { world.send(2); }, flushes,
+                Sleeper::producer);
     return all;
 }
 

@@ -165,7 +165,7 @@ void hop() {
     expect_none_since(before);
 }
 
-// Everything that an overflow rule does: evict, supersede, drop, flush; behind a slot that stays claimed.
+// Everything that an overflow rule does: evict, supersede, drop; behind a slot that stays claimed.
 void overflow() {
     Link link({RuleKind::drop_oldest, AfterWait::fail, 0});
     Claim claim;
@@ -190,7 +190,6 @@ void overflow() {
             link.consumer->finish(slow);
             CHECK(link.consumer->claim(slow));
         }
-        if (number % 997 == 0) link.producer->flush(Reason::flushed);
         if (number % 100 == 0) CHECK(read_account(link.producer->ring()).consistent);
     }
     link.producer->end();

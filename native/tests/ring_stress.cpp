@@ -46,10 +46,12 @@ public:
             else if (choice < send_weight_ + finish_weight_) settle(consumer);
             else if (choice < send_weight_ + finish_weight_ + 2) claim(consumer);
             else if (random_.chance(60)) flush();
+            else if (random_.chance(40)) switch_pause();
             else if (random_.chance(30)) die(consumer);
             compare();
         }
         for (std::uint32_t index = 0; index < claims_.size(); ++index) settle(index);
+        if (paused_) switch_pause();
         while (!waiting_.empty()) {
             claim(0);
             settle(0);
@@ -135,9 +137,12 @@ private:
     void claim(std::uint32_t index) {
         if (claims_[index]) return;
         Held held{};
+        const bool expected = !waiting_.empty() && !paused_;
+        CHECK_EQUAL(expected, consumers_[index].peek_sent_ns() >= 0);
+        CHECK(!paused_ || !consumers_[index].at_end());
         const bool any = consumers_[index].claim(held.claim);
-        if (any != !waiting_.empty()) {
-            fail(__FILE__, __LINE__, "claim() of consumer " + std::to_string(index), shown(!waiting_.empty()),
+        if (any != expected) {
+            fail(__FILE__, __LINE__, "claim() of consumer " + std::to_string(index), shown(expected),
                  shown(any) + ": " + describe(producer_.ring()));
         }
         if (!any) return;
@@ -164,8 +169,16 @@ private:
     }
 
     void flush() {
-        CHECK_EQUAL(waiting_.size(), producer_.flush(Reason::flushed));
+        CHECK_EQUAL(waiting_.size(), steadyflow::flush(producer_.ring()));
         drop_waiting(0, Reason::flushed);
+    }
+
+    void switch_pause() {
+        paused_ = !paused_;
+        if (paused_) producer_.ring().pause();
+        else producer_.ring().resume(monotonic_ns());
+        CHECK_EQUAL(paused_, producer_.ring().paused());
+        CHECK_EQUAL(paused_, producer_.ring().resumed_ns() == 0);
     }
 
     void compare() {
@@ -191,6 +204,7 @@ private:
     std::vector<RingConsumer> consumers_ = {};
     std::vector<std::optional<Held>> claims_;
     std::deque<std::uint64_t> waiting_ = {};
+    bool paused_ = false;
     RuleKind rule_ = RuleKind::wait;
     std::uint64_t send_weight_ = 2;
     std::uint64_t finish_weight_ = 1;
@@ -252,13 +266,14 @@ private:
     Account seen_ = {};
 };
 
-enum class Outside { nobody, observer, rule_switcher };
+enum class Outside { nobody, observer, rule_switcher, flusher, pauser };
 
-// Real threads; beside them somebody may read the accounts, or switch the rules, all the time.
+// Real threads; beside them somebody may read the accounts, switch the rules, flush or pause, all the time.
 void run_threads(const std::vector<Branch>& branches, Habits habits, Outside outside, std::uint64_t blocks,
                  std::uint64_t seed) {
+    static const char* const beside[] = {"", ", an observer", ", switching rules", ", flushing", ", pausing"};
     const bool switching = outside == Outside::rule_switcher;
-    situation = switching ? "threads, switching rules" : "threads";
+    situation = std::string("threads") + beside[static_cast<unsigned>(outside)];
     for (const Branch& branch : branches) {
         situation += "; buffer_size " + std::to_string(branch.buffer_size) + ", " + std::to_string(branch.consumers) +
                      " consumers, " + describe(branch.rule);
@@ -279,6 +294,7 @@ void run_threads(const std::vector<Branch>& branches, Habits habits, Outside out
             ++process;
         }
     }
+    std::vector<std::uint64_t> flushed(branches.size());
     std::thread controller([&] {
         if (outside == Outside::nobody) return;
         Random random(seed ^ 0xc0de);
@@ -286,11 +302,28 @@ void run_threads(const std::vector<Branch>& branches, Habits habits, Outside out
         for (std::size_t branch = 0; branch < branches.size(); ++branch) observers.emplace_back(plane.ring(branch));
         while (!done.load()) {
             for (Observer& observer : observers) observer.look();
-            if (!switching) continue;
+            if (outside == Outside::observer) continue;
             for (std::size_t branch = 0; branch < branches.size(); ++branch) {
-                const Rule rule{static_cast<RuleKind>(random.below(5)), static_cast<AfterWait>(random.below(3)),
-                                1 + random.below(100)};
-                plane.ring(branch).header().rule.store(rule.pack());
+                const Ring ring = plane.ring(branch);
+                switch (outside) {
+                    case Outside::flusher:
+                        flushed[branch] += steadyflow::flush(ring);
+                        plane.producer_bell().ring_anyway(room_bit);
+                        break;
+                    case Outside::pauser:
+                        ring.pause();
+                        for (std::uint64_t yields = random.below(20); yields > 0; --yields) std::this_thread::yield();
+                        ring.resume(monotonic_ns());
+                        for (std::uint32_t index = 0; index < branches[branch].consumers; ++index) {
+                            plane.bell(branch, index).ring_anyway(0);
+                        }
+                        break;
+                    default: {
+                        const Rule rule{static_cast<RuleKind>(random.below(5)), static_cast<AfterWait>(random.below(3)),
+                                        1 + random.below(100)};
+                        ring.header().rule.store(rule.pack());
+                    }
+                }
             }
             std::this_thread::yield();
         }
@@ -300,6 +333,10 @@ void run_threads(const std::vector<Branch>& branches, Habits habits, Outside out
     done = true;
     controller.join();
     verify_accounts(plane, port, !switching);
+    for (std::size_t branch = 0; branch < branches.size(); ++branch) {
+        const Account account = read_account(plane.ring(branch));
+        CHECK_EQUAL(flushed[branch], account.dropped[static_cast<unsigned>(Reason::flushed)]);
+    }
 }
 
 std::vector<Rule> every_rule() {
@@ -347,6 +384,12 @@ int main(int argument_count, char** arguments) {
         run_threads({{buffer_size, 3, wait, 2}}, habits, Outside::rule_switcher, blocks, own_seed());
         run_threads({{buffer_size, 1, wait, 0}}, {0, 0, 50, 0}, Outside::observer, 10 * blocks, own_seed());
         run_threads({{buffer_size, 2, oldest, 0}}, {0, 0, 50, 0}, Outside::observer, 10 * blocks, own_seed());
+        for (const Outside outside : {Outside::flusher, Outside::pauser}) {
+            run_threads({{buffer_size, 1, wait, 2}}, habits, outside, 2 * blocks, own_seed());
+            run_threads({{buffer_size, 2, wait, 2}, {buffer_size, 1, oldest, 2}}, habits, outside, blocks, own_seed());
+            run_threads({{buffer_size, 3, {RuleKind::latest, AfterWait::fail, 0}, 0}}, {0, 0, 50, 0}, outside, blocks,
+                        own_seed());
+        }
     }
     std::printf("ring_stress: %llu runs in threads, all accounts closed\n", static_cast<unsigned long long>(runs));
     return 0;

@@ -162,6 +162,21 @@ class Ring:
     def abandon(self, reason: int) -> int:
         """Drops everything that still waits. Only when both ends are gone."""
 
+    def flush(self) -> int:
+        """
+        Drops what waits at this moment (flushed), beside ends that go on; returns how many blocks. Ring the producer's bell afterwards. Any thread; allocates.
+        """
+
+    def pause(self) -> None:
+        """Lets consumers find nothing. Wait-free."""
+
+    def resume(self) -> None:
+        """Ends the pause. Ring the consumers' bells afterwards. Wait-free."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether consumers find nothing."""
+
 def release_process(segment: Segment, pool_offset: int, process: int) -> None:
     """Zeroes the holds of a dead process."""
 
@@ -267,9 +282,6 @@ class OutputCore:
 
     def close(self, reason: str) -> None:
         """From now on send() raises PipelineClosed."""
-
-    def flush(self, ring_name: object | None) -> int:
-        """Drops what waits (flushed); returns how many blocks."""
 
     def detach(self) -> None: ...
 

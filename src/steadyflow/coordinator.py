@@ -23,7 +23,7 @@ from steadyflow.errors import (
     StateError,
     UnknownName,
 )
-from steadyflow.events import FlowEvent, PipelineRegistered, RuleSwitched
+from steadyflow.events import FlowEvent, PipelinePaused, PipelineRegistered, PipelineResumed, RuleSwitched
 from steadyflow.formats import AnyFormat, Format, agree
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.module import (
@@ -259,7 +259,13 @@ class DataFlowCoordinator:
             raise DuplicateLink(f"{pipeline_id}: these two are linked already. One pipeline is enough.")
         fmt = _declared_format(pipeline_id, output, input, format)
         pipeline = Pipeline(
-            pipeline_id, source_key, target_key, config, source_open=output is None, target_open=input is None
+            pipeline_id,
+            source_key,
+            target_key,
+            config,
+            source_open=output is None,
+            target_open=input is None,
+            announce_pause=self._announce_pause,
         )
         pipeline.format = fmt if fmt is not None and fmt.is_resolved and not isinstance(fmt, AnyFormat) else None
         if pipeline.source_open:
@@ -581,6 +587,7 @@ class DataFlowCoordinator:
             self._state = "stopped"
             for link in self._pipelines.values():
                 if link.source_open and link.target_open:
+                    link.end_pausing("the flow was stopped")
                     link.end_from_outside(f"{link.id}: flow {self.name!r} was stopped")
         self._raise_failure()
         return self.report()
@@ -591,6 +598,9 @@ class DataFlowCoordinator:
             failure = self._execution.failure(self.report())
             assert failure is not None
             raise failure
+
+    def _announce_pause(self, pipeline: str, paused: bool) -> None:
+        self._publish((PipelinePaused if paused else PipelineResumed)(flow=self.name, pipeline=pipeline))
 
     def _publish(self, event: FlowEvent) -> None:
         self._events.append(event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Final, Never
 
@@ -30,6 +31,7 @@ class Pipeline:
         config: Its settings.
         source_open: Whether the application sends.
         target_open: Whether the application receives.
+        announce_pause: Called with the id and True or False when the pipeline was paused or resumed; must not block.
     """
 
     send: Callable[[object], bool]
@@ -58,6 +60,7 @@ class Pipeline:
         *,
         source_open: bool,
         target_open: bool,
+        announce_pause: Callable[[str, bool], None],
     ) -> None:
         self.id = id
         self.source = source
@@ -69,6 +72,11 @@ class Pipeline:
         """The rule in force; None until the flow starts, if it is left to the default."""
         self.format: Format | None = None
         """What flows, resolved; None until it is known."""
+        self._announce_pause = announce_pause
+        self._switching = threading.Lock()  # pauses come from any thread, and the stop of the flow from another one
+        self._pauses_at_start = False  # asked for before there is a ring
+        self._no_more_pauses = ""  # why, once the flow stops
+        self._closed = ""  # why, once it is
         self._ring: Ring | None = None
         self._last: FlowMetrics | None = None  # the final reading, once the flow is closed
         self._opened_ns = 0
@@ -82,9 +90,33 @@ class Pipeline:
 
     # --- made by the coordinator -----------------------------------------------------------------------------------------
 
-    def attach(self, ring: Ring, fmt: Format) -> None:
-        """Tell where its ring is; from here on it has metrics. Coordinator only."""
-        self._ring = ring
+    def attach(
+        self,
+        ring: Ring,
+        fmt: Format,
+        producer_bell: tuple[Segment, int] | None,
+        consumer_bell: tuple[Segment, int, int] | None,
+    ) -> None:
+        """
+        Tell where its ring is, and where its ends sleep; from here on it has metrics. Coordinator only.
+
+        Args:
+            ring: Its ring.
+            fmt: What flows.
+            producer_bell: Segment and offset.
+            consumer_bell: Segment, offset and bit; None for a fused pipeline.
+
+        Raises:
+            StateError: It was paused before, and is fused.
+        """
+        with self._switching:
+            if self._pauses_at_start:
+                if consumer_bell is None:
+                    raise StateError(self._fused_text())
+                ring.pause()
+            self._producer_bell = producer_bell
+            self._consumer_bell = consumer_bell
+            self._ring = ring
         self.format = fmt
         self._opened_ns = monotonic_ns()
 
@@ -95,19 +127,16 @@ class Pipeline:
 
     def forget(self, reason: str) -> None:
         """Refuse everything from now on, without a look at what is shared: in a forked child. Coordinator only."""
+        self._closed = reason
 
         def refuse(*_: object, **__: object) -> Never:
             raise PipelineClosed(reason)
 
         self.send = self.receive = refuse
 
-    def open_source(
-        self, output: OutputCore, producer_bell: tuple[Segment, int], consumer_bell: tuple[Segment, int, int]
-    ) -> None:
-        """Let the application send; the bells are (segment, offset[, bit]). Coordinator only."""
+    def open_source(self, output: OutputCore) -> None:
+        """Let the application send. Coordinator only."""
         self._output = output
-        self._producer_bell = producer_bell
-        self._consumer_bell = consumer_bell
         self.send = output.send
 
     def move_consumer(self, consumer_bell: tuple[Segment, int, int]) -> None:
@@ -129,9 +158,11 @@ class Pipeline:
             if self._producer_bell is not None:
                 ring_bell(*self._producer_bell, ROOM_BIT)
 
-    def fed_from(self, producer_bell: tuple[Segment, int]) -> None:
-        """Tell where the producing worker sleeps, so that a switched rule wakes it. Coordinator only."""
-        self._producer_bell = producer_bell
+    def end_pausing(self, reason: str) -> None:
+        """Resume for good, so that what waits can drain: the flow stops. Coordinator only; any thread; does not wait."""
+        with self._switching:
+            self._no_more_pauses = reason
+        self._let_out()
 
     def end_from_outside(self, reason: str) -> None:
         """
@@ -151,6 +182,7 @@ class Pipeline:
 
     def detach(self, reason: str) -> None:
         """Close both open ends for good. Coordinator only."""
+        self._closed = reason
         if self._output is not None:
             self._output.close(reason)
             self._output.detach()
@@ -197,15 +229,81 @@ class Pipeline:
 
     def flush(self) -> int:
         """
-        Drop what waits, counted as flushed; returns how many blocks. Only on a pipeline with an open source for now.
+        Drop what waits at this moment, counted as flushed, and let a sender that waits for room go on.
+
+        Any thread; does not block; allocates. What a consumer has in hand is still delivered, and what is sent during the
+        call may be dropped or not. In a fused pipeline, and before the start, nothing waits.
+
+        Returns:
+            How many blocks were dropped.
 
         Raises:
-            StateError: The pipeline is fed by a module.
+            PipelineClosed: The flow has been closed.
         """
-        if self._output is None:
-            self._refuse_if_closed()
-            raise StateError(f"{self.id}: only the sending end can flush, and that is module {self.source[0]!r}.")
-        return self._output.flush(self.id)
+        self._refuse_if_closed()
+        ring, producer_bell = self._ring, self._producer_bell  # close() may take them away
+        if ring is None:
+            return 0
+        flushed = ring.flush()
+        if producer_bell is not None:
+            ring_bell(*producer_bell, ROOM_BIT)
+        return flushed
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing comes out until `resume`."""
+        ring = self._ring
+        return self._pauses_at_start if ring is None else ring.paused
+
+    def pause(self) -> None:
+        """
+        Let nothing out until `resume`: the consumer finds nothing, and the rule decides what happens as it fills.
+
+        Also before the start. Any thread; does not block; idempotent. A block that is being taken at this moment is still
+        delivered. `receive` waits, and times out. The end of the stream comes after `resume`; so a flow does not end by
+        itself before that. ``flow.stop()``, and a failure, resume, so that what waits can drain. The time of a pause
+        counts in the latency of a block, but makes it not late.
+
+        Raises:
+            StateError: The pipeline is fused (both modules are in one worker), so nothing ever waits in it; or the flow is
+                stopping. Where it is not known before the start that it will be fused, the start raises it.
+            PipelineClosed: The flow has been closed.
+        """
+        self._refuse_if_closed()
+        with self._switching:
+            if self._no_more_pauses:
+                raise StateError(
+                    f"{self.id}: expected a flow that goes on, to pause a pipeline; {self._no_more_pauses}."
+                )
+            if self.paused:
+                return
+            if self._ring is None:
+                self._pauses_at_start = True
+            elif self._consumer_bell is None:
+                raise StateError(self._fused_text())
+            else:
+                self._ring.pause()
+        self._announce_pause(self.id, True)
+
+    def resume(self) -> None:
+        """
+        Let out what waits. Any thread; does not block; idempotent.
+
+        Raises:
+            PipelineClosed: The flow has been closed.
+        """
+        self._refuse_if_closed()
+        self._let_out()
+
+    def _let_out(self) -> None:
+        with self._switching:
+            if not self.paused:
+                return
+            self._pauses_at_start = False
+            if self._ring is not None and self._consumer_bell is not None:
+                self._ring.resume()
+                ring_bell(*self._consumer_bell)
+        self._announce_pause(self.id, False)
 
     def statistics(self) -> FlowMetrics:
         """
@@ -225,11 +323,18 @@ class Pipeline:
     def __repr__(self) -> str:
         ring = self._ring
         fill = "" if ring is None else f", {ring.counters()['fill']} of {self.config.buffer_size}"
-        return f"<Pipeline {self.id}: {self.format}{fill}>"
+        return f"<Pipeline {self.id}: {self.format}{fill}{', paused' if self.paused else ''}>"
 
     def _refuse_if_closed(self) -> None:
-        if self.source_open:
-            raise PipelineClosed(f"{self.id}: the flow has been closed.")
+        if self._closed:
+            raise PipelineClosed(self._closed)
+
+    def _fused_text(self) -> str:
+        return (
+            f"{self.id}: expected a pipeline between two workers, to pause it; {self.source[0]!r} and {self.target[0]!r} "
+            f"are in one worker, where a block is handed over by a call and nothing waits. Give one of them another "
+            f"worker: add(..., worker='name')."
+        )
 
     def _refuse_send(self, data: object) -> bool:
         if self.source_open:

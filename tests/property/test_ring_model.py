@@ -110,6 +110,7 @@ class Pipe:
         self.slots = buffer_size + 2
         self.ring: _native.Ring
         self.inbox: _native.Inbox
+        self.bell: int
 
         self.waiting: deque[Sent] = deque()
         self.claimed: Sent | None = None
@@ -118,6 +119,7 @@ class Pipe:
         self.dropped = dict.fromkeys(("oldest", "newest", "superseded", "flushed", "failed", "stopped", "late"), 0)
         self.bytes = 0
         self.peak_fill = 0
+        self.paused = False
         self.kept: list[Kept] = []
         self.kept_copies = 0
         self.has_failed = False
@@ -186,6 +188,7 @@ class FanOut(RuleBasedStateMachine):
                 segment, rings[index], pipe.buffer_size, pipe.slots, 1, index, *pipe.overflow.to_native()
             )
             pipe.ring = _native.Ring(segment, rings[index])
+            pipe.bell = bells[index]
             pipe.inbox = _native.Inbox(segment, bells[index], index, abort)
             target = _native.Target(
                 pipe.name,
@@ -315,8 +318,9 @@ class FanOut(RuleBasedStateMachine):
     @rule(data=st.data(), keep=st.booleans())
     def receive(self, data: st.DataObject, keep: bool) -> None:
         pipe = self.choose(data)
-        if not pipe.waiting:
-            with pytest.raises(EndOfStream if self.has_ended else ReceiveTimeout):
+        if pipe.paused or not pipe.waiting:
+            # The end is not known as long as what may come before it is hidden.
+            with pytest.raises(EndOfStream if self.has_ended and not pipe.paused else ReceiveTimeout):
                 pipe.inbox.receive(0)
             return
         kept = self.check_block(pipe, pipe.inbox.receive(0), pipe.waiting.popleft())
@@ -347,7 +351,7 @@ class FanOut(RuleBasedStateMachine):
                 raise ModuleFault
 
         pipe.on_block = process
-        if not pipe.waiting:
+        if pipe.paused or not pipe.waiting:
             assert pipe.inbox.serve(0, 1) == 0
             return
         pipe.claimed = pipe.waiting.popleft()
@@ -384,12 +388,20 @@ class FanOut(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def flush(self, data: st.DataObject) -> None:
-        chosen = data.draw(st.sampled_from([None, *self.pipes]))
-        pipes = self.pipes if chosen is None else [chosen]
-        expected = sum(len(pipe.waiting) for pipe in pipes)
-        assert self.output.flush(None if chosen is None else chosen.name) == expected
-        for pipe in pipes:
-            pipe.drop_waiting(0, "flushed")
+        pipe = self.choose(data)
+        assert pipe.ring.flush() == len(pipe.waiting)
+        pipe.drop_waiting(0, "flushed")
+
+    @rule(data=st.data())
+    def pause_or_resume(self, data: st.DataObject) -> None:
+        pipe = self.choose(data)
+        pipe.paused = not pipe.paused
+        if pipe.paused:
+            pipe.ring.pause()
+        else:
+            pipe.ring.resume()
+            _native.ring_bell(self.segment, pipe.bell, 0)
+        assert pipe.ring.paused is pipe.paused
 
     # --- what always holds -----------------------------------------------------------------------------------------
 

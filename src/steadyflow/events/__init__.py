@@ -39,6 +39,18 @@ class RuleSwitched(FlowEvent, frozen=True, kw_only=True):
     rule: str
 
 
+class PipelinePaused(FlowEvent, frozen=True, kw_only=True):
+    """Nothing comes out of a pipeline until it is resumed. Published by `Pipeline.pause`."""
+
+    pipeline: str
+
+
+class PipelineResumed(FlowEvent, frozen=True, kw_only=True):
+    """What waits in a pipeline comes out again. Published by `Pipeline.resume`, and when the flow stops."""
+
+    pipeline: str
+
+
 class ModuleEnded(FlowEvent, frozen=True, kw_only=True):
     """All inputs of a module have ended, or its source has; it has finished. Published by its worker."""
 

@@ -112,18 +112,19 @@ class Execution:
         for pipeline in self._linked:
             wiring = layout.wirings[pipeline.id]
             assert pipeline.format is not None
+            bell = wiring.producer_bell
+            producer_bell = None if bell is None else (layout.segments[bell.segment], bell.offset)
+            bell = wiring.consumer_bell
+            consumer_bell = None if bell is None else (layout.segments[bell.segment], bell.offset, wiring.consumer_bit)
             if not pipeline.source_open:
-                pipeline.attach(Ring(layout.segments[wiring.ring.segment], wiring.ring.offset), pipeline.format)
-                if wiring.producer_bell is not None:
-                    pipeline.fed_from((layout.segments[wiring.producer_bell.segment], wiring.producer_bell.offset))
-            elif wiring.consumer_bell is not None:
-                bell = wiring.consumer_bell
-                pipeline.move_consumer((layout.segments[bell.segment], bell.offset, wiring.consumer_bit))
+                ring = Ring(layout.segments[wiring.ring.segment], wiring.ring.offset)
+                pipeline.attach(ring, pipeline.format, producer_bell, consumer_bell)
+            elif consumer_bell is not None:
+                pipeline.move_consumer(consumer_bell)
             if pipeline.target_open:
                 assert wiring.pool is not None
-                assert wiring.producer_bell is not None
+                assert producer_bell is not None
                 segment = layout.segments[wiring.ring.segment]
-                producer_bell = layout.segments[wiring.producer_bell.segment], wiring.producer_bell.offset
                 pipeline.open_target(
                     make_receiver(
                         pipeline,
@@ -327,6 +328,8 @@ class Execution:
                 return
             self._stopping = True
         self._end_open_sources(reason)
+        for pipeline in self._linked:
+            pipeline.end_pausing(reason)
         if self.started_ns:
             for worker in self.workers.values():
                 if not worker.ended:

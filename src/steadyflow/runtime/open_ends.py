@@ -42,11 +42,11 @@ def open_source(pipeline: Pipeline, fmt: Format, abort: AbortFlag) -> OpenPlace:
     segment.create_bell(consumer_bell)
     create_ring(segment, ring, size, slots, 1, 0, *rule.to_native())
     create_pool(segment, pool, *buffers)
-    pipeline.attach(Ring(segment, ring), fmt)
+    pipeline.attach(Ring(segment, ring), fmt, (segment, producer_bell), (segment, consumer_bell, _FIRST_BIT))
     pipeline.set_rule(rule)
     sender = make_sender(pipeline.id, fmt, abort, segment, pool, producer_bell)
     sender.add_ring(pipeline.id, segment, ring, segment, consumer_bell, _FIRST_BIT)
-    pipeline.open_source(sender, (segment, producer_bell), (segment, consumer_bell, _FIRST_BIT))
+    pipeline.open_source(sender)
     if pipeline.target_open:
         limit = max_latency_ns(pipeline)
         pipeline.open_target(
