@@ -694,8 +694,13 @@ def test_a_file_system_without_locks(path, monkeypatch):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(FileUnwritable, match="Operation not supported"):
-        recorder_for(path, MONO)
+    write(path, MONO, make_blocks(MONO, 3))
+    assert len(read(path)) == 3
+
+
+def test_a_device_is_no_place_for_a_recording():
+    with pytest.raises(FileUnwritable, match="/dev/null: expected a file"):
+        recorder_for("/dev/null", MONO)
 
 
 @pytest.fixture

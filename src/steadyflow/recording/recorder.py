@@ -219,15 +219,26 @@ def _create(path: Path) -> BinaryIO:
             f"{path}: expected a place where a file can be written, got: {error.strerror}. Choose another folder, or "
             f"change its permissions."
         ) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.truncate(0)
-    except BlockingIOError:
+    if _is_used(file):
         file.close()
         raise FileUnwritable(
             f"{path}: expected a file of its own, but this one is being recorded or replayed. Choose another name."
-        ) from None
+        )
+    try:
+        file.truncate(0)
     except OSError as error:
         file.close()
-        raise FileUnwritable(f"{path}: {error.strerror or error}. Choose another folder.") from error
+        raise FileUnwritable(
+            f"{path}: expected a file, got something that cannot be emptied: {error.strerror}."
+        ) from error
     return file
+
+
+def _is_used(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # a file system without locks
+    return False
