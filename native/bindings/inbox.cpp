@@ -44,7 +44,7 @@ unsigned Inbox::add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_o
     BufferPool pool(segment, pool_offset);
     links_.push_back(std::make_shared<Link>(
         Link{RingConsumer(Ring(std::move(segment), ring_offset), std::move(pool), std::move(producer_bell), consumer, process_),
-             std::move(target), std::move(on_end), rank, bit, 0, false,
+             std::move(target), std::move(on_end), rank, bit, 0, false, false,
              std::make_shared<std::atomic<std::int64_t>>(0)}));
     ++open_;
     pending_ |= std::uint64_t{1} << bit;  // something may have been sent before this end existed
@@ -68,7 +68,7 @@ Inbox::Link* Inbox::pick(bool inside) {
     std::uint64_t empty = pending_;  // bits whose every input turned out to have nothing
     for (const auto& owned : links_) {
         Link& link = *owned;
-        if (!link_ready(link) || link.ended) continue;
+        if (!link_ready(link) || link.ended || link.held) continue;
         const std::uint64_t bit = std::uint64_t{1} << link.bit;
         const ModuleContext* module = link.target->context;
         if (inside && module != nullptr && (module->busy || module->order < clock_->order)) {
@@ -77,8 +77,8 @@ Inbox::Link* Inbox::pick(bool inside) {
         }
         const Nanoseconds sent = link.consumer.peek_sent_ns();
         if (sent < 0) {
-            // An end that is seen only while waiting inside send() is taken up by the next serve().
-            if (!inside && link.consumer.at_end()) {
+            // Also inside of a send(): what it waits for may be waiting for this end.
+            if (link.consumer.at_end()) {
                 if (ended == nullptr) ended = &link;
                 else empty &= ~bit;  // one for each call
             }
@@ -107,6 +107,16 @@ void Inbox::finish(Link& link) {
     link.ended = true;
     --open_;
     if (!link.on_end.is_none()) link.on_end();
+}
+
+void Inbox::hold(const std::string& pipeline, bool held) {
+    for (const auto& link : links_) {
+        if (link->target->name != pipeline) continue;
+        link->held = held;
+        if (!held) pending_ |= std::uint64_t{1} << link->bit;  // its bit was taken while nobody looked
+        return;
+    }
+    throw Corrupted(pipeline + ": no input of this worker");
 }
 
 nb::object Inbox::build(Link& link, const Claim& claim) {
@@ -242,8 +252,10 @@ std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
 
 bool Inbox::serve_one_inside() {
     if (detached_) return false;
+    const std::size_t open = open_;
     Link* link = pick(true);
-    return link != nullptr && serve_link(*link, false);
+    if (link == nullptr) return open_ != open;  // an end, too, may have made room
+    return serve_link(*link, false);
 }
 
 nb::object Inbox::receive(nb::handle timeout_s) {

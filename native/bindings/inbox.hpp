@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -24,13 +25,16 @@ public:
     // Returns how many were served; 0 after a deadline, an interrupt, or when every input has ended.
     std::uint64_t serve(Nanoseconds deadline_ns, std::uint64_t limit);
 
-    // One block of an input that may be served inside a waiting send(); false if there is none. Only modules after the
-    // waiting one in the order of the flow are: so every call stack grows downstream, and the waiter that is furthest
-    // downstream of all waits for a module that its worker may serve. Nobody waits for ever.
+    // One block, or the end, of an input that may be served inside a waiting send(); false if there is none. Only modules
+    // after the waiting one in the order of the flow are: so every call stack grows downstream, and the waiter that is
+    // furthest downstream of all waits for a module that its worker may serve. Nobody waits for ever.
     bool serve_one_inside();
 
     // Open end: the oldest block. Raises ReceiveTimeout, EndOfStream, PipelineClosed.
     nb::object receive(nb::handle timeout_s);
+
+    // An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.
+    void hold(const std::string& pipeline, bool held);
 
     // Any thread: makes serve() return soon.
     void interrupt() const noexcept {
@@ -55,6 +59,7 @@ private:
         unsigned bit;
         std::uint32_t passed_over = 0;
         bool ended = false;
+        bool held = false;
         std::shared_ptr<std::atomic<std::int64_t>> kept;  // views alive
     };
 

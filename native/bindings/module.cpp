@@ -282,6 +282,7 @@ void register_ends(nb::module_& module) {
                  context.first_frame = first_frame;
                  context.frames = frames;
                  context.flags = flags;
+                 context.active = true;  // until the module is done, also where no block was handed to it
              },
              "timestamp_ns"_a, "first_frame"_a, "frames"_a, "flags"_a, "What blocks sent from now on inherit.")
         .def_prop_ro("calls", [](const ModuleContext& context) { return context.calls; })
@@ -357,11 +358,14 @@ void register_ends(nb::module_& module) {
              "Serves up to `limit` blocks; waits for the first one until the deadline (negative: no limit, 0: not at all).")
         .def("receive", &Inbox::receive, "timeout_s"_a = nb::none(),
              "The oldest block; committed before it is returned. Raises ReceiveTimeout, EndOfStream, PipelineClosed.")
+        .def("hold", &Inbox::hold, "pipeline"_a, "held"_a,
+             "An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.")
         .def("interrupt", &Inbox::interrupt, "Makes serve() return soon. Wait-free, any thread.")
         .def("call",
              [](const Inbox& inbox, ModuleContext& context, const nb::object& method) {
                  const Running running(*inbox.clock(), context);
                  method();
+                 inbox.clock()->free_since_ns = monotonic_ns();
              },
              "context"_a, "method"_a, "Calls a method of a module that is not process(): not served inside its own sends.")
         .def("adopt", &Inbox::adopt, "Declares the calling thread the worker's own.")

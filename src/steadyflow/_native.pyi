@@ -309,6 +309,11 @@ class Inbox:
         The oldest block; committed before it is returned. Raises ReceiveTimeout, EndOfStream, PipelineClosed.
         """
 
+    def hold(self, pipeline: str, held: bool) -> None:
+        """
+        An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.
+        """
+
     def interrupt(self) -> None:
         """Makes serve() return soon. Wait-free, any thread."""
 
