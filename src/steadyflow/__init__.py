@@ -6,7 +6,7 @@ The layout, in the order in which data flows:
     errors, clock, arguments           who caused what; the one clock; what constructors accept
     data, formats, codec               what flows
     _native, payload, pipeline, config how it is carried and linked
-    module                             who works on it
+    aligned, module                    who works on it
     events, metrics, report            what is known about it
     runtime                            where it runs: layout, workers, processes
     recording                          what went through a pipeline, in a file
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import typing
 
+from steadyflow.aligned import Aligned
 from steadyflow.config import DropNewest, DropOldest, Fail, Latest, PipelineConfig, PipelinePriority, Rule, Wait
 from steadyflow.coordinator import DataFlowCoordinator
 from steadyflow.data import Block, BlockFlag, FlowData
@@ -46,6 +47,7 @@ if typing.TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Aligned",
     "AnyFormat",
     "ArrayFormat",
     "AudioFormat",

@@ -45,7 +45,7 @@ class Wait(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if self.timeout_ms is not None:
-            _check_duration("Wait", "timeout_ms", self.timeout_ms, " Fail() and DropNewest() do not wait at all.")
+            check_duration("Wait", "timeout_ms", self.timeout_ms, " Fail() and DropNewest() do not wait at all.")
         then: object = self.then  # not checked yet
         if not isinstance(then, str) or then not in _THEN:
             raise UnknownName("value of then", self.then, _THEN, where="Wait")
@@ -227,7 +227,7 @@ class PipelineConfig:
         late: Literal["pass", "drop", "conceal"] = "pass",
     ) -> None:
         if max_latency_ms is not None:
-            _check_duration("PipelineConfig", "max_latency_ms", max_latency_ms, " None sets no limit.")
+            check_duration("PipelineConfig", "max_latency_ms", max_latency_ms, " None sets no limit.")
         if backpressure_strategy is not None and not isinstance(backpressure_strategy, Rule):
             raise ConfigurationError(
                 f"PipelineConfig: expected backpressure_strategy to be a rule such as DropOldest() or "
@@ -328,7 +328,13 @@ class PipelineConfig:
 # --- validation ---------------------------------------------------------------------------------------------------
 
 
-def _check_duration(owner: str, name: str, value: object, advice: str) -> None:
+def check_duration(owner: str, name: str, value: object, advice: str) -> None:
+    """
+    Check a time in ms, above 0; `advice` ends the message.
+
+    Raises:
+        ConfigurationError: It is no number, or out of range.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value * 1000 <= _MAX_TIMEOUT_US:
         raise ConfigurationError(
             f"{owner}: expected {name} to be a number of milliseconds above 0 (and below 12 days), "

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from steadyflow._native import OutputCore
+from steadyflow.aligned import Aligned, check_methods, check_names
 from steadyflow.errors import ConfigurationError, UnknownName
 from steadyflow.formats import AnyFormat, AudioFormat, Format, checked_integer
 
@@ -182,6 +183,8 @@ def _check_ports(cls: ModuleMeta) -> None:
     for name, output in cls._steadyflow_outputs.items():
         if output.like is not None and output.like not in cls._steadyflow_inputs:
             raise UnknownName("input", output.like, cls._steadyflow_inputs, where=f"{where}, output {name!r}")
+    if cls._steadyflow_aligned is not None:
+        check_names(where, cls._steadyflow_aligned, cls._steadyflow_inputs)
 
 
 def _check_methods(cls: ModuleMeta) -> None:
@@ -202,7 +205,20 @@ def _check_methods(cls: ModuleMeta) -> None:
             raise ConfigurationError(f"{where}: a Source needs a generator: def produce(self): ... yield.")
     elif produces:
         raise ConfigurationError(f"{where}: produce() is for sources. Derive the class from Source, not from Module.")
-    _check_every_input_is_processed(where, list(inputs), methods)
+    if cls._steadyflow_aligned is not None:
+        check_methods(where, cls._steadyflow_aligned, cls, methods, inputs)
+    else:
+        _check_every_input_is_processed(where, list(inputs), methods)
+
+
+def _only_aligned(where: str, attributes: dict[str, Any]) -> Aligned | None:
+    named = {name: value for name, value in attributes.items() if not name.startswith("_steadyflow")}
+    found = {name: value for name, value in named.items() if isinstance(value, Aligned)}
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"{where}: expected one Aligned, because there is one process(); got {', '.join(found)}. Divide the module."
+        )
+    return next(iter(found.values()), None)
 
 
 def _check_every_input_is_processed(where: str, inputs: list[str], methods: set[str]) -> None:
@@ -213,7 +229,8 @@ def _check_every_input_is_processed(where: str, inputs: list[str], methods: set[
     elif "process" in methods and inputs:
         raise ConfigurationError(
             f"{where}: has {len(inputs)} inputs, so process() cannot know which one a block is from. "
-            f"Define {', '.join(missing) or 'only the methods of the inputs'} instead."
+            f"Define {', '.join(missing) or 'only the methods of the inputs'} instead; or, to get a block of each at once, "
+            f"say aligned = Aligned({', '.join(map(repr, inputs))})."
         )
     elif len(inputs) == 1 and missing:
         raise ConfigurationError(
@@ -246,6 +263,7 @@ class ModuleMeta(ABCMeta):
 
     _steadyflow_inputs: dict[str, Input]
     _steadyflow_outputs: dict[str, Output]
+    _steadyflow_aligned: Aligned | None
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> None:
         super().__init__(name, bases, namespace, **options)
@@ -254,6 +272,7 @@ class ModuleMeta(ABCMeta):
             attributes |= vars(base)
         cls._steadyflow_inputs = {name: port for name, port in attributes.items() if isinstance(port, Input)}
         cls._steadyflow_outputs = {name: port for name, port in attributes.items() if isinstance(port, Output)}
+        cls._steadyflow_aligned = _only_aligned(f"class {cls.__qualname__}", attributes)
         _check_ports(cls)
         if ABC not in bases:  # a class that derives from ABC itself is one that others complete
             _check_methods(cls)
@@ -281,8 +300,9 @@ class Module(metaclass=ModuleMeta):
     Code with typed ports; derive from it.
 
     Declare ports as `Input` and `Output` attributes. With one input, define ``process(self, block)``; with several,
-    ``process_<input>(self, block)`` for each. What it returns goes to the only output, unless it is None;
-    ``self.<output>.send(...)`` works everywhere. All methods are called in the module's worker, never two at once.
+    ``process_<input>(self, block)`` for each, or ``process`` with a block of each (`Aligned`). What it returns goes to
+    the only output, unless it is None; ``self.<output>.send(...)`` works everywhere. All methods are called in the
+    module's worker, never two at once.
 
     ``__init__`` runs where the module is made and, for a process worker, once more in that process: keep it cheap,
     and acquire models, files and sockets in `setup`.
@@ -444,6 +464,11 @@ def input_ports(module: Module) -> dict[str, InputPort]:
 def output_ports(module: Module) -> dict[str, OutputPort]:
     """Return the outputs of a module by name, in the order of their declaration."""
     return {name: vars(module)[name] for name in type(module)._steadyflow_outputs}
+
+
+def aligned_inputs(module: Module) -> Aligned | None:
+    """Return which inputs of a module are processed together; None if it has no such."""
+    return type(module)._steadyflow_aligned
 
 
 def process_methods(module: Module) -> dict[str, Callable[[Any], object]]:

@@ -14,6 +14,26 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+class AlignedInputReport(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What became of one input of an `Aligned`.
+
+    Args:
+        delivered_frames: Frames that were processed.
+        silent_frames: Frames in place of which silence was processed, because they were lost or late.
+        late_frames: Frames that came when their place had been passed, or was taken; dropped.
+        offset_frames: By time: what was added to the numbers of its frames, so that equal numbers are equal times.
+        drift_frames: By time: how far the stamp of its latest block is from where the frame count had put it; the
+            jitter of the stamps, and what the clocks have drifted apart.
+    """
+
+    delivered_frames: int
+    silent_frames: int
+    late_frames: int
+    offset_frames: int
+    drift_frames: int
+
+
 class ModuleReport(msgspec.Struct, frozen=True, kw_only=True):
     """
     What one module did.
@@ -23,12 +43,14 @@ class ModuleReport(msgspec.Struct, frozen=True, kw_only=True):
         calls: How many blocks it processed.
         busy_ms: Time of its own work, without the modules it called.
         state: ``"ended"``, ``"failed"``, ``"running"``, or ``"stopped"`` before its inputs had ended.
+        aligned: What became of its aligned inputs, by name; empty if it has none.
     """
 
     worker: str
     calls: int
     busy_ms: float
     state: str
+    aligned: Mapping[str, AlignedInputReport] = {}
 
 
 class FlowReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ LAZY = {"audio", "events", "recording", "testing"}
 """Parts that load when they are first used."""
 
 CONTRACT = {
+    "Aligned",
     "AnyFormat",
     "ArrayFormat",
     "AudioFormat",

@@ -18,7 +18,7 @@ LAYERS = [
     {"_native"},  # knows nothing of ours: it looks up Python names when it is called
     {"errors", "clock", "arguments", "data", "formats", "codec", "payload", "platform", "toml"},
     {"config"},
-    {"module", "events", "metrics"},
+    {"aligned", "module", "events", "metrics"},
     {"pipeline", "report", "recording"},  # a pipeline reads its own metrics
     {"runtime"},
     {"diagrams"},

@@ -12,6 +12,10 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from steadyflow.errors import FlowError, LimitExceeded
+from steadyflow.report import AlignedInputReport
+
+ModuleReports: TypeAlias = dict[str, tuple[int, int, str, dict[str, AlignedInputReport]]]
+"""What the modules of a worker did, by name: calls, busy ns, state, and what became of aligned inputs."""
 
 
 class Setup(msgspec.Struct, frozen=True, tag="setup"):
@@ -62,9 +66,9 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """From the worker, last: what its modules did (calls, busy ns, state)."""
+    """From the worker, last: what its modules did."""
 
-    modules: dict[str, tuple[int, int, str]]
+    modules: ModuleReports
 
 
 Message: TypeAlias = Setup | Start | Stop | Abort | Ready | Failed | Ended | Done

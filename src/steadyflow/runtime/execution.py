@@ -29,7 +29,7 @@ from steadyflow.events import (
     WorkerUnresponsive,
 )
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Pipeline, make_receiver
-from steadyflow.report import ModuleReport
+from steadyflow.report import AlignedInputReport, ModuleReport
 from steadyflow.runtime.layout import (
     Layout,
     default_rules,
@@ -230,13 +230,15 @@ class Execution:
         for worker in self.workers.values():
             told = worker.module_reports()
             for module in worker.wiring.modules:
-                calls, busy_ns, state = told.get(module.name) or self._seen_from_outside(module.name, worker)
+                calls, busy_ns, state, aligned = told.get(module.name) or self._seen_from_outside(module.name, worker)
                 if module.name in self._failed_modules:
                     state = "failed"
-                reports[module.name] = ModuleReport(worker=worker.name, calls=calls, busy_ms=busy_ns / 1e6, state=state)
+                reports[module.name] = ModuleReport(
+                    worker=worker.name, calls=calls, busy_ms=busy_ns / 1e6, state=state, aligned=aligned
+                )
         return reports
 
-    def _seen_from_outside(self, module: str, worker: Worker) -> tuple[int, int, str]:
+    def _seen_from_outside(self, module: str, worker: Worker) -> tuple[int, int, str, dict[str, AlignedInputReport]]:
         """Tell what a module did by what its pipelines counted: of a process that has not reported yet, or never will."""
         calls = busy_ns = 0
         for pipeline in self._linked:
@@ -244,7 +246,7 @@ class Execution:
             if pipeline.target[0] == module and ring is not None:
                 calls += ring.counters()["delivered"]
                 busy_ns += ring.histograms()["busy"][1]
-        return calls, busy_ns, "stopped" if worker.ended else "running"
+        return calls, busy_ns, "stopped" if worker.ended else "running", {}
 
     def failure(self, report: object) -> FlowFailed | None:
         """Return the error of a failed run; None if nothing failed."""

@@ -24,8 +24,9 @@ from steadyflow._native import (
 from steadyflow.config import DropOldest, Rule, Wait
 from steadyflow.errors import ConfigurationError, CycleRefused, FlowError, FormatClash, LimitExceeded, located
 from steadyflow.formats import AnyFormat, Format, agree, class_path, format_to_wire
-from steadyflow.module import Module, Source, input_ports, output_ports
+from steadyflow.module import Module, Source, aligned_inputs, input_ports, output_ports
 from steadyflow.pipeline import Pipeline, buffer_bytes
+from steadyflow.runtime.aligned_links import check_aligned, stopped_inputs
 from steadyflow.runtime.arguments import encode_arguments, parameter_names
 from steadyflow.runtime.graph import find_cycle, strongly_connected, upstream_of
 from steadyflow.runtime.placed import MAIN_WORKER, Placed, Placement
@@ -103,11 +104,11 @@ def resolve_formats(
     Find what flows on every pipeline, from the sources down, and tell ports and pipelines.
 
     Raises:
-        FormatClash: Two ends do not agree; names the pipeline and both formats.
-        ConfigurationError: An output is connected, but nothing says what it sends.
+        FormatClash: Two ends do not agree; names the pipeline and both formats. Aligned inputs have different rates.
+        ConfigurationError: An output is connected, but nothing says what it sends. Aligned inputs cannot be aligned.
         FileUnreadable: A source's file tells nothing.
     """
-    for name in (name for group in order for name in group):
+    for name, loop in ((name, group) for group in order for name in group):
         module = modules[name].module
         inputs: dict[str, Format] = {}
         for pipeline in pipelines:
@@ -123,6 +124,7 @@ def resolve_formats(
                 )
         for port_name, fmt in inputs.items():
             input_ports(module)[port_name].format = fmt
+        check_aligned(name, module, inputs, [each for each in pipelines if each.target[0] == name], loop)
         try:
             resolved = module.resolve_formats(inputs)
         except FlowError as error:
@@ -271,6 +273,13 @@ class Layout:
         self._order = {name: number for number, group in enumerate(order, 1) for name in group}
         self._timed = timed_pipelines(modules, pipelines)
         self._worker_of = {placed.name: worker.name for worker in workers for placed in worker.modules}
+        self._aligned = {
+            (name, port)
+            for name, placed in modules.items()
+            if (aligned := aligned_inputs(placed.module)) is not None
+            for port in aligned.names
+        }
+        self._stops = stopped_inputs(modules, pipelines, self._worker_of, self._order)
         self._loops = {name: index for index, group in enumerate(order) for name in group if len(group) > 1}
         bells = {worker.name: plan.bell() for worker in workers}
         self.target_bells = {pipeline.id: plan.bell() for pipeline in pipelines if pipeline.target_open}
@@ -340,14 +349,20 @@ class Layout:
             inputs=connected,
             outputs=outputs,
             order=self._order[placed.name],
+            stops=self._stops.get(placed.name, {}),
         )
 
     def _fused(self, pipeline: Pipeline) -> bool:
-        """Tell whether both ends are in one worker, and not in a loop, where a call would come back to itself."""
+        """
+        Tell whether both ends are in one worker.
+
+        Not in a loop, where a call would come back to itself; and not into an aligned input, which may be held back, so
+        that something has to fill.
+        """
         source, target = pipeline.source[0], pipeline.target[0]
         if pipeline.source_open or pipeline.target_open or self._worker_of[source] != self._worker_of[target]:
             return False
-        return not self._in_loop(pipeline)
+        return not self._in_loop(pipeline) and pipeline.target not in self._aligned
 
     def _in_loop(self, pipeline: Pipeline) -> bool:
         source, target = pipeline.source[0], pipeline.target[0]

@@ -17,11 +17,22 @@ from steadyflow.codec import codec_for
 from steadyflow.data import Block
 from steadyflow.errors import ConfigurationError, PipelineClosed
 from steadyflow.formats import AudioFormat, Format, format_from_wire
-from steadyflow.module import Input, Module, OutputPort, Source, input_ports, output_ports, process_methods
+from steadyflow.module import (
+    Input,
+    Module,
+    OutputPort,
+    Source,
+    aligned_inputs,
+    input_ports,
+    output_ports,
+    process_methods,
+)
 from steadyflow.payload import Preparer, native_spec
+from steadyflow.runtime.alignment import Alignment
+from steadyflow.runtime.channel import ModuleReports
 from steadyflow.runtime.failure_text import in_one_line, with_traceback
 from steadyflow.runtime.windows import Windows
-from steadyflow.runtime.wiring import PipelineWiring, WorkerWiring
+from steadyflow.runtime.wiring import ModuleWiring, PipelineWiring, WorkerWiring
 
 # Blocks served between two steps of a source that is always ready: enough to keep up with what it sends.
 _BLOCKS_PER_STEP: Final = 256
@@ -42,7 +53,7 @@ class Host(Protocol):
 class _Seat:
     """A module in its worker, and how far it has come."""
 
-    __slots__ = ("awaited", "context", "module", "name", "outputs_ended", "state", "targets")
+    __slots__ = ("alignment", "awaited", "context", "module", "name", "outputs_ended", "state", "targets")
 
     def __init__(self, name: str, module: Module) -> None:
         self.name = name
@@ -50,6 +61,7 @@ class _Seat:
         self.context = ModuleContext()
         self.awaited: set[str] = set()  # pipelines that have to end before the module does
         self.targets: list[Target] = []
+        self.alignment: Alignment | None = None
         self.state = "running"
         self.outputs_ended = False
 
@@ -99,6 +111,7 @@ class WorkerLoop:
         self._formats: dict[str, Format] = {}
         self._fused_into: dict[tuple[str, str], list[PipelineWiring]] = {}
         self._set_up: set[str] = set()
+        self._timed: list[tuple[_Seat, Alignment]] = []  # who is called when a time has come, and not only a block
         self._build()
 
     # --- before the flow -------------------------------------------------------------------------------------------
@@ -130,6 +143,9 @@ class WorkerLoop:
                 port = output_ports(seat.module)[name]
                 port.format = self._format(wire)
                 self._configure(port, f"{module.name}.{name}", seat)
+            if (alignment := self._alignment(seat, module)) is not None:
+                seat.alignment = alignment
+                self._timed.append((seat, alignment))
         ends = [pipeline for pipeline in self._wiring.pipelines if pipeline.target[0] in self._seats]
         # Ring inputs in the order of their bits, which is the order of their priorities.
         for pipeline in sorted(ends, key=lambda end: (end.fused, end.consumer_bit)):
@@ -155,14 +171,34 @@ class WorkerLoop:
         )
         port.set_inbox(self._inbox)
 
+    def _alignment(self, seat: _Seat, wiring: ModuleWiring) -> Alignment | None:
+        aligned = aligned_inputs(seat.module)
+        if aligned is None:
+            return None
+        formats = {name: port.format for name, port in input_ports(seat.module).items()}
+        return Alignment(
+            aligned,
+            {name: fmt for name, fmt in formats.items() if isinstance(fmt, AudioFormat)},
+            seat.module.process,  # type: ignore[attr-defined]
+            _only_output(seat.module),
+            seat.context,
+            wiring.stops,
+            partial(self._hold, seat.name),
+        )
+
+    def _hold(self, module: str, port: str, held: bool) -> None:
+        pipeline = next(each for each in self._wiring.pipelines if each.target == (module, port))
+        self._inbox.hold(pipeline.id, held)
+
     def _target(self, pipeline: PipelineWiring) -> Target:
         seat = self._seats[pipeline.target[0]]
         fmt = self._format(pipeline.format)
         codec = codec_for(fmt, where=pipeline.id)
-        outputs = list(output_ports(seat.module).values())
-        output = outputs[0] if len(outputs) == 1 else None
+        output = _only_output(seat.module)
         call = process_methods(seat.module)[pipeline.target[1]]
         declared: Input = input_ports(seat.module)[pipeline.target[1]].declaration
+        if seat.alignment is not None and pipeline.target[1] in seat.alignment.names:
+            call = seat.alignment.taker(pipeline.target[1])
         if declared.window_frames is not None and isinstance(fmt, AudioFormat):
             assert declared.hop_frames is not None
             call = Windows(call, output, seat.context, fmt, declared.window_frames, declared.hop_frames).push
@@ -233,7 +269,7 @@ class WorkerLoop:
                 if productions:
                     self._turn(productions)
                 elif self._inbox.open_inputs:
-                    self._inbox.serve(_FOREVER, _ALL)
+                    self._serve(_FOREVER, _ALL)
                 else:
                     break
         finally:
@@ -249,9 +285,17 @@ class WorkerLoop:
         self._attention = True
         self._inbox.interrupt()
 
-    def module_reports(self) -> dict[str, tuple[int, int, str]]:
-        """Return calls, busy time in ns and state of each module."""
-        return {name: (seat.context.calls, seat.context.busy_ns, seat.state) for name, seat in self._seats.items()}
+    def module_reports(self) -> ModuleReports:
+        """Return calls, busy time in ns, state and aligned inputs of each module."""
+        return {
+            name: (
+                seat.context.calls,
+                seat.context.busy_ns,
+                seat.state,
+                {} if seat.alignment is None else seat.alignment.reports(),
+            )
+            for name, seat in self._seats.items()
+        }
 
     def _begin(self, seat: _Seat, source: Source, productions: list[_Production]) -> None:
         try:
@@ -267,7 +311,7 @@ class WorkerLoop:
         now = monotonic_ns()
         first = next((production for production in productions if production.due_ns <= now), None)
         if first is None:
-            self._inbox.serve(min(production.due_ns for production in productions), _BLOCKS_PER_STEP)
+            self._serve(min(production.due_ns for production in productions), _BLOCKS_PER_STEP)
             return
         alone = len(productions) == 1 and self._inbox.open_inputs == 0
         self._attention = False
@@ -276,7 +320,28 @@ class WorkerLoop:
             # To the end of the line: sources that are always ready take turns.
             productions.append(first)
         if self._inbox.open_inputs:
-            self._inbox.serve(0, _BLOCKS_PER_STEP)
+            self._serve(0, _BLOCKS_PER_STEP)
+
+    def _serve(self, until_ns: int, limit: int) -> None:
+        """Serve blocks, as `Inbox.serve` does, and then call the modules whose time has come."""
+        if not self._timed:
+            self._inbox.serve(until_ns, limit)
+            return
+        times = [until_ns] if until_ns != _FOREVER else []
+        times += [deadline_ns for _, _, deadline_ns in self._deadlines()]
+        # Blocks first: what is waited for may be there already.
+        self._inbox.serve(min(times, default=_FOREVER), min(limit, _BLOCKS_PER_STEP))
+        now_ns = monotonic_ns()
+        for seat, alignment, deadline_ns in self._deadlines():
+            if deadline_ns <= now_ns:
+                self._call(seat, partial(alignment.expire, now_ns))
+
+    def _deadlines(self) -> list[tuple[_Seat, Alignment, int]]:
+        return [
+            (seat, alignment, deadline_ns)
+            for seat, alignment in self._timed
+            if seat.state == "running" and (deadline_ns := alignment.deadline_ns) is not None
+        ]
 
     def _step(self, production: _Production, alone: bool) -> bool:
         """
@@ -321,6 +386,9 @@ class WorkerLoop:
     # --- ends and failures --------------------------------------------------------------------------------------------
 
     def _input_ended(self, seat: _Seat, pipeline: PipelineWiring) -> None:
+        port = pipeline.target[1]
+        if seat.alignment is not None and port in seat.alignment.names and seat.state == "running":
+            self._call(seat, partial(seat.alignment.end, port))
         if pipeline.id not in seat.awaited:
             return
         seat.awaited.discard(pipeline.id)
@@ -329,12 +397,8 @@ class WorkerLoop:
 
     def _end(self, seat: _Seat, state: str = "ended") -> None:
         """Finish a module whose inputs have ended: what it still sends comes before the end of its outputs."""
-        try:
-            self._inbox.call(seat.context, seat.module.finish)
-        except BaseException as problem:
-            if not self._is_abort(problem):
-                self._fail(seat, problem, None)
-                return
+        if not self._call(seat, seat.module.finish):
+            return
         seat.state = state
         self._end_outputs(seat)
         self._tear_down(seat)
@@ -351,6 +415,16 @@ class WorkerLoop:
             port.end()
             for pipeline in self._fused_into.get((seat.name, name), ()):
                 self._input_ended(self._seats[pipeline.target[0]], pipeline)
+
+    def _call(self, seat: _Seat, method: Callable[[], object]) -> bool:
+        """Call a method of a module, or one that calls it. False if it failed, which has been reported."""
+        try:
+            self._inbox.call(seat.context, method)
+        except BaseException as problem:
+            if not self._is_abort(problem):
+                self._fail(seat, problem, None)
+                return False
+        return True
 
     def _failed_in_process(self, seat: _Seat, problem: BaseException, block: Block) -> None:
         if self._is_abort(problem):
@@ -408,3 +482,8 @@ class WorkerLoop:
             seat.targets.clear()
         self._inbox.detach()
         self._segments = ()
+
+
+def _only_output(module: Module) -> OutputPort | None:
+    outputs = list(output_ports(module).values())
+    return outputs[0] if len(outputs) == 1 else None

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steadyflow.data import Block, BlockFlag
-from steadyflow.errors import ConfigurationError
 from steadyflow.formats import AudioFormat
+from steadyflow.runtime.results import send_result
 
 if TYPE_CHECKING:
     from steadyflow._native import ModuleContext
@@ -117,14 +117,7 @@ class Windows:
             self._flags & (BlockFlag.DISCONTINUITY | BlockFlag.GAP | BlockFlag.CORRUPTED),
         )
         self._flags = 0
-        result = self._process(window)
-        if result is not None:
-            if self._output is None:
-                raise ConfigurationError(
-                    f"expected process() to return None, because the module has not exactly one output; "
-                    f"got {type(result).__name__}; send it with self.<output>.send(...)"
-                )
-            self._output.send(result)
+        send_result(self._process(window), self._output)
 
     def _frames(self, begin: int, end: int) -> np.ndarray[Any, Any]:
         return self._samples[:, begin:end] if self._axis else self._samples[begin:end]

@@ -67,6 +67,7 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
         inputs: Formats of the connected inputs.
         outputs: Formats of the outputs that are resolved.
         order: Its place in the flow, upstream first; the same for the modules of a loop.
+        stops: For each aligned input, the others that get nothing more when it is held back.
     """
 
     name: str
@@ -75,6 +76,7 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, dict[str, Any]]
     outputs: dict[str, dict[str, Any]]
     order: int
+    stops: dict[str, list[str]]
 
 
 class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):

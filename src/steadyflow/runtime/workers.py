@@ -18,14 +18,25 @@ import msgspec
 from steadyflow._native import AbortFlag, Segment
 from steadyflow.errors import ConfigurationError, FlowError, ModuleFailed, SystemShortage, WorkerDied
 from steadyflow.module import Module
-from steadyflow.runtime.channel import Abort, Channel, ChannelBroken, Done, Ended, Failed, Ready, Setup, Start, Stop
+from steadyflow.runtime.channel import (
+    Abort,
+    Channel,
+    ChannelBroken,
+    Done,
+    Ended,
+    Failed,
+    ModuleReports,
+    Ready,
+    Setup,
+    Start,
+    Stop,
+)
 from steadyflow.runtime.failure_text import in_one_line
 from steadyflow.runtime.loop import WorkerLoop
 from steadyflow.runtime.main_script import main_script_package, main_script_path
 from steadyflow.runtime.wiring import WorkerWiring
 
 WorkerState: TypeAlias = Literal["created", "starting", "ready", "running", "ended", "failed", "died"]
-ModuleReports: TypeAlias = dict[str, tuple[int, int, str]]
 
 
 class Owner(Protocol):
@@ -108,7 +119,7 @@ class Worker:
         """Give up the worker in a forked child, where it does not run."""
 
     def module_reports(self) -> ModuleReports:
-        """Return calls, busy ns and state of its modules, as far as known."""
+        """Return what its modules did, as far as known."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
