@@ -47,7 +47,7 @@ MESSAGES = [
     Failed("pitch", "ValueError: no peak", "Traceback ...\n", 7),
     Failed(None, "ImportError: µ", "", None),
     Ended("pitch"),
-    Done({"pitch": (3, 10**12, "ended")}),
+    Done({"pitch": (3, 10**12, "ended", {})}),
 ]
 
 
