@@ -878,7 +878,7 @@ def test_entries_of_arrays_are_counted_from_0(flow_file):
             "pipelines.2.buffer_size",
             1,
             UnknownName,
-            "unknown pipeline '2'. Known: tone.out->meter.audio, meter->levels",
+            "unknown pipeline '2'. Known: tone.out->meter.audio, found.",
         ),
         ("pipelines.foud.buffer_size", 1, UnknownName, "unknown pipeline 'foud'; did you mean 'found'"),
         ("pipelines.found.buffer_size.x", 1, ConfigurationError, "expected pipelines.1.buffer_size to be a table"),
