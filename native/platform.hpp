@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "fork.hpp"
+
 namespace steadyflow {
 
 using Nanoseconds = std::int64_t;
@@ -14,17 +16,20 @@ Nanoseconds monotonic_ns() noexcept;
 // What a thread sleeps on, and others wake it by, also from another process: a pipe. Why not a futex: the kernel knows of
 // a write to a pipe that the writer is about to sleep itself (a synchronous wake-up) and lets the reader run at once on the
 // same core, also where every core is busy; docs/decisions/0002 has the figures.
-struct Waker {
-    Waker(int reading, int writing) noexcept : read(reading), write(writing) {}
+struct Waker final : Inherited {
+    Waker(int reading, int writing) : read(reading), write(writing) {}
     ~Waker();
-    Waker(const Waker&) = delete;
-    Waker& operator=(const Waker&) = delete;
 
-    const int read;
-    const int write;
+    void after_fork_in_child() noexcept override;
+
+    int read;  // -1 in a forked child, as is the other one
+    int write;
     // Bytes may lie in the pipe. They are taken before the next sleep instead of after the last one, when somebody is
     // waiting for the sleeper to get on. The sleeper's own.
     bool rung = false;
+
+private:
+    ForkWatch watch_{*this};
 };
 
 // Two descriptors of a new pipe, or -errno.
@@ -46,5 +51,8 @@ std::int64_t file_bytes(int descriptor) noexcept;
 // Maps the whole file; nullptr with errno set on failure.
 void* map_shared(int descriptor, std::size_t bytes, bool writable) noexcept;
 void unmap(void* address, std::size_t bytes) noexcept;
+
+// Puts private zeros in the place of a mapping. Ends the process if there is no memory for that.
+void replace_by_private(void* address, std::size_t bytes) noexcept;
 
 }  // namespace steadyflow

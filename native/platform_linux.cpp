@@ -21,9 +21,14 @@ Nanoseconds monotonic_ns() noexcept {
     return Nanoseconds{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-Waker::~Waker() {
-    close(read);
-    close(write);
+Waker::~Waker() { after_fork_in_child(); }
+
+void Waker::after_fork_in_child() noexcept {
+    // Closed, they are nobody's: the numbers may soon name other files.
+    for (int* descriptor : {&read, &write}) {
+        if (*descriptor >= 0) close(*descriptor);
+        *descriptor = -1;
+    }
 }
 
 int create_waker(int (&descriptors)[2]) noexcept { return pipe2(descriptors, O_CLOEXEC | O_NONBLOCK) == 0 ? 0 : -errno; }
@@ -122,5 +127,14 @@ void* map_shared(int descriptor, std::size_t bytes, bool writable) noexcept {
 }
 
 void unmap(void* address, std::size_t bytes) noexcept { munmap(address, bytes); }
+
+void replace_by_private(void* address, std::size_t bytes) noexcept {
+    constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+    if (mmap(address, bytes, PROT_READ | PROT_WRITE, flags, -1, 0) == address) return;
+    // The old mapping may be gone already; and with it the child could write into the memory of a running flow.
+    constexpr char text[] = "steadyflow: no memory to detach a forked process from the flow of its parent\n";
+    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text, sizeof text - 1);
+    _exit(70);
+}
 
 }  // namespace steadyflow

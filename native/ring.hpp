@@ -104,6 +104,7 @@ struct alignas(cache_line) BasicRingHeader {
     Counter full_events;
     Counter blocked_ns;
     Counter peak_fill;
+    Counter loan_copies;  // blocks of loans that could not be sent where they lay
     Atomic<std::uint32_t> ended;  // also by the control plane, for a producer that is gone or shut out
     alignas(cache_line) BasicTally<Memory> tallies[2];
     Atomic<std::uint64_t> tally_version;

@@ -42,6 +42,11 @@ struct Shortage : std::runtime_error {
     std::size_t bytes;
 };
 
+// This process was forked from the one that mapped the segment, and has no part in it.
+struct Forked : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
 struct alignas(cache_line) SegmentHeader {
     std::uint64_t magic;
     std::uint32_t version;
@@ -50,7 +55,7 @@ struct alignas(cache_line) SegmentHeader {
 };
 static_assert(sizeof(SegmentHeader) == cache_line);
 
-class Segment {
+class Segment final : Inherited {
 public:
     // Allocates `bytes` (header included). Throws Shortage.
     static std::shared_ptr<Segment> create(std::size_t bytes) {
@@ -86,11 +91,23 @@ public:
         if (address_ != nullptr) unmap(address_, bytes_);
         if (descriptor_ >= 0) close(descriptor_);
     }
-    Segment(const Segment&) = delete;
-    Segment& operator=(const Segment&) = delete;
+
+    void after_fork_in_child() noexcept override {
+        replace_by_private(address_, bytes_);
+        close(descriptor_);
+        descriptor_ = -1;
+    }
+    // Throws Forked where the memory is shared with nobody any more.
+    void require_shared() const {
+        if (descriptor_ < 0) {
+            throw Forked("this process was forked from the one that runs the flow, and has no part in its memory; make a flow "
+                         "of its own here");
+        }
+    }
 
     template <class T>
     T* at(std::uint64_t offset, std::uint64_t count = 1) const {
+        require_shared();
         if (offset > bytes_ || offset % alignof(T) != 0 || count > (bytes_ - offset) / sizeof(T)) {
             throw Corrupted("offset " + std::to_string(offset) + " with " + std::to_string(count) + " x " +
                             std::to_string(sizeof(T)) + " bytes lies outside the segment of " +
@@ -128,6 +145,7 @@ private:
     std::size_t bytes_;
     std::byte* address_;
     std::vector<std::pair<std::uint64_t, std::shared_ptr<Waker>>> wakers_;
+    ForkWatch watch_{*this};
 };
 
 }  // namespace steadyflow

@@ -14,7 +14,34 @@ constexpr std::size_t free_list_size = 64;
 BlockObject* free_list[free_list_size];
 std::size_t free_blocks = 0;
 
+// What the data plane puts into a block refers to nothing. Once Python objects come in that may lead back to the block, the
+// garbage collector has to know it; until then it costs it nothing.
+void track(BlockObject* block) noexcept {
+    auto* self = reinterpret_cast<PyObject*>(block);
+    if (!PyObject_GC_IsTracked(self)) PyObject_GC_Track(self);
+}
+
+int block_traverse(PyObject* self, visitproc visit, void* arg) {
+    auto* block = reinterpret_cast<BlockObject*>(self);
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(block->payload);
+    Py_VISIT(block->decoded);
+    Py_VISIT(block->decoder);
+    Py_VISIT(block->format);
+    Py_VISIT(block->metadata);
+    return 0;
+}
+
+int block_clear(PyObject* self) {
+    auto* block = reinterpret_cast<BlockObject*>(self);
+    Py_CLEAR(block->decoded);
+    Py_CLEAR(block->metadata);
+    if (!PyArray_Check(block->payload) && !PyBytes_Check(block->payload)) Py_SETREF(block->payload, Py_NewRef(Py_None));
+    return 0;
+}
+
 void block_dealloc(PyObject* self) {
+    PyObject_GC_UnTrack(self);
     auto* block = reinterpret_cast<BlockObject*>(self);
     Py_CLEAR(block->payload);
     Py_CLEAR(block->decoded);
@@ -25,7 +52,7 @@ void block_dealloc(PyObject* self) {
         free_list[free_blocks++] = block;
         return;
     }
-    PyObject_Free(self);
+    PyObject_GC_Del(self);
     Py_DECREF(block_type);
 }
 
@@ -36,7 +63,7 @@ BlockObject* allocate_block() noexcept {
         Py_SET_REFCNT(reinterpret_cast<PyObject*>(block), 1);
         return block;
     }
-    return PyObject_New(BlockObject, block_type);
+    return PyObject_GC_New(BlockObject, block_type);
 }
 
 PyObject* block_data(PyObject* self, void*) {
@@ -44,9 +71,11 @@ PyObject* block_data(PyObject* self, void*) {
     if (block->decoder == nullptr) return Py_NewRef(block->payload);
     if (block->decoded == nullptr) {
         PyObject* decoded = PyObject_CallOneArg(block->decoder, block->payload);
+        if (decoded == nullptr) return nullptr;
         // Another thread may have been quicker: everybody gets the same object.
         if (block->decoded == nullptr) block->decoded = decoded;
-        else Py_XDECREF(decoded);
+        else Py_DECREF(decoded);
+        track(block);
     }
     return Py_XNewRef(block->decoded);
 }
@@ -62,15 +91,19 @@ PyObject* block_samples(PyObject* self, void*) {
 
 PyObject* block_metadata(PyObject* self, void*) {
     auto* block = reinterpret_cast<BlockObject*>(self);
-    if (block->metadata == nullptr) block->metadata = PyDict_New();
-    else if (PyBytes_Check(block->metadata)) {
+    if (block->metadata == nullptr) {
+        block->metadata = PyDict_New();
+        track(block);
+    } else if (PyBytes_Check(block->metadata)) {
+        PyObject* encoded = Py_NewRef(block->metadata);  // another thread may put what it decoded in its place
         PyObject* module = PyImport_ImportModule("steadyflow.data");
-        if (module == nullptr) return nullptr;
-        PyObject* decoded = PyObject_CallMethod(module, "decode_metadata", "O", block->metadata);
-        Py_DECREF(module);
+        PyObject* decoded = module == nullptr ? nullptr : PyObject_CallMethod(module, "decode_metadata", "O", encoded);
+        Py_XDECREF(module);
+        Py_DECREF(encoded);
         if (decoded == nullptr) return nullptr;
         if (PyBytes_Check(block->metadata)) Py_SETREF(block->metadata, decoded);
         else Py_DECREF(decoded);  // another thread was quicker
+        track(block);
     }
     return Py_XNewRef(block->metadata);
 }
@@ -138,6 +171,7 @@ PyObject* block_new(PyTypeObject*, PyObject* args, PyObject* keywords) {
     block->flags = flags;
     block->sent_ns = sent_ns;
     block->frames = frames;
+    track(block);
     return reinterpret_cast<PyObject*>(block);
 }
 
@@ -202,6 +236,8 @@ void register_block(nb::module_& module) {
         "What flows: one payload with its stamps. Immutable; keeping it is safe, also after the flow closed.";
     static PyType_Slot slots[] = {
         {Py_tp_dealloc, reinterpret_cast<void*>(block_dealloc)},
+        {Py_tp_traverse, reinterpret_cast<void*>(block_traverse)},
+        {Py_tp_clear, reinterpret_cast<void*>(block_clear)},
         {Py_tp_new, reinterpret_cast<void*>(block_new)},
         {Py_tp_repr, reinterpret_cast<void*>(block_repr)},
         {Py_tp_members, members},
@@ -210,7 +246,7 @@ void register_block(nb::module_& module) {
         {0, nullptr},
     };
     static PyType_Spec spec = {"steadyflow._native.Block", sizeof(BlockObject), 0,
-                               Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, slots};
+                               Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, slots};
     block_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
     if (block_type == nullptr) throw nb::python_error();
     module.attr("Block") = nb::handle(reinterpret_cast<PyObject*>(block_type));

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <utility>
 
+#include "view.hpp"
+
 namespace steadyflow {
 namespace {
 
@@ -13,23 +15,6 @@ constexpr unsigned critical_rank = 0;
 // Waits end now and then even without a deadline: a signal may have been taken by another thread.
 constexpr Nanoseconds look_up_ns = 250'000'000;
 
-// Keeps a buffer and its mapping alive as long as an array views it.
-struct View {
-    BufferPool pool;
-    std::uint32_t buffer;
-    unsigned process;
-    std::shared_ptr<std::atomic<std::int64_t>> kept;
-};
-
-constexpr const char* view_name = "steadyflow.view";
-
-void release_view(PyObject* capsule) {
-    auto* view = static_cast<View*>(PyCapsule_GetPointer(capsule, view_name));
-    view->pool.release(view->buffer, view->process);
-    view->kept->fetch_sub(1, std::memory_order_relaxed);
-    delete view;
-}
-
 }  // namespace
 
 Inbox::Inbox(std::shared_ptr<Segment> segment, std::uint64_t bell_offset, unsigned process, AbortFlag abort)
@@ -37,15 +22,15 @@ Inbox::Inbox(std::shared_ptr<Segment> segment, std::uint64_t bell_offset, unsign
 
 unsigned Inbox::add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                     std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer,
-                    unsigned rank, std::shared_ptr<Target> target, nb::object on_end) {
+                    unsigned rank, std::shared_ptr<Target> target, nb::object on_end,
+                    nb::object on_views_exhausted) {
     Bell producer_bell;
     if (bell_segment) producer_bell = Bell(std::move(bell_segment), producer_bell_offset);
     const unsigned bit = std::min<unsigned>(static_cast<unsigned>(links_.size()), input_bits - 1);
     BufferPool pool(segment, pool_offset);
     links_.push_back(std::make_shared<Link>(
         Link{RingConsumer(Ring(std::move(segment), ring_offset), std::move(pool), std::move(producer_bell), consumer, process_),
-             std::move(target), std::move(on_end), rank, bit, 0, false, false,
-             std::make_shared<std::atomic<std::int64_t>>(0)}));
+             std::move(target), std::move(on_end), std::move(on_views_exhausted), rank, bit}));
     ++open_;
     pending_ |= std::uint64_t{1} << bit;  // something may have been sent before this end existed
     return bit;
@@ -106,7 +91,7 @@ Inbox::Link* Inbox::pick(bool inside) {
 void Inbox::finish(Link& link) {
     link.ended = true;
     --open_;
-    if (!link.on_end.is_none()) link.on_end();
+    if (!link.on_end.is_none()) survive_shutdown([&] { link.on_end(); });
 }
 
 void Inbox::hold(const std::string& pipeline, bool held) {
@@ -127,48 +112,41 @@ nb::object Inbox::build(Link& link, const Claim& claim) {
                         std::to_string(header.payload_bytes) + " bytes in " + std::to_string(header.frames) +
                         " frames, which its format cannot have");
     }
-    const BufferPool& pool = link.consumer.pool();
-    std::byte* memory = pool.payload(header.buffer);
-    PyObject* payload = nullptr;
-    const bool as_view = header.payload_bytes > private_copy_bytes && target.spec.kind != PayloadKind::bytes;
-    if (as_view && link.kept->load(std::memory_order_relaxed) <
-                       static_cast<std::int64_t>(link.consumer.ring().buffer_size()) &&
-        pool.hold(header.buffer, process_)) {
-        link.kept->fetch_add(1, std::memory_order_relaxed);
-        auto* view = new View{pool, header.buffer, process_, link.kept};
-        PyObject* capsule = PyCapsule_New(view, view_name, release_view);
-        if (capsule == nullptr) {
-            pool.release(header.buffer, process_);
-            link.kept->fetch_sub(1, std::memory_order_relaxed);
-            delete view;
-            throw nb::python_error();
-        }
-        payload = target.spec.new_array(header.frames, memory);
-        if (payload == nullptr) {
-            Py_DECREF(capsule);
-            throw nb::python_error();
-        }
-        auto* array = reinterpret_cast<PyArrayObject*>(payload);
-        PyArray_CLEARFLAGS(array, NPY_ARRAY_WRITEABLE);
-        if (PyArray_SetBaseObject(array, capsule) != 0) {
-            Py_DECREF(payload);
-            throw nb::python_error();
-        }
-    } else {
-        if (as_view) add(link.consumer.stats().kept_copies);
-        payload = target.spec.copy(memory, header.payload_bytes, header.frames);
+    nb::object payload = build_payload(link, header);
+    nb::object metadata;
+    if (header.metadata_bytes != 0) {
+        const std::byte* memory = link.consumer.pool().payload(header.buffer) + header.payload_bytes;
+        metadata = take(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(memory), header.metadata_bytes));
     }
-    PyObject* metadata = nullptr;
-    if (header.metadata_bytes != 0 && payload != nullptr) {
-        metadata = PyBytes_FromStringAndSize(reinterpret_cast<const char*>(memory) + header.payload_bytes,
-                                             header.metadata_bytes);
-        if (metadata == nullptr) Py_CLEAR(payload);
-    }
-    BlockObject* block = make_block(payload, metadata, target.format.ptr(), target.decoder_or_null());
+    BlockObject* block = make_block(payload.release().ptr(), metadata.release().ptr(), target.format.ptr(),
+                                    target.decoder_or_null());
     if (block == nullptr) throw nb::python_error();
     stamp(*block, header, claim.sent_ns);
     if (claim.word.attempt() != 0) block->flags |= flag_repeated;
     return nb::steal(reinterpret_cast<PyObject*>(block));
+}
+
+// A view of a large array, as long as the consumer does not keep too many; else a copy.
+nb::object Inbox::build_payload(Link& link, const BlockHeader& header) {
+    const PayloadSpec& spec = link.target->spec;
+    const BufferPool& pool = link.consumer.pool();
+    const bool as_view = header.payload_bytes > private_copy_bytes && spec.kind != PayloadKind::bytes;
+    if (as_view) {
+        const auto limit = static_cast<std::int64_t>(link.consumer.ring().buffer_size());
+        if (link.kept->load(std::memory_order_relaxed) < limit) {
+            if (auto held = HeldBuffer::take(pool, header.buffer, process_, header.payload_bytes, link.kept)) {
+                nb::object array = new_view(spec, header.frames, std::move(held));
+                PyArray_CLEARFLAGS(reinterpret_cast<PyArrayObject*>(array.ptr()), NPY_ARRAY_WRITEABLE);
+                return array;
+            }
+        }
+        add(link.consumer.stats().kept_copies);
+        if (!link.on_views_exhausted.is_none()) {
+            const nb::object tell = std::exchange(link.on_views_exhausted, nb::none());
+            survive_shutdown([&] { tell(limit); });
+        }
+    }
+    return take(spec.copy(pool.payload(header.buffer), header.payload_bytes, header.frames));
 }
 
 nb::object Inbox::build_or_discard(Link& link, const Claim& claim) {
@@ -203,6 +181,7 @@ bool Inbox::serve_link(Link& link, bool slept) {
     clock_->free_since_ns = std::max(clock_->free_since_ns, link.consumer.ring().resumed_ns());
     const bool ok =
         link.target->invoke(*clock_, reinterpret_cast<BlockObject*>(block.ptr()), stats, claim.sent_ns, awake, gil);
+    home_.require(link.target->name);  // the module may have forked; the child ends here
     // After its results were sent: a worker that dies before this repeats the block, it never loses it.
     if (ok) {
         link.consumer.finish(claim);
@@ -226,6 +205,7 @@ void Inbox::sleep(Nanoseconds deadline_ns) {
 
 std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
     if (detached_) return 0;
+    home_.require("serve");
     std::uint64_t served = 0;
     bool slept = false;
     while (served < limit) {
@@ -271,6 +251,7 @@ nb::object Inbox::receive(nb::handle timeout_s) {
         }
     }
     const auto require_open = [this] {
+        home_.require("receive");
         if (detached_ || (abort_ && abort_->load(std::memory_order_acquire))) {
             raise_error("PipelineClosed", "the flow was closed; nothing can be received any more");
         }

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "held_buffer.hpp"
 #include "ring_consumer.hpp"
 #include "worker.hpp"
 
@@ -19,7 +20,7 @@ public:
     // Adds an input; in order of priority, the most urgent first. Returns its bell bit. GIL held, before start.
     unsigned add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                  std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer,
-                 unsigned rank, std::shared_ptr<Target> target, nb::object on_end);
+                 unsigned rank, std::shared_ptr<Target> target, nb::object on_end, nb::object on_views_exhausted);
 
     // Serves up to `limit` blocks. Waits for the first until `deadline_ns` (negative: no limit; 0: not at all).
     // Returns how many were served; 0 after a deadline, an interrupt, or when every input has ended.
@@ -44,6 +45,7 @@ public:
     // Sleeps on the bell, without the GIL, until something rings or the deadline passes. Raises on a signal's exception.
     void sleep(Nanoseconds deadline_ns);
 
+    unsigned process() const noexcept { return process_; }
     bool owned_by_this_thread() const noexcept { return owner_ == std::this_thread::get_id(); }
     void adopt() noexcept { owner_ = std::this_thread::get_id(); }
     std::size_t open_inputs() const noexcept { return open_; }
@@ -55,18 +57,20 @@ private:
         RingConsumer consumer;
         std::shared_ptr<Target> target;
         nb::object on_end;
+        nb::object on_views_exhausted;  // callable(limit), called once; then None
         unsigned rank;
         unsigned bit;
         std::uint32_t passed_over = 0;
         bool ended = false;
         bool held = false;
-        std::shared_ptr<std::atomic<std::int64_t>> kept;  // views alive
+        HeldBuffer::Count kept = std::make_shared<std::atomic<std::int64_t>>(0);  // views alive
     };
 
     void collect() noexcept;
     Link* pick(bool inside);
     bool serve_link(Link& link, bool slept);
     nb::object build(Link& link, const Claim& claim);
+    nb::object build_payload(Link& link, const BlockHeader& header);
     nb::object build_or_discard(Link& link, const Claim& claim);
     void finish(Link& link);
     bool link_ready(const Link& link) const noexcept { return (pending_ >> link.bit & 1) != 0; }
@@ -75,6 +79,7 @@ private:
     Bell bell_;
     unsigned process_;
     AbortFlag abort_;
+    HomeProcess home_;
     std::shared_ptr<WorkerClock> clock_ = std::make_shared<WorkerClock>();
     std::vector<std::shared_ptr<Link>> links_;  // shared: a waiting receive() keeps its link, whatever close() does
     std::size_t open_ = 0;

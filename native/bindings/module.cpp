@@ -3,6 +3,7 @@
 #include "python.hpp"
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
@@ -13,6 +14,7 @@
 #include "block.hpp"
 #include "inbox.hpp"
 #include "lifeline.hpp"
+#include "loan.hpp"
 #include "output.hpp"
 #include "payload.hpp"
 #include "recovery.hpp"
@@ -24,7 +26,20 @@ namespace {
 
 using SegmentPointer = std::shared_ptr<Segment>;
 
+// In a forked child nothing can be read any more, and a mistaken write would be lost without a word.
+const Ring& shared(const Ring& ring) {
+    ring.segment()->require_shared();
+    return ring;
+}
+
+// Threads that wait in the parent are not in its forked child.
+struct NobodyWaits final : Inherited {
+    void after_fork_in_child() noexcept override { waiting_threads.store(0); }
+    ForkWatch watch{*this};
+};
+
 nb::dict counters_of(const Ring& ring) {
+    shared(ring);
     const Account account = read_account(ring);
     const RingHeader& header = ring.header();
     nb::dict dropped;
@@ -42,6 +57,7 @@ nb::dict counters_of(const Ring& ring) {
     result["full_events"] = read(header.full_events);
     result["blocked_ns"] = read(header.blocked_ns);
     result["peak_fill"] = read(header.peak_fill);
+    result["loan_copies"] = read(header.loan_copies);
     result["ended"] = header.ended.load(std::memory_order_relaxed) != 0;
     std::uint64_t late = 0;
     std::uint64_t corrupted = 0;
@@ -80,6 +96,7 @@ nb::object histogram_of(const Ring& ring, Histogram ConsumerStats::*which) {
 }
 
 nb::dict histograms_of(const Ring& ring) {
+    shared(ring);
     nb::dict result;
     result["latency"] = histogram_of(ring, &ConsumerStats::latency);
     result["overhead"] = histogram_of(ring, &ConsumerStats::overhead);
@@ -167,11 +184,16 @@ void register_shared_memory(nb::module_& module) {
              "offset"_a, "reading"_a, "writing"_a, "Takes over the descriptors of a bell that another process made.")
         .def("bell_descriptors",
              [](const Segment& segment, std::uint64_t offset) {
+                 segment.require_shared();
                  const auto waker = segment.waker(offset);
                  return nb::typed<nb::tuple, int, int>(nb::make_tuple(waker->read, waker->write));
              },
              "offset"_a, "The descriptors of a bell, to be passed to another process.")
-        .def_prop_ro("descriptor", &Segment::descriptor)
+        .def_prop_ro("descriptor",
+                     [](const Segment& segment) {
+                         segment.require_shared();
+                         return segment.descriptor();
+                     })
         .def_prop_ro("bytes", &Segment::bytes);
     module.attr("SEGMENT_HEADER_BYTES") = sizeof(SegmentHeader);
     module.attr("BELL_BYTES") = Bell::bytes();
@@ -210,26 +232,26 @@ void register_shared_memory(nb::module_& module) {
         .def("histograms", &histograms_of, "name -> (counts, sum_ns, max_ns); bounds from bucket_bounds().")
         .def("set_rule",
              [](const Ring& ring, int kind, int then, std::uint64_t timeout_us) {
-                 ring.header().rule.store(rule_from(kind, then, timeout_us).pack(), std::memory_order_release);
+                 shared(ring).header().rule.store(rule_from(kind, then, timeout_us).pack(), std::memory_order_release);
              },
              "kind"_a, "then"_a, "timeout_us"_a, "Switches the overflow rule; takes effect at the next send. Wait-free.")
-        .def("set_ended", [](const Ring& ring) { ring.header().ended.store(1, std::memory_order_release); },
+        .def("set_ended", [](const Ring& ring) { shared(ring).header().ended.store(1, std::memory_order_release); },
              "Ends the stream for a producer that is gone.")
-        .def("set_abandoned", [](const Ring& ring) { ring.header().abandoned.store(1, std::memory_order_release); },
+        .def("set_abandoned", [](const Ring& ring) { shared(ring).header().abandoned.store(1, std::memory_order_release); },
              "Tells the producer that nobody will consume: its blocks are dropped (failed) from now on.")
-        .def("reap", [](const Ring& ring, unsigned process) { return reap(ring, process); }, "process"_a,
+        .def("reap", [](const Ring& ring, unsigned process) { return reap(shared(ring), process); }, "process"_a,
              "Gives back what a dead process had claimed.")
         .def("abandon",
              [](const Ring& ring, unsigned reason) {
                  if (reason >= reasons) throw Corrupted("no such reason");
-                 return abandon(ring, static_cast<Reason>(reason));
+                 return abandon(shared(ring), static_cast<Reason>(reason));
              },
              "reason"_a, "Drops everything that still waits. Only when both ends are gone.")
-        .def("flush", [](const Ring& ring) { return flush(ring); },
+        .def("flush", [](const Ring& ring) { return flush(shared(ring)); },
              "Drops what waits at this moment (flushed), beside ends that go on; returns how many blocks. Ring the "
              "producer's bell afterwards. Any thread; allocates.")
-        .def("pause", &Ring::pause, "Lets consumers find nothing. Wait-free.")
-        .def("resume", [](const Ring& ring) { ring.resume(monotonic_ns()); },
+        .def("pause", [](const Ring& ring) { shared(ring).pause(); }, "Lets consumers find nothing. Wait-free.")
+        .def("resume", [](const Ring& ring) { shared(ring).resume(monotonic_ns()); },
              "Ends the pause. Ring the consumers' bells afterwards. Wait-free.")
         .def_prop_ro("paused", &Ring::paused, "Whether consumers find nothing.");
     module.def("release_process",
@@ -320,6 +342,17 @@ void register_ends(nb::module_& module) {
         .def("send", &Output::send, "data"_a.none(),
              "Sends an array, a FlowData, a Block or what the format encodes. True: queued, False: dropped by the rule.\n\n"
              "Wait-free but for a pipeline with a waiting rule that is full. Any thread; callers are serialised.")
+        .def("loan",
+             [](nb::handle_t<Output> self, nb::handle frames) {
+                 auto& output = nb::cast<Output&>(self);
+                 return std::make_unique<Loan>(nb::borrow(self), output, output.check_loan(frames));
+             },
+             "frames"_a.none() = nb::none(),
+             "Lends memory for one block: `with port.loan(frames) as samples:` gives a writable array to fill, and sends it.\n\n"
+             "For audio, (frames, channels) or (channels, frames), 1 to max_block_frames; for an ArrayFormat, of its shape and\n"
+             "without frames. Lending is wait-free; the end of the with block sends as send() does, without a copy, and empties\n"
+             "the array. If more than one name refers to the array or a part of it by then, the block is copied (counted in\n"
+             "loan_copies) and the array stays valid. Raises FormatMismatch, BlockTooLarge, PipelineClosed, FlowNotRunning.")
         .def("configure",
              [](Output& output, std::string name, const PayloadSpec& spec, nb::object format, nb::object prepare,
                 nb::object context, AbortFlag abort) {
@@ -353,7 +386,9 @@ void register_ends(nb::module_& module) {
              "abort"_a)
         .def("add_input", &Inbox::add_input, "segment"_a, "ring_offset"_a, "pool_offset"_a, "bell_segment"_a.none(),
              "producer_bell_offset"_a, "consumer"_a, "rank"_a, "target"_a, "on_end"_a.none(),
-             "Adds an input, the most urgent first; returns its bell bit.")
+             "on_views_exhausted"_a.none() = nb::none(),
+             "Adds an input, the most urgent first; returns its bell bit. `on_views_exhausted(limit)` is called once, when the\n"
+             "consumer keeps `limit` views, and the next large block is copied.")
         .def("serve", &Inbox::serve, "deadline_ns"_a, "limit"_a,
              "Serves up to `limit` blocks; waits for the first one until the deadline (negative: no limit, 0: not at all).")
         .def("receive", &Inbox::receive, "timeout_s"_a = nb::none(),
@@ -364,7 +399,7 @@ void register_ends(nb::module_& module) {
         .def("call",
              [](const Inbox& inbox, ModuleContext& context, const nb::object& method) {
                  const Running running(*inbox.clock(), context);
-                 method();
+                 survive_shutdown([&] { method(); });
                  inbox.clock()->free_since_ns = monotonic_ns();
              },
              "context"_a, "method"_a, "Calls a method of a module that is not process(): not served inside its own sends.")
@@ -388,6 +423,9 @@ NB_MODULE(_native, module) {
         } catch (const Corrupted& error) {
             const nb::object kind = nb::module_::import_("steadyflow.errors").attr("CorruptedSegment");
             PyErr_SetString(kind.ptr(), error.what());
+        } catch (const Forked& error) {
+            const nb::object kind = nb::module_::import_("steadyflow.errors").attr("StateError");
+            PyErr_SetString(kind.ptr(), error.what());
         } catch (const Shortage& error) {
             const nb::object kind = nb::module_::import_("steadyflow.errors").attr("InsufficientMemory");
             std::string text = std::string(error.what()) + ": ";
@@ -397,7 +435,10 @@ NB_MODULE(_native, module) {
             PyErr_SetString(kind.ptr(), text.c_str());
         }
     });
+    detach_forked_children();
+    static const NobodyWaits nobody_waits;
     register_block(module);
+    register_loan(module);
     register_shared_memory(module);
     register_ends(module);
 }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "inbox.hpp"
+#include "view.hpp"
 
 namespace steadyflow {
 namespace {
@@ -25,6 +26,7 @@ void Output::configure(std::string name, PayloadSpec spec, nb::object format, nb
     context_owner_ = std::move(context_owner);
     context_ = context_owner_.is_none() ? nullptr : nb::cast<ModuleContext*>(context_owner_);
     abort_ = std::move(abort);
+    home_ = HomeProcess();
     closed_.clear();
     ended_ = false;
     next_frame_ = 0;
@@ -67,15 +69,13 @@ void Output::set_consumer_bell(const std::string& name, std::shared_ptr<Segment>
 void Output::add_fused(std::shared_ptr<FusedLink> link) { fused_.push_back(std::move(link)); }
 
 bool Output::send_object(PyObject* data, Nanoseconds sent_hint_ns) {
-    if (!closed_.empty()) [[unlikely]] raise_error("PipelineClosed", closed_);
-    if (!is_connected()) return true;
-    require_open();
+    if (!ready_to_send()) return true;
     PayloadView view;
     if (spec_.match(data, view)) return deliver(view, Stamps{}, sent_hint_ns);
     Stamps stamps;
     if (match_block(data, view, stamps)) return deliver(view, stamps, sent_hint_ns);
 
-    const nb::object prepared = take(PyObject_CallOneArg(prepare_.ptr(), data));
+    const nb::object prepared = take(survive_shutdown([&] { return PyObject_CallOneArg(prepare_.ptr(), data); }));
     const nb::tuple parts = nb::cast<nb::tuple>(prepared);
     if (!parts[1].is_none()) stamps.timestamp_ns = nb::cast<std::int64_t>(parts[1]);
     if (!parts[2].is_none()) stamps.first_frame = nb::cast<std::uint64_t>(parts[2]);
@@ -98,6 +98,59 @@ bool Output::send_object(PyObject* data, Nanoseconds sent_hint_ns) {
     const bool queued = deliver(view, stamps, 0);
     if ((stamps.flags & flag_end_of_stream) != 0) end();
     return queued;
+}
+
+std::uint32_t Output::check_loan(nb::handle frames) const {
+    if (!closed_.empty()) raise_error("PipelineClosed", closed_);
+    if (!format_.is_valid()) {
+        raise_error("FlowNotRunning",
+                    "loan: expected a port whose format is known; it is, from the start of its flow on, if the port says it "
+                    "completely or something is connected to it");
+    }
+    if (is_connected()) require_open();
+    const std::string got = nb::cast<std::string>(nb::repr(frames));
+    if (spec_.kind == PayloadKind::bytes) {
+        raise_error("FormatMismatch", name_ + ": expected a format of arrays to lend memory for, got " +
+                                          nb::cast<std::string>(nb::str(format_)) + "; use send()");
+    }
+    if (spec_.kind == PayloadKind::array) {
+        if (frames.is_none()) return 0;
+        raise_error("FormatMismatch", name_ + ": expected no frames, because every block is one " +
+                                          nb::cast<std::string>(nb::str(format_)) + "; got " + got);
+    }
+    const std::string most = std::to_string(spec_.max_frames);
+    const bool is_number = PyIndex_Check(frames.ptr()) != 0 && !PyBool_Check(frames.ptr());
+    const nb::object number = is_number ? take(PyNumber_Index(frames.ptr())) : nb::object();
+    int overflow = 0;
+    const long long wanted = is_number ? PyLong_AsLongLongAndOverflow(number.ptr(), &overflow) : 0;
+    if (overflow > 0 || wanted > static_cast<long long>(spec_.max_frames)) {
+        raise_error("BlockTooLarge", name_ + ": expected at most " + most + " frames in a block; got " + got +
+                                         ". Lend smaller blocks, or declare max_block_frames in the format");
+    }
+    if (wanted < 1) raise_error("FormatMismatch", name_ + ": expected frames to be an integer from 1 to " + most + "; got " + got);
+    return static_cast<std::uint32_t>(wanted);
+}
+
+LentBlock Output::lend(std::uint32_t frames) {
+    const std::uint64_t bytes = spec_.kind == PayloadKind::array ? spec_.max_bytes : frames * spec_.frame_bytes();
+    const auto lent_block = [&](nb::object memory, std::optional<std::uint32_t> buffer) {
+        const void* data = PyArray_DATA(reinterpret_cast<PyArrayObject*>(memory.ptr()));
+        return LentBlock(std::move(memory), PayloadView{data, static_cast<std::uint32_t>(bytes), frames}, buffer);
+    };
+    if (ready_to_send() && !rings_.empty() && lent_->load(std::memory_order_relaxed) == 0) {
+        if (const auto buffer = pool_.allocate()) {
+            // An open source, which has no inbox, is the coordinator's.
+            const unsigned process = inbox_ == nullptr ? 0 : inbox_->process();
+            if (auto held = HeldBuffer::take(pool_, *buffer, process, bytes, lent_)) {
+                return lent_block(new_view(spec_, frames, std::move(held)), buffer);
+            }
+        }
+    }
+    return lent_block(take(spec_.new_array(frames, nullptr)), std::nullopt);
+}
+
+bool Output::send_lent(LentBlock& block) {
+    return !ready_to_send() || deliver(block.view(), Stamps{}, 0, &block);
 }
 
 // A block that is passed on as it came, of this very format: no need to look at it in Python. What a struct or metadata
@@ -127,7 +180,7 @@ bool Output::match_block(PyObject* data, PayloadView& view, Stamps& stamps) cons
     return true;
 }
 
-bool Output::deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds sent_hint_ns) {
+bool Output::deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds sent_hint_ns, LentBlock* lent) {
     if (view.bytes + std::size_t{stamps.metadata_bytes} > pool_.capacity() && !rings_.empty()) {
         raise_error("BlockTooLarge", name_ + ": expected at most " + std::to_string(pool_.capacity()) +
                                          " bytes with metadata, got " +
@@ -154,12 +207,20 @@ bool Output::deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds 
     // After all waiting: a block that was refused, or overtaken by another thread's, has taken no place.
     header.first_frame = stamps.first_frame ? *stamps.first_frame : keeps_place ? inherited_frame : next_frame_;
     next_frame_ = header.first_frame + view.frames;
-    const bool queued = rings_.empty() || publish(view, stamps, header, sent_ns);
+    const bool queued = rings_.empty() || publish(view, stamps, header, sent_ns, lent);
     if (!fused_.empty()) deliver_fused(view, stamps, header, sent_ns);
     return queued;
 }
 
+bool Output::ready_to_send() const {
+    if (!closed_.empty()) [[unlikely]] raise_error("PipelineClosed", closed_);
+    if (!is_connected()) return false;
+    require_open();
+    return true;
+}
+
 void Output::require_open() const {
+    home_.require(name_);
     if (!closed_.empty()) raise_error("PipelineClosed", closed_);
     if (ended_) raise_error("PipelineClosed", name_ + ": the stream was ended; nothing can be sent after it");
 }
@@ -220,7 +281,17 @@ void Output::decide_all(Nanoseconds& sent_ns) {
 }
 
 // Carries out what was decided; the GIL has been held since.
-bool Output::publish(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds sent_ns) {
+std::uint32_t Output::copy_into_buffer(const PayloadView& view, const Stamps& stamps) {
+    const auto buffer = pool_.allocate();
+    if (!buffer) raise_error("CorruptedSegment", name_ + ": no free buffer, although every pipeline has room");
+    std::byte* memory = pool_.payload(*buffer);
+    std::memcpy(memory, view.data, view.bytes);
+    if (stamps.metadata_bytes != 0) std::memcpy(memory + view.bytes, stamps.metadata, stamps.metadata_bytes);
+    return *buffer;
+}
+
+bool Output::publish(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds sent_ns,
+                     LentBlock* lent) {
     std::uint32_t branches = 0;
     for (std::size_t index = 0; index < rings_.size(); ++index) {
         RingProducer& producer = rings_[index]->producer;
@@ -234,14 +305,12 @@ bool Output::publish(const PayloadView& view, const Stamps& stamps, BlockHeader&
         }
         branches |= std::uint32_t{1} << producer.ring().branch();
     }
+    bool loan_copied = false;
     if (branches != 0) {
-        const auto buffer = pool_.allocate();
-        if (!buffer) raise_error("CorruptedSegment", name_ + ": no free buffer, although every pipeline has room");
-        header.buffer = *buffer;
-        std::byte* memory = pool_.payload(*buffer);
-        std::memcpy(memory, view.data, view.bytes);
-        if (stamps.metadata_bytes != 0) std::memcpy(memory + view.bytes, stamps.metadata, stamps.metadata_bytes);
-        pool_.set_branches(*buffer, branches);
+        const auto in_place = lent == nullptr ? std::nullopt : lent->surrender(pool_);
+        loan_copied = lent != nullptr && !in_place;
+        header.buffer = in_place ? *in_place : copy_into_buffer(view, stamps);
+        pool_.set_branches(header.buffer, branches);
     }
     bool queued = true;
     for (std::size_t index = 0; index < rings_.size(); ++index) {
@@ -254,6 +323,7 @@ bool Output::publish(const PayloadView& view, const Stamps& stamps, BlockHeader&
                     raise_error("CorruptedSegment",
                                 link.name + ": every slot is occupied, although the pipeline has room");
                 }
+                if (loan_copied) add(link.producer.ring().header().loan_copies);
                 link.consumer_bell.ring(link.bit);
                 continue;
         }

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "bell.hpp"
+#include "held_buffer.hpp"
+#include "loan.hpp"
 #include "ring_producer.hpp"
 #include "worker.hpp"
 
@@ -45,6 +47,11 @@ public:
     // `sent_hint_ns`: a time just read, or 0.
     bool send_object(PyObject* data, Nanoseconds sent_hint_ns);
 
+    // For a Loan: checks how long the block may be, gives the memory, and sends what is in it.
+    std::uint32_t check_loan(nb::handle frames) const;
+    LentBlock lend(std::uint32_t frames);
+    bool send_lent(LentBlock& block);
+
     // No block follows: tells every ring's consumers. Idempotent.
     void end();
     // From now on send() raises PipelineClosed with this text; a waiting send() gives up.
@@ -73,9 +80,13 @@ private:
     };
 
     bool match_block(PyObject* data, PayloadView& view, Stamps& stamps) const noexcept;
-    bool deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds sent_hint_ns);
+    // Whether there is anybody to send to. Raises where nothing may be sent any more.
+    bool ready_to_send() const;
+    // `lent`: the block of a loan, which `view` is of; or null.
+    bool deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds sent_hint_ns, LentBlock* lent = nullptr);
     void decide_all(Nanoseconds& sent_ns);
-    bool publish(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds sent_ns);
+    bool publish(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds sent_ns, LentBlock* lent);
+    std::uint32_t copy_into_buffer(const PayloadView& view, const Stamps& stamps);
     void deliver_fused(const PayloadView& view, const Stamps& stamps, BlockHeader header, Nanoseconds sent_ns);
     std::shared_ptr<RingLink> decide(Nanoseconds began_ns, Nanoseconds& deadline_ns);
     void wait_for_room(RingLink& link, Nanoseconds deadline_ns);
@@ -95,6 +106,8 @@ private:
     std::vector<std::shared_ptr<RingLink>> rings_;  // shared: a waiting send() keeps its link, whatever close() does
     std::vector<Verdict> verdicts_;
     std::vector<std::shared_ptr<FusedLink>> fused_;
+    HeldBuffer::Count lent_ = std::make_shared<std::atomic<std::int64_t>>(0);  // buffers on loan, or kept after one
+    HomeProcess home_;
     bool bell_in_use_ = false;  // one thread sleeps on the bell; others look every millisecond
     std::uint64_t next_frame_ = 0;
     bool ended_ = false;

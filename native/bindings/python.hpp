@@ -19,7 +19,11 @@
 #pragma GCC diagnostic pop
 
 #include <atomic>
+#include <cxxabi.h>
 #include <string>
+#include <unistd.h>
+
+#include "fork.hpp"
 
 namespace nb = nanobind;
 
@@ -30,6 +34,22 @@ namespace steadyflow {
     const nb::object error = nb::module_::import_("steadyflow.errors").attr(kind);
     PyErr_SetString(error.ptr(), message.c_str());
     throw nb::python_error();
+}
+
+// Runs `call`, which may give up the interpreter lock. Python before 3.14 ends a thread that wants the lock back while the
+// interpreter shuts down: by unwinding its stack, and destructors on the way would use Python without the lock. Python 3.14
+// lets such a thread sleep until the process has ended; so does this.
+template <class Call>
+decltype(auto) survive_shutdown(Call call) {
+#ifdef __GLIBCXX__
+    try {
+        return call();
+    } catch (const abi::__forced_unwind&) {
+        for (;;) pause();
+    }
+#else
+    return call();
+#endif
 }
 
 // Threads that wait in native code. A thread that took the GIL back while the interpreter shuts down would be ended by
@@ -45,7 +65,7 @@ public:
         state_ = PyEval_SaveThread();
     }
     ~WaitWithoutGil() {
-        PyEval_RestoreThread(state_);
+        survive_shutdown([this] { PyEval_RestoreThread(state_); });
         waiting_threads.fetch_sub(1);
     }
     WaitWithoutGil(const WaitWithoutGil&) = delete;
@@ -60,6 +80,20 @@ inline void check_interruption() {
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     if (shutting_down.load()) raise_error("PipelineClosed", "the program ends; nothing can be sent or received any more");
 }
+
+// The process that an end of a flow was made in. A forked child has the end as well, but no part in the flow.
+class HomeProcess {
+public:
+    void require(const std::string& name) const {
+        if (generation_ != fork_generation) [[unlikely]] {
+            raise_error("PipelineClosed", name + ": this process was forked from the one that runs the flow, and has no part in "
+                                                 "it; make a flow of its own here");
+        }
+    }
+
+private:
+    std::uint32_t generation_ = fork_generation;
+};
 
 // Takes over a new reference; a null pointer becomes the Python exception behind it.
 inline nb::object take(PyObject* object) {

@@ -63,6 +63,21 @@
         def sent_ns(self) -> int:
             """CLOCK_MONOTONIC time at which the block entered its pipeline, in nanoseconds."""
 
+^steadyflow\._native\.Loan\.__enter__$:
+    def __enter__(self) -> NDArray[Any]:
+        \doc
+
+^steadyflow\._native\.Loan\.__exit__$:
+    \from types import TracebackType
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        \doc
+
+^steadyflow\._native\.OutputCore\.loan$:
+    def loan(self, frames: int | None = None) -> Loan:
+        \doc
+
 ^steadyflow\._native\.Ring\.counters$:
     def counters(self) -> dict[str, Any]:
         \doc

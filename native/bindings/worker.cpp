@@ -16,7 +16,8 @@ bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats
 
     const Running running(clock, *context);
     context->begin(*block);
-    nb::object result = nb::steal(PyObject_CallOneArg(call.ptr(), reinterpret_cast<PyObject*>(block)));
+    nb::object result = nb::steal(
+        survive_shutdown([&] { return PyObject_CallOneArg(call.ptr(), reinterpret_cast<PyObject*>(block)); }));
     const Nanoseconds finished = monotonic_ns();
     const Nanoseconds busy = finished - started - clock.inside_ns;
     stats.busy.record(busy);
@@ -52,7 +53,9 @@ void Target::report_failure(BlockObject* block) noexcept {
     PyErr_Fetch(&type, &value, &traceback);
     PyErr_NormalizeException(&type, &value, &traceback);
     if (traceback != nullptr) PyException_SetTraceback(value, traceback);
-    PyObject* answer = PyObject_CallFunctionObjArgs(on_error.ptr(), value, reinterpret_cast<PyObject*>(block), nullptr);
+    PyObject* answer = survive_shutdown([&] {
+        return PyObject_CallFunctionObjArgs(on_error.ptr(), value, reinterpret_cast<PyObject*>(block), nullptr);
+    });
     if (answer == nullptr) PyErr_WriteUnraisable(on_error.ptr());
     Py_XDECREF(answer);
     Py_XDECREF(type);

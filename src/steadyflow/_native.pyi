@@ -3,6 +3,7 @@ steadyflow's data plane: shared memory, rings, bells, and the ends that Python u
 """
 
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,23 @@ class Block:
     @property
     def sent_ns(self) -> int:
         """CLOCK_MONOTONIC time at which the block entered its pipeline, in nanoseconds."""
+
+class Loan:
+    """
+    Memory to write one block into, as a context manager; see OutputCore.loan().
+    """
+
+    def __enter__(self) -> NDArray[Any]:
+        """Returns the array to write into; what is in it at first is undefined."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Sends the block, unless an exception is on its way."""
+
+    @property
+    def queued(self) -> bool | None:
+        """What send() would have returned; None while nothing has been sent."""
 
 class Segment:
     """One shared memory segment (memfd), mapped whole."""
@@ -263,6 +281,16 @@ class OutputCore:
         Wait-free but for a pipeline with a waiting rule that is full. Any thread; callers are serialised.
         """
 
+    def loan(self, frames: int | None = None) -> Loan:
+        """
+        Lends memory for one block: `with port.loan(frames) as samples:` gives a writable array to fill, and sends it.
+
+        For audio, (frames, channels) or (channels, frames), 1 to max_block_frames; for an ArrayFormat, of its shape and
+        without frames. Lending is wait-free; the end of the with block sends as send() does, without a copy, and empties
+        the array. If more than one name refers to the array or a part of it by then, the block is copied (counted in
+        loan_copies) and the array stays valid. Raises FormatMismatch, BlockTooLarge, PipelineClosed, FlowNotRunning.
+        """
+
     def configure(self, name: str, spec: PayloadSpec, format: object | None, prepare: object, context: object | None, abort: AbortFlag) -> None: ...
 
     def set_pool(self, segment: Segment, offset: int) -> None: ...
@@ -296,8 +324,11 @@ class Inbox:
 
     def __init__(self, segment: Segment, bell_offset: int, process: int, abort: AbortFlag) -> None: ...
 
-    def add_input(self, segment: Segment, ring_offset: int, pool_offset: int, bell_segment: Segment | None, producer_bell_offset: int, consumer: int, rank: int, target: Target, on_end: object | None) -> int:
-        """Adds an input, the most urgent first; returns its bell bit."""
+    def add_input(self, segment: Segment, ring_offset: int, pool_offset: int, bell_segment: Segment | None, producer_bell_offset: int, consumer: int, rank: int, target: Target, on_end: object | None, on_views_exhausted: object | None = None) -> int:
+        """
+        Adds an input, the most urgent first; returns its bell bit. `on_views_exhausted(limit)` is called once, when the
+        consumer keeps `limit` views, and the next large block is copied.
+        """
 
     def serve(self, deadline_ns: int, limit: int) -> int:
         """

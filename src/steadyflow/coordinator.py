@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import re
 import weakref
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from steadyflow.runtime.workers import Worker
 
 ModuleT = TypeVar("ModuleT", bound=Module)
-FlowState: TypeAlias = Literal["new", "running", "stopped", "closed"]
+FlowState: TypeAlias = Literal["new", "running", "stopped", "closed", "forked"]
 PipelineId: TypeAlias = str | Pipeline
 
 DRAIN_TIMEOUT_S: Final = 5.0
@@ -59,11 +60,13 @@ RECORDING_BUFFER_SIZE: Final = 256
 """How many blocks of a recorded pipeline may wait for the disk, unless said otherwise."""
 
 _EXIT_TIMEOUT_S: Final = 1.0
+_OWN_FLOW: Final = "use it there, or make a flow of its own here"
 _MAX_EVENTS: Final = 10_000
 _NAME: Final = re.compile(r"[^\W\d][\w-]*")
 _PLACEMENTS: Final = ("thread", "process")
 
 _open_flows: weakref.WeakSet[DataFlowCoordinator] = weakref.WeakSet()
+_program_ends: Final = AbortFlag()
 
 
 class DataFlowCoordinator:
@@ -276,7 +279,7 @@ class DataFlowCoordinator:
                 )
             from steadyflow.runtime.open_ends import open_source
 
-            self._opened[pipeline_id] = open_source(pipeline, pipeline.format, self._abort)
+            self._opened[pipeline_id] = open_source(pipeline, pipeline.format, self._abort, self.name, self._publish)
         self._open_ends.update(name for name, port in ((source_name, output), (target_name, input)) if port is None)
         self._pipelines[pipeline_id] = pipeline
         self._publish(PipelineRegistered(flow=self.name, pipeline=pipeline_id))
@@ -361,6 +364,7 @@ class DataFlowCoordinator:
             ConfigurationError: That is no rule.
         """
         link = self.pipeline(pipeline)
+        self._require_own("switch a rule")
         if self._state == "closed":
             raise PipelineClosed(f"{link.id}: flow {self.name!r} has been closed; its rule decides nothing any more.")
         if not isinstance(strategy, Rule):
@@ -444,6 +448,8 @@ class DataFlowCoordinator:
         from steadyflow.runtime.execution import Execution
 
         self._require_new("start")
+        if _program_ends.is_set():
+            raise StateError(f"flow {self.name!r}: cannot start any more: the program ends, and its threads with it.")
         self._execution = Execution(
             self.name, self._modules, list(self._pipelines.values()), self._opened, self._abort, self._publish
         )
@@ -492,6 +498,7 @@ class DataFlowCoordinator:
         Raises:
             StateError: The flow has not been started.
         """
+        self._require_own("wait")
         if self._execution is None:
             raise StateError(f"flow {self.name!r}: expected a started flow to wait for; call start() first.")
         return self._execution.wait(timeout_s)
@@ -507,6 +514,7 @@ class DataFlowCoordinator:
             FlowFailed: A module or worker had failed; carries the report.
             StateError: The flow has not been started.
         """
+        self._require_own("stop")
         if self._execution is None:
             raise StateError(f"flow {self.name!r}: expected a started flow to stop; call start() first.")
         if self._state == "running":
@@ -514,7 +522,13 @@ class DataFlowCoordinator:
         return self._finish()
 
     def report(self) -> FlowReport:
-        """Return what the flow has done so far. Any thread; does not disturb it."""
+        """
+        Return what the flow has done so far. Any thread; does not disturb it.
+
+        Raises:
+            StateError: This process was forked from the one that runs the flow.
+        """
+        self._require_own("report")
         execution = self._execution
         began = 0 if execution is None else execution.started_ns
         until = monotonic_ns() if execution is None or not execution.ended_ns else execution.ended_ns
@@ -527,8 +541,12 @@ class DataFlowCoordinator:
         )
 
     def close(self) -> None:
-        """Stop the flow if it runs, close all open ends, and give the memory back. Idempotent; blocks while stopping."""
-        if self._state == "closed":
+        """
+        Stop the flow if it runs, close all open ends, and give the memory back. Idempotent; blocks while stopping.
+
+        In a process that was forked from the one that runs the flow there is nothing to close, so nothing is done.
+        """
+        if self._state in ("closed", "forked"):
             return
         try:
             if self._state == "running":
@@ -562,9 +580,9 @@ class DataFlowCoordinator:
     # --- inside ---------------------------------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
-        self._state = "closed"
+        self._state = "forked"
         for link in self._pipelines.values():
-            link.forget(f"{link.id}: this process was forked from the one that runs flow {self.name!r}")
+            link.forget(f"{link.id}: this process was forked from the one that runs flow {self.name!r}; {_OWN_FLOW}")
         if self._execution is not None:
             self._execution.forget()
 
@@ -605,7 +623,15 @@ class DataFlowCoordinator:
     def _publish(self, event: FlowEvent) -> None:
         self._events.append(event)
 
+    def _require_own(self, action: str) -> None:
+        if self._state == "forked":
+            raise StateError(
+                f"flow {self.name!r}: cannot {action} here: this process was forked from the one that runs the flow; "
+                f"{_OWN_FLOW}."
+            )
+
     def _require_new(self, action: str) -> None:
+        self._require_own(action)
         if self._state != "new":
             raise StateError(
                 f"flow {self.name!r}: expected a flow that has not been started, to {action}; it is {self._state}. "
@@ -613,6 +639,7 @@ class DataFlowCoordinator:
             )
 
     def _require_open(self, action: str) -> None:
+        self._require_own(action)
         if self._state in ("stopped", "closed"):
             raise StateError(f"flow {self.name!r}: cannot {action}: the flow is {self._state}.")
 
@@ -730,16 +757,19 @@ def _wrong_end(kind: str, example: str, got: object) -> str:
 
 def _close_open_flows() -> None:
     """End what the program left open, while the interpreter still works and waiting threads can still be told."""
-    for flow in list(_open_flows):
-        flow._close_at_exit()
-    shut_down(_EXIT_TIMEOUT_S)
+    _program_ends.set()
+    with contextlib.ExitStack() as steps:  # one that fails, or Ctrl-C, does not keep the others from being taken
+        steps.callback(shut_down, _EXIT_TIMEOUT_S)
+        for flow in list(_open_flows):
+            steps.callback(flow._close_at_exit)
 
 
 def _forget_open_flows() -> None:
     """Detach a forked child: the flows run on in its parent."""
     for flow in list(_open_flows):
-        flow._forget()
-    _open_flows.clear()
+        if flow._state != "new" or flow._opened:  # a mere description is as good in the child
+            flow._forget()
+            _open_flows.discard(flow)
 
 
 atexit.register(_close_open_flows)

@@ -145,7 +145,7 @@ class OutputPort(OutputCore):
     """
     An output of one module; made with the module.
 
-    ``send(data)`` is native: see `OutputCore`.
+    ``send(data)`` and ``loan(frames)`` are native: see `OutputCore`.
     """
 
     __slots__ = ("declaration", "format", "module", "name")

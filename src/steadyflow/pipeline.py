@@ -6,7 +6,18 @@ import threading
 from collections.abc import Callable
 from typing import Final, Never
 
-from steadyflow._native import ROOM_BIT, AbortFlag, Inbox, OutputCore, Ring, Segment, Target, monotonic_ns, ring_bell
+from steadyflow._native import (
+    ROOM_BIT,
+    AbortFlag,
+    Inbox,
+    Loan,
+    OutputCore,
+    Ring,
+    Segment,
+    Target,
+    monotonic_ns,
+    ring_bell,
+)
 from steadyflow.codec import codec_for
 from steadyflow.config import PipelineConfig, Rule
 from steadyflow.data import METADATA_MAX_BYTES, Block
@@ -41,6 +52,18 @@ class Pipeline:
     Wait-free but for a waiting rule on a full pipeline. Any thread; callers are serialised. Returns True if the block
     was queued, False if the rule dropped it. Raises `FormatMismatch`, `BlockTooLarge` (nothing was queued),
     `PipelineFull`, `SendTimeout` (by the rule), `PipelineClosed`.
+    """
+
+    loan: Callable[..., Loan]
+    """
+    Lend memory to write a block into, ``with pipe.loan(frames) as samples:``; only on a pipeline with an open source.
+
+    The array has the pipeline's format: (frames, channels) or (channels, frames) for audio, 1 to ``max_block_frames``; an
+    `ArrayFormat` takes no frames. Its contents are undefined at first. Lending is wait-free. The end of the with block sends
+    as `send` does, without a copy, and empties the array; after an exception nothing is sent. If more than one name refers
+    to the array or to a part of it by then, the block is copied (``loan_copies`` in the metrics), and the array stays valid.
+    ``queued`` of the loan tells what `send` would have returned. Raises `FormatMismatch`, `BlockTooLarge`, and what `send`
+    raises.
     """
 
     receive: Callable[..., Block]
@@ -85,7 +108,7 @@ class Pipeline:
         self._inbox: Inbox | None = None
         self._producer_bell: tuple[Segment, int] | None = None
         self._consumer_bell: tuple[Segment, int, int] | None = None
-        self.send = self._refuse_send
+        self.send = self.loan = self._refuse_send
         self.receive = self._refuse_receive
 
     # --- made by the coordinator -----------------------------------------------------------------------------------------
@@ -126,18 +149,15 @@ class Pipeline:
             self._opened_ns = now_ns
 
     def forget(self, reason: str) -> None:
-        """Refuse everything from now on, without a look at what is shared: in a forked child. Coordinator only."""
-        self._closed = reason
-
-        def refuse(*_: object, **__: object) -> Never:
-            raise PipelineClosed(reason)
-
-        self.send = self.receive = refuse
+        """Refuse everything from now on, without a look at what was shared: in a forked child. Coordinator only."""
+        self._refuse_from_now_on(reason)
+        self._last = None
 
     def open_source(self, output: OutputCore) -> None:
         """Let the application send. Coordinator only."""
         self._output = output
         self.send = output.send
+        self.loan = output.loan
 
     def move_consumer(self, consumer_bell: tuple[Segment, int, int]) -> None:
         """Tell an open source where its consumer sleeps, once that has a worker. Coordinator only."""
@@ -186,22 +206,11 @@ class Pipeline:
         if self._output is not None:
             self._output.close(reason)
             self._output.detach()
-
-            def closed(data: object) -> bool:
-                raise PipelineClosed(reason)
-
-            self.send = closed
         if self._inbox is not None:
             self._inbox.detach()
-
-        def refuse(*_: object, **__: object) -> Block:
-            raise PipelineClosed(reason)
-
-        self.receive = refuse
         if self._ring is not None:
             self._last = self.statistics()
-        # The mapping goes with the last reference to it.
-        self._ring = self._output = self._inbox = self._producer_bell = self._consumer_bell = None
+        self._refuse_from_now_on(reason)
 
     @property
     def has_metrics(self) -> bool:
@@ -316,6 +325,7 @@ class Pipeline:
         if self._last is not None:
             return self._last
         if ring is None:
+            self._refuse_if_closed()
             raise FlowNotRunning(f"{self.id}: nothing has been counted yet; start the flow first.")
         until = self._ended_ns or monotonic_ns()
         return read_flow_metrics(ring, buffer_size=self.config.buffer_size, seconds=(until - self._opened_ns) / 1e9)
@@ -325,9 +335,12 @@ class Pipeline:
         fill = "" if ring is None else f", {ring.counters()['fill']} of {self.config.buffer_size}"
         return f"<Pipeline {self.id}: {self.format}{fill}{', paused' if self.paused else ''}>"
 
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise PipelineClosed(self._closed)
+    def _refuse_from_now_on(self, reason: str) -> None:
+        self._closed = reason
+        # The mapping goes with the last reference to it.
+        self._ring = self._output = self._inbox = self._producer_bell = self._consumer_bell = None
+        self.send = self.loan = self._refuse_send
+        self.receive = self._refuse_receive
 
     def _fused_text(self) -> str:
         return (
@@ -336,12 +349,18 @@ class Pipeline:
             f"worker: add(..., worker='name')."
         )
 
-    def _refuse_send(self, data: object) -> bool:
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise PipelineClosed(self._closed)
+
+    def _refuse_send(self, *_: object, **__: object) -> Never:
+        self._refuse_if_closed()
         if self.source_open:
             raise FlowNotRunning(f"{self.id}: its format is not known before the flow starts; give format=, or start.")
         raise StateError(f"{self.id}: expected an open source; this pipeline is fed by module {self.source[0]!r}.")
 
-    def _refuse_receive(self, timeout_s: float | None = None) -> Block:
+    def _refuse_receive(self, *_: object, **__: object) -> Never:
+        self._refuse_if_closed()
         if self.target_open:
             raise FlowNotRunning(f"{self.id}: nothing can come before the flow starts; call flow.start().")
         raise StateError(f"{self.id}: expected an open target; this pipeline feeds module {self.target[0]!r}.")
@@ -368,6 +387,7 @@ def make_receiver(
     bell_offset: int,
     producer_bell: tuple[Segment, int],
     max_latency_ns: int,
+    on_views_exhausted: Callable[[int], None],
 ) -> Inbox:
     """Make the receiving end of an open target."""
     codec = codec_for(fmt, where=pipeline.id)
@@ -393,6 +413,7 @@ def make_receiver(
         pipeline.config.priority.rank,
         target,
         None,
+        on_views_exhausted,
     )
     return inbox
 

@@ -51,6 +51,18 @@ class PipelineResumed(FlowEvent, frozen=True, kw_only=True):
     pipeline: str
 
 
+class ViewsExhausted(FlowEvent, frozen=True, kw_only=True):
+    """
+    A consumer keeps `limit` views of large blocks of a pipeline; from now on it is given copies while it keeps so many.
+
+    Published once for each pipeline. The module is the one that keeps them, or the open end's name.
+    """
+
+    pipeline: str
+    module: str
+    limit: int
+
+
 class ModuleEnded(FlowEvent, frozen=True, kw_only=True):
     """All inputs of a module have ended, or its source has; it has finished. Published by its worker."""
 

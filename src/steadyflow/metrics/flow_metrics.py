@@ -18,7 +18,8 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
     ``sent = delivered + dropped_total + in_flight`` holds always. *latency* is started - sent; *overhead* is started -
     max(sent, consumer became free), the part that steadyflow adds; *wait* is awake - sent, *gil* the time from awake
-    to having the interpreter lock, *busy* the module's own work.
+    to having the interpreter lock, *busy* the module's own work. ``kept_copies`` are large blocks that were copied because
+    the consumer kept ``buffer_size`` views already; ``loan_copies`` those that were written in a loan and copied.
     """
 
     sent: int
@@ -58,6 +59,7 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     fill: int
     peak_fill: int
     kept_copies: int
+    loan_copies: int
     rescued: int
     health_score: float
     pipeline_health: Health
@@ -110,6 +112,7 @@ def read_flow_metrics(ring: Ring, *, buffer_size: int, seconds: float) -> FlowMe
         fill=counters["fill"],
         peak_fill=counters["peak_fill"],
         kept_copies=counters["kept_copies"],
+        loan_copies=counters["loan_copies"],
         rescued=counters["rescued"],
         health_score=score,
         pipeline_health=health_of(score, sent),

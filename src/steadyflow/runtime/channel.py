@@ -65,13 +65,20 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     module: str
 
 
+class Exhausted(msgspec.Struct, frozen=True, tag="exhausted"):
+    """From the worker: a module keeps as many views of a pipeline as it may."""
+
+    pipeline: str
+    limit: int
+
+
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """From the worker, last: what its modules did."""
 
     modules: ModuleReports
 
 
-Message: TypeAlias = Setup | Start | Stop | Abort | Ready | Failed | Ended | Done
+Message: TypeAlias = Setup | Start | Stop | Abort | Ready | Failed | Ended | Exhausted | Done
 
 _LENGTH: Final = struct.Struct("!I")
 _MAX_MESSAGE_BYTES: Final = 1 << 30

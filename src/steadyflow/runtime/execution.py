@@ -26,6 +26,7 @@ from steadyflow.events import (
     ModuleEnded,
     PipelineFailure,
     RealtimeRefused,
+    ViewsExhausted,
     WorkerUnresponsive,
 )
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Pipeline, make_receiver
@@ -37,7 +38,7 @@ from steadyflow.runtime.layout import (
     resolve_formats,
     topological,
 )
-from steadyflow.runtime.open_ends import OpenPlace
+from steadyflow.runtime.open_ends import OpenPlace, views_exhausted
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.wiring import Place
 from steadyflow.runtime.workers import ProcessWorker, ThreadWorker, Worker
@@ -136,6 +137,7 @@ class Execution:
                         layout.target_bells[pipeline.id],
                         producer_bell,
                         wiring.max_latency_ns,
+                        views_exhausted(pipeline, self._flow, self._publish),
                     )
                 )
 
@@ -291,6 +293,11 @@ class Execution:
         """See `workers.Owner`."""
         self._publish(ModuleEnded(flow=self._flow, module=module))
 
+    def views_exhausted(self, pipeline: str, limit: int) -> None:
+        """See `workers.Owner`."""
+        module = self._layout.wirings[pipeline].target[0]
+        self._publish(ViewsExhausted(flow=self._flow, pipeline=pipeline, module=module, limit=limit))
+
     def _warn_of_refusals(self) -> None:
         # In the caller's thread, where a filter that makes warnings errors stops the flow and not a monitor.
         for worker in self.workers.values():
@@ -354,13 +361,12 @@ class Execution:
         for wiring in worker.wiring.pipelines:
             ring = Ring(self._layout.segments[wiring.ring.segment], wiring.ring.offset)
             names = {module.name for module in worker.wiring.modules}
+            if wiring.pool is not None:
+                # Its views, and on its own outputs its loans.
+                release_process(self._layout.segments[wiring.pool.segment], wiring.pool.offset, worker.wiring.process)
             if wiring.target[0] in names:
                 ring.reap(worker.wiring.process)
                 ring.set_abandoned()
-                if wiring.pool is not None:
-                    release_process(
-                        self._layout.segments[wiring.pool.segment], wiring.pool.offset, worker.wiring.process
-                    )
             if wiring.source[0] in names:
                 ring.set_ended()
             for bell, bit in ((wiring.consumer_bell, wiring.consumer_bit), (wiring.producer_bell, ROOM_BIT)):

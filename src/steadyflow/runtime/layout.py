@@ -6,7 +6,7 @@ Pure planning first (`plan_workers`, `resolve_formats`, `default_rules`), then o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from steadyflow._native import (
@@ -23,7 +23,7 @@ from steadyflow._native import (
 )
 from steadyflow.config import DropOldest, Rule, Wait
 from steadyflow.errors import ConfigurationError, CycleRefused, FlowError, FormatClash, LimitExceeded, located
-from steadyflow.formats import AnyFormat, Format, agree, class_path, format_to_wire
+from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, agree, class_path, format_to_wire
 from steadyflow.module import Module, Source, aligned_inputs, input_ports, output_ports
 from steadyflow.pipeline import Pipeline, buffer_bytes
 from steadyflow.runtime.aligned_links import check_aligned, stopped_inputs
@@ -67,17 +67,17 @@ def slots_of(buffer_size: int) -> int:
     return buffer_size + 2
 
 
-def buffers_of(pipelines: Iterable[Pipeline], payload_bytes: int) -> int:
+def buffers_of(pipelines: Collection[Pipeline], fmt: Format) -> int:
     """
     Return how many buffers a port needs so that it can never run out.
 
-    Each slot of each pipeline may hold another block, each consumer may keep `buffer_size` views of large blocks, and one
-    buffer is being written.
+    Each slot of each pipeline may hold another block, and one buffer is being written. Of arrays, each consumer may keep
+    `buffer_size` views of large blocks, and one buffer may be on loan.
     """
-    views = payload_bytes > PRIVATE_COPY_BYTES
-    return 1 + sum(
-        slots_of(pipeline.config.buffer_size) + (pipeline.config.buffer_size if views else 0) for pipeline in pipelines
-    )
+    arrays = isinstance(fmt, (AudioFormat, ArrayFormat))
+    views = arrays and fmt.max_payload_bytes > PRIVATE_COPY_BYTES
+    slots = sum(slots_of(pipeline.config.buffer_size) for pipeline in pipelines)
+    return 1 + arrays + slots + (sum(pipeline.config.buffer_size for pipeline in pipelines) if views else 0)
 
 
 # --- planning -----------------------------------------------------------------------------------------------------------
@@ -382,7 +382,7 @@ class Layout:
                 )
             fmt = branches[0].format
             assert fmt is not None
-            sizes[port] = (buffers_of(branches, fmt.max_payload_bytes), buffer_bytes(fmt))
+            sizes[port] = (buffers_of(branches, fmt), buffer_bytes(fmt))
         return sizes
 
     def _create(

@@ -8,6 +8,7 @@ blocks: which source is stepped, when a module has ended, what a failure closes.
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
@@ -48,6 +49,9 @@ class Host(Protocol):
 
     def module_ended(self, module: str) -> None:
         """Tell that a module has finished. Its worker's thread; must not block."""
+
+    def views_exhausted(self, pipeline: str, limit: int) -> None:
+        """Tell that a module keeps as many views of a pipeline as it may. Its worker's thread; must not block."""
 
 
 class _Seat:
@@ -105,6 +109,7 @@ class WorkerLoop:
         self._host = host
         self._resolve = resolve
         self._stopping = False
+        self._pid = os.getpid()
         self._attention = False  # set from other threads: a source that runs alone pauses at its next yield
         self._seats = {name: _Seat(name, module) for name, module in modules.items()}
         self._inbox = Inbox(segments[wiring.bell.segment], wiring.bell.offset, wiring.process, abort)
@@ -229,6 +234,7 @@ class WorkerLoop:
             pipeline.rank,
             target,
             partial(self._input_ended, self._seats[pipeline.target[0]], pipeline),
+            partial(self._host.views_exhausted, pipeline.id),
         )
         if bit != pipeline.consumer_bit:
             raise ConfigurationError(f"{pipeline.id}: got bell bit {bit}, expected {pipeline.consumer_bit}")
@@ -273,7 +279,8 @@ class WorkerLoop:
                 else:
                     break
         finally:
-            self._close(productions)
+            if self._is_home:
+                self._close(productions)
 
     def stop(self) -> None:
         """Stop the sources at their next yield; what is on its way still drains. Any thread."""
@@ -434,7 +441,12 @@ class WorkerLoop:
 
     def _is_abort(self, problem: BaseException) -> bool:
         """Tell whether a module was interrupted by the end of the flow, rather than failed."""
-        return isinstance(problem, PipelineClosed) and self._abort.is_set()
+        return isinstance(problem, PipelineClosed) and self._abort.is_set() and self._is_home
+
+    @property
+    def _is_home(self) -> bool:
+        """Whether this is the worker's own process, and not one that a module forked and that came back to the loop."""
+        return os.getpid() == self._pid
 
     def _fail(self, seat: _Seat, problem: BaseException, block_sequence: int | None) -> None:
         if seat.state == "failed":
@@ -444,6 +456,8 @@ class WorkerLoop:
         self._tear_down(seat)
 
     def _tell_failure(self, seat: _Seat, problem: BaseException, block_sequence: int | None) -> None:
+        if not self._is_home:
+            raise problem  # its own thread is all that it has; the module is the parent's, and so is whoever could be told
         seat.state = "failed"
         text = with_traceback(problem)
         if not isinstance(problem, Exception):

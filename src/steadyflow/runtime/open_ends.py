@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import NamedTuple
 
 from steadyflow._native import AbortFlag, Ring, Segment, create_pool, create_ring, pool_bytes, ring_bytes
 from steadyflow.config import Wait
+from steadyflow.events import FlowEvent, ViewsExhausted
 from steadyflow.formats import Format
 from steadyflow.pipeline import Pipeline, buffer_bytes, make_receiver, make_sender
 from steadyflow.runtime.layout import SegmentPlan, buffers_of, max_latency_ns, slots_of
@@ -23,9 +26,35 @@ class OpenPlace(NamedTuple):
     consumer_bell: int
 
 
-def open_source(pipeline: Pipeline, fmt: Format, abort: AbortFlag) -> OpenPlace:
+def views_exhausted(pipeline: Pipeline, flow: str, publish: Callable[[FlowEvent], None]) -> Callable[[int], None]:
+    """
+    Return what an open target calls when the application keeps as many views as it may: it publishes the event.
+
+    It refers to the owner of the method `publish` weakly: the garbage collector does not see through native objects.
+    """
+    pipeline_id, name = pipeline.id, pipeline.target[0]
+    publisher = weakref.WeakMethod(publish)
+
+    def tell(limit: int) -> None:
+        publish_now = publisher()
+        if publish_now is not None:
+            publish_now(ViewsExhausted(flow=flow, pipeline=pipeline_id, module=name, limit=limit))
+
+    return tell
+
+
+def open_source(
+    pipeline: Pipeline, fmt: Format, abort: AbortFlag, flow: str, publish: Callable[[FlowEvent], None]
+) -> OpenPlace:
     """
     Allocate a pipeline with an open source and make its sending end; with an open target, its receiving end too.
+
+    Args:
+        pipeline: The pipeline.
+        fmt: What flows on it.
+        abort: What makes everything in this process give up.
+        flow: The name of the flow.
+        publish: A method that takes events.
 
     Raises:
         InsufficientMemory: The system has too little; says how much is needed.
@@ -33,7 +62,7 @@ def open_source(pipeline: Pipeline, fmt: Format, abort: AbortFlag) -> OpenPlace:
     size = pipeline.config.buffer_size
     rule = pipeline.rule or Wait()
     slots = slots_of(size)
-    buffers = buffers_of([pipeline], fmt.max_payload_bytes), buffer_bytes(fmt)
+    buffers = buffers_of([pipeline], fmt), buffer_bytes(fmt)
     plan = SegmentPlan()
     producer_bell, consumer_bell = plan.bell(), plan.bell()
     ring, pool = plan.reserve(ring_bytes(slots, 1)), plan.reserve(pool_bytes(*buffers))
@@ -50,6 +79,17 @@ def open_source(pipeline: Pipeline, fmt: Format, abort: AbortFlag) -> OpenPlace:
     if pipeline.target_open:
         limit = max_latency_ns(pipeline)
         pipeline.open_target(
-            make_receiver(pipeline, fmt, abort, segment, ring, pool, consumer_bell, (segment, producer_bell), limit)
+            make_receiver(
+                pipeline,
+                fmt,
+                abort,
+                segment,
+                ring,
+                pool,
+                consumer_bell,
+                (segment, producer_bell),
+                limit,
+                views_exhausted(pipeline, flow, publish),
+            )
         )
     return OpenPlace(segment, ring, pool, producer_bell, consumer_bell)

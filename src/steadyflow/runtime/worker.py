@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+from functools import partial
 
 import msgspec
 
@@ -18,7 +19,19 @@ from steadyflow._native import AbortFlag, Segment, watch_lifeline
 from steadyflow.errors import FlowError
 from steadyflow.module import Module
 from steadyflow.runtime.arguments import decode_arguments
-from steadyflow.runtime.channel import Abort, Channel, ChannelBroken, Done, Ended, Failed, Ready, Setup, Start, Stop
+from steadyflow.runtime.channel import (
+    Abort,
+    Channel,
+    ChannelBroken,
+    Done,
+    Ended,
+    Exhausted,
+    Failed,
+    Ready,
+    Setup,
+    Start,
+    Stop,
+)
 from steadyflow.runtime.failure_text import in_one_line, with_traceback
 from steadyflow.runtime.loop import WorkerLoop
 from steadyflow.runtime.main_script import MainScript
@@ -38,6 +51,9 @@ class _RemoteHost:
     def module_ended(self, module: str) -> None:
         self._channel.send(Ended(module))
 
+    def views_exhausted(self, pipeline: str, limit: int) -> None:
+        self._channel.send(Exhausted(pipeline, limit))
+
 
 def main(arguments: list[str]) -> int:
     """Run one worker; returns the exit code."""
@@ -45,9 +61,11 @@ def main(arguments: list[str]) -> int:
     for descriptor in (control, lifeline):
         os.set_inheritable(descriptor, False)  # a process that a module starts has no part in this
     watch_lifeline(lifeline)
+    os.register_at_fork(after_in_child=partial(os.close, lifeline))
     # Ctrl-C is the coordinator's: it stops the flow, and this worker with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=control))
+    os.register_at_fork(after_in_child=channel.close)
     try:
         return _serve(channel)
     except ChannelBroken:

@@ -24,6 +24,7 @@ from steadyflow.runtime.channel import (
     ChannelBroken,
     Done,
     Ended,
+    Exhausted,
     Failed,
     ModuleReports,
     Ready,
@@ -56,6 +57,9 @@ class Owner(Protocol):
 
     def module_ended(self, module: str) -> None:
         """Tell that a module has finished."""
+
+    def views_exhausted(self, pipeline: str, limit: int) -> None:
+        """Tell that the consumer of a pipeline keeps as many views as it may."""
 
 
 class Worker:
@@ -193,6 +197,10 @@ class ThreadWorker(Worker):
         """See `loop.Host`."""
         self._owner.module_ended(module)
 
+    def views_exhausted(self, pipeline: str, limit: int) -> None:
+        """See `loop.Host`."""
+        self._owner.views_exhausted(pipeline, limit)
+
     def _run(self) -> None:
         state: WorkerState = "ended"
         try:
@@ -209,14 +217,17 @@ class ThreadWorker(Worker):
                 state = "failed"
                 self._loop.close()
         except BaseException as problem:  # a defect of the runtime itself: the flow must hear of it, not only stderr
+            if os.getpid() != self.pid:
+                raise  # a module forked, and the child came back from it
             state = "failed"
             failure = FlowError(f"worker {self.name!r} failed: {type(problem).__name__}: {problem}")
             failure.__cause__ = problem
             self._owner.worker_failed(self, failure, None)
         finally:
-            self._loop.detach()
-            self.state = state
-            self._owner.worker_ended(self)
+            if os.getpid() == self.pid:
+                self._loop.detach()
+                self.state = state
+                self._owner.worker_ended(self)
 
 
 class ProcessWorker(Worker):
@@ -289,6 +300,8 @@ class ProcessWorker(Worker):
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+        if self._process is not None:
+            self._process.returncode = 0  # no child of this process: nothing to wait for, to kill, or to warn of
 
     def kill(self) -> bool:
         if self._process is not None and self._process.poll() is None:
@@ -380,6 +393,8 @@ class ProcessWorker(Worker):
                 self._owner.worker_failed(self, failure, message.module)
             case Ended():
                 self._owner.module_ended(message.module)
+            case Exhausted():
+                self._owner.views_exhausted(message.pipeline, message.limit)
             case Done():
                 self._reports = message.modules
                 self._done = True
