@@ -6,6 +6,7 @@
 //   lost (store buffering is the one reordering that x86 does, and this is what it would break).
 // - A bit is a hint: it may be set without a block behind it, never the other way round.
 // - One sleeper at a time. Of several ringers one wakes it: the one that turns `asleep` into `called`.
+// - A sleeper that has nothing to do is told from one that waits for room in the middle of its work, and takes no block.
 // - A ringer that dies between `called` and the wake-up leaves a sleeper behind; whoever reaps it rings every bell by
 //   ring_anyway(), which does not trust `called`.
 #pragma once
@@ -42,14 +43,21 @@ public:
 
     // Wait-free; a system call only if someone sleeps. Any thread, any process.
     void ring(unsigned bit) const noexcept {
+        announce(bit);
+        // seq_cst: must not move before the line above.
+        const std::uint32_t state = words_->sleeping.load(std::memory_order_seq_cst);
+        if (state == asleep || state == waiting) call(state);
+    }
+
+    // The two halves of ringing, for several bells of which one owner is enough: every one is told, one that has nothing to
+    // do is woken. Wait-free; false if this one is at work, or was called by somebody else.
+    void announce(unsigned bit) const noexcept {
         // seq_cst read-modify-write: also publishes the slot written before it.
         words_->ready.fetch_or(std::uint64_t{1} << bit, std::memory_order_seq_cst);
-        // seq_cst: must not move before the line above.
-        std::uint32_t state = words_->sleeping.load(std::memory_order_seq_cst);
-        // acq_rel: orders the exchange with wait()'s store.
-        if (state == asleep && words_->sleeping.compare_exchange_strong(state, called, std::memory_order_acq_rel)) {
-            Memory::wake(*waker_);
-        }
+    }
+    bool wake_if_idle() const noexcept {
+        // seq_cst: as in ring().
+        return words_->sleeping.load(std::memory_order_seq_cst) == asleep && call(asleep);
     }
 
     // The same after a process died that may have been ringing.
@@ -65,10 +73,11 @@ public:
         return words_->ready.exchange(0, std::memory_order_seq_cst);
     }
 
-    // Sleeps until a bit is set, the deadline passes or a signal arrives. Owner only; never holds the GIL.
-    void wait(Nanoseconds deadline_ns) const noexcept {
+    // Sleeps until a bit is set, the deadline passes or a signal arrives. `idle`: the owner takes a block when it is woken.
+    // Owner only; never holds the GIL.
+    void wait(Nanoseconds deadline_ns, bool idle = true) const noexcept {
         // seq_cst: pairs with ring().
-        words_->sleeping.store(asleep, std::memory_order_seq_cst);
+        words_->sleeping.store(idle ? asleep : waiting, std::memory_order_seq_cst);
         if (words_->ready.load(std::memory_order_seq_cst) == 0) Memory::wait_for_wake(*waker_, deadline_ns);
         // relaxed: a ringer that still sees `asleep` makes one superfluous system call, nothing else.
         words_->sleeping.store(awake, std::memory_order_relaxed);
@@ -78,6 +87,14 @@ private:
     static constexpr std::uint32_t awake = 0;
     static constexpr std::uint32_t asleep = 1;
     static constexpr std::uint32_t called = 2;
+    static constexpr std::uint32_t waiting = 3;  // asleep, but not idle
+
+    bool call(std::uint32_t sleeping) const noexcept {
+        // acq_rel: orders the exchange with wait()'s store.
+        if (!words_->sleeping.compare_exchange_strong(sleeping, called, std::memory_order_acq_rel)) return false;
+        Memory::wake(*waker_);
+        return true;
+    }
 
     std::shared_ptr<Segment> segment_;
     BasicBellWords<Memory>* words_ = nullptr;

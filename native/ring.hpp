@@ -51,6 +51,8 @@ struct SlotWord {
     }
 };
 
+inline constexpr std::uint64_t last_position = ~std::uint64_t{0} >> 16;
+
 // What travels with a block; one copy per pipeline.
 struct BlockHeader {
     std::uint64_t sequence;
@@ -67,6 +69,8 @@ template <class Memory>
 struct alignas(cache_line) BasicSlot {
     typename Memory::template Atomic<std::uint64_t> word;
     typename Memory::template Atomic<std::int64_t> sent_ns;  // atomic: a worker peeks at it before it claims
+    // What the block was made from: the position of the sending module's input block in its own ring. Atomic, likewise.
+    typename Memory::template Atomic<std::uint64_t> origin;
     typename Memory::template Plain<BlockHeader> header;
 };
 static_assert(sizeof(BasicSlot<SharedMemory>) == cache_line);

@@ -20,6 +20,15 @@ struct BasicClaim {
     Nanoseconds sent_ns = 0;
 };
 
+// The oldest block that waits in a ring, looked at and not claimed.
+template <class Memory>
+struct BasicHead {
+    BasicSlot<Memory>* slot = nullptr;  // null: none waits
+    SlotWord word{0};
+    std::uint64_t origin = 0;
+    Nanoseconds sent_ns = -1;
+};
+
 // A consuming end; one thread at a time. Several ends of one ring compete.
 template <class Memory>
 class BasicRingConsumer {
@@ -29,6 +38,7 @@ public:
     using BufferPool = BasicBufferPool<Memory>;
     using Bell = BasicBell<Memory>;
     using Claim = BasicClaim<Memory>;
+    using Head = BasicHead<Memory>;
 
     BasicRingConsumer(Ring ring, BufferPool pool, Bell producer_bell, std::uint32_t consumer, unsigned process)
         : ring_(std::move(ring)),
@@ -54,6 +64,20 @@ public:
         return slot == nullptr ? -1 : slot->sent_ns.load(std::memory_order_relaxed);
     }
 
+    // The oldest waiting block, also while paused, with what is known of it before it is claimed. Wait-free but for losing
+    // against a producer that evicts what is being looked at.
+    Head peek() noexcept {
+        for (;;) {
+            Head head;
+            head.slot = find(head.word);
+            if (head.slot == nullptr) return head;
+            head.sent_ns = head.slot->sent_ns.load(std::memory_order_relaxed);
+            // acquire: pairs with publish(). If this is the origin of a later block, the look below sees another word.
+            head.origin = head.slot->origin.load(std::memory_order_acquire);
+            if (head.slot->word.load(std::memory_order_relaxed) == head.word.bits) return head;
+        }
+    }
+
     // Claims the oldest waiting block. Wait-free but for losing against competitors. Throws Corrupted if the slot
     // refers to memory outside its buffer.
     bool claim(Claim& claim) {
@@ -62,20 +86,12 @@ public:
             SlotWord word{0};
             Slot* slot = find(word);
             if (slot == nullptr) return false;
-            const SlotWord mine = word.with(SlotState::claimed, process_);
-            // Compares the whole word, position included, so a producer that lapped the slot meanwhile wins.
-            // seq_cst on success: acquires the slot's fields, and comes before the look at wake_position below.
-            if (!slot->word.compare_exchange_strong(word.bits, mine.bits, std::memory_order_seq_cst,
-                                                    std::memory_order_acquire)) {
-                continue;
-            }
-            if (word.position() == cursor_) ++cursor_;
-            claim = {slot, mine, slot->header.read(), slot->sent_ns.load(std::memory_order_relaxed)};
-            wake_producer(word.position());
-            check(claim);
-            return true;
+            if (claim_exactly(slot, word, claim)) return true;
         }
     }
+
+    // Claims the block that peek() showed; false if it is not there any more. Wait-free. Throws Corrupted as above.
+    bool claim(const Head& head, Claim& claim) { return claim_exactly(head.slot, head.word, claim); }
 
     // Gives the slot back as delivered. release: reads of the payload come before the producer reuses it.
     void finish(const Claim& claim) { settle(claim, claim.word.with(SlotState::done)); }
@@ -94,6 +110,21 @@ public:
     }
 
 private:
+    bool claim_exactly(Slot* slot, SlotWord word, Claim& claim) {
+        const SlotWord mine = word.with(SlotState::claimed, process_);
+        // Compares the whole word, position included, so a producer that lapped the slot meanwhile wins.
+        // seq_cst on success: acquires the slot's fields, and comes before the look at wake_position below.
+        if (!slot->word.compare_exchange_strong(word.bits, mine.bits, std::memory_order_seq_cst,
+                                                std::memory_order_acquire)) {
+            return false;
+        }
+        if (mine.position() == cursor_) ++cursor_;
+        claim = {slot, mine, slot->header.read(), slot->sent_ns.load(std::memory_order_relaxed)};
+        wake_producer(mine.position());
+        check(claim);
+        return true;
+    }
+
     // The slot that is next in order and READY, with the word that says so; nullptr if nothing waits.
     Slot* find(SlotWord& found) noexcept {
         const std::uint32_t epoch = ring_.header().epoch.load(std::memory_order_acquire);

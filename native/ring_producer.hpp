@@ -45,7 +45,7 @@ public:
 
     // Makes one block READY. The caller has made room. Returns false if every slot is occupied, which only a damaged
     // segment can cause.
-    bool publish(const BlockHeader& block, Nanoseconds sent_ns) noexcept {
+    bool publish(const BlockHeader& block, Nanoseconds sent_ns, std::uint64_t origin = 0) noexcept {
         std::uint64_t position = tail_;
         for (std::uint32_t looked = 0;; ++looked, ++position) {
             if (looked > ring_.count()) return false;
@@ -58,6 +58,8 @@ public:
             numbered.sequence = sent();
             slot.header.write(numbered);
             slot.sent_ns.store(sent_ns, std::memory_order_relaxed);
+            // release: whoever peeks at it too late also sees that the slot is no longer the one it was.
+            slot.origin.store(origin, std::memory_order_release);
             // release: the fields above belong to whoever claims the slot.
             slot.word.store(SlotWord::make(SlotState::ready, position).bits, std::memory_order_release);
             break;

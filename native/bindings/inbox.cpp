@@ -24,16 +24,40 @@ unsigned Inbox::add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_o
                     std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer,
                     unsigned rank, std::shared_ptr<Target> target, nb::object on_end,
                     nb::object on_views_exhausted) {
-    Bell producer_bell;
-    if (bell_segment) producer_bell = Bell(std::move(bell_segment), producer_bell_offset);
     const unsigned bit = std::min<unsigned>(static_cast<unsigned>(links_.size()), input_bits - 1);
-    BufferPool pool(segment, pool_offset);
+    RingConsumer only = consumer_of(std::move(segment), ring_offset, pool_offset, std::move(bell_segment),
+                                    producer_bell_offset, consumer);
     links_.push_back(std::make_shared<Link>(
-        Link{RingConsumer(Ring(std::move(segment), ring_offset), std::move(pool), std::move(producer_bell), consumer, process_),
-             std::move(target), std::move(on_end), std::move(on_views_exhausted), rank, bit}));
+        Link{Lanes(std::move(only)), std::move(target), std::move(on_end), std::move(on_views_exhausted), rank, bit}));
     ++open_;
     pending_ |= std::uint64_t{1} << bit;  // something may have been sent before this end existed
     return bit;
+}
+
+void Inbox::add_lane(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
+                     std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer) {
+    if (links_.empty()) throw Corrupted("a lane needs an input that it belongs to");
+    links_.back()->lanes.add(consumer_of(std::move(segment), ring_offset, pool_offset, std::move(bell_segment),
+                                         producer_bell_offset, consumer));
+}
+
+void Inbox::restore_order_of(std::shared_ptr<Segment> segment, std::uint64_t ring_offset) {
+    if (links_.empty()) throw Corrupted("an order needs an input that it belongs to");
+    links_.back()->lanes.restore_order_of(Ring(std::move(segment), ring_offset));
+}
+
+void Inbox::tell_finished(std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset, unsigned bit) {
+    told_.add(Bell(std::move(bell_segment), bell_offset), bit);
+}
+
+RingConsumer Inbox::consumer_of(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
+                                std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset,
+                                unsigned consumer) const {
+    Bell producer_bell;
+    if (bell_segment) producer_bell = Bell(std::move(bell_segment), producer_bell_offset);
+    BufferPool pool(segment, pool_offset);
+    return RingConsumer(Ring(std::move(segment), ring_offset), std::move(pool), std::move(producer_bell), consumer,
+                        process_);
 }
 
 void Inbox::collect() noexcept {
@@ -60,10 +84,10 @@ Inbox::Link* Inbox::pick(bool inside) {
             empty &= ~bit;
             continue;
         }
-        const Nanoseconds sent = link.consumer.peek_sent_ns();
+        const Nanoseconds sent = link.lanes.peek_sent_ns();
         if (sent < 0) {
             // Also inside of a send(): what it waits for may be waiting for this end.
-            if (link.consumer.at_end()) {
+            if (link.lanes.at_end()) {
                 if (ended == nullptr) ended = &link;
                 else empty &= ~bit;  // one for each call
             }
@@ -82,7 +106,7 @@ Inbox::Link* Inbox::pick(bool inside) {
     if (ended != nullptr) finish(*ended);
     if (starving != nullptr) {
         starving->passed_over = 0;
-        add(starving->consumer.stats().rescued);
+        add(starving->lanes.first().consumer.stats().rescued);
         return starving;
     }
     return chosen;
@@ -104,7 +128,7 @@ void Inbox::hold(const std::string& pipeline, bool held) {
     throw Corrupted(pipeline + ": no input of this worker");
 }
 
-nb::object Inbox::build(Link& link, const Claim& claim) {
+nb::object Inbox::build(Link& link, const Lanes::Lane& lane, const Claim& claim) {
     const Target& target = *link.target;
     const BlockHeader& header = claim.header;
     if (!target.spec.plausible(header.payload_bytes, header.frames)) {
@@ -112,10 +136,10 @@ nb::object Inbox::build(Link& link, const Claim& claim) {
                         std::to_string(header.payload_bytes) + " bytes in " + std::to_string(header.frames) +
                         " frames, which its format cannot have");
     }
-    nb::object payload = build_payload(link, header);
+    nb::object payload = build_payload(link, lane, header);
     nb::object metadata;
     if (header.metadata_bytes != 0) {
-        const std::byte* memory = link.consumer.pool().payload(header.buffer) + header.payload_bytes;
+        const std::byte* memory = lane.consumer.pool().payload(header.buffer) + header.payload_bytes;
         metadata = take(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(memory), header.metadata_bytes));
     }
     BlockObject* block = make_block(payload.release().ptr(), metadata.release().ptr(), target.format.ptr(),
@@ -127,20 +151,20 @@ nb::object Inbox::build(Link& link, const Claim& claim) {
 }
 
 // A view of a large array, as long as the consumer does not keep too many; else a copy.
-nb::object Inbox::build_payload(Link& link, const BlockHeader& header) {
+nb::object Inbox::build_payload(Link& link, const Lanes::Lane& lane, const BlockHeader& header) {
     const PayloadSpec& spec = link.target->spec;
-    const BufferPool& pool = link.consumer.pool();
+    const BufferPool& pool = lane.consumer.pool();
     const bool as_view = header.payload_bytes > private_copy_bytes && spec.kind != PayloadKind::bytes;
     if (as_view) {
-        const auto limit = static_cast<std::int64_t>(link.consumer.ring().buffer_size());
-        if (link.kept->load(std::memory_order_relaxed) < limit) {
-            if (auto held = HeldBuffer::take(pool, header.buffer, process_, header.payload_bytes, link.kept)) {
+        const auto limit = static_cast<std::int64_t>(lane.consumer.ring().buffer_size());
+        if (lane.kept->load(std::memory_order_relaxed) < limit) {
+            if (auto held = HeldBuffer::take(pool, header.buffer, process_, header.payload_bytes, lane.kept)) {
                 nb::object array = new_view(spec, header.frames, std::move(held));
                 PyArray_CLEARFLAGS(reinterpret_cast<PyArrayObject*>(array.ptr()), NPY_ARRAY_WRITEABLE);
                 return array;
             }
         }
-        add(link.consumer.stats().kept_copies);
+        add(lane.consumer.stats().kept_copies);
         if (!link.on_views_exhausted.is_none()) {
             const nb::object tell = std::exchange(link.on_views_exhausted, nb::none());
             survive_shutdown([&] { tell(limit); });
@@ -149,54 +173,59 @@ nb::object Inbox::build_payload(Link& link, const BlockHeader& header) {
     return take(spec.copy(pool.payload(header.buffer), header.payload_bytes, header.frames));
 }
 
-nb::object Inbox::build_or_discard(Link& link, const Claim& claim) {
+nb::object Inbox::build_or_discard(Link& link, Lanes::Lane& lane, const Claim& claim) {
     try {
-        return build(link, claim);
+        return build(link, lane, claim);
     } catch (...) {
         // No memory, or a damaged header: the slot must not stay claimed for ever.
-        link.consumer.discard(claim, Reason::failed);
+        lane.consumer.discard(claim, Reason::failed);
         throw;
     }
 }
 
 bool Inbox::serve_link(Link& link, bool slept) {
     Claim claim;
+    Lanes::Lane* lane = nullptr;
     try {
-        if (!link.consumer.claim(claim)) return false;
+        lane = link.lanes.claim(claim);
     } catch (const Corrupted& damage) {
-        add(link.consumer.stats().corrupted);
+        add(link.lanes.first().consumer.stats().corrupted);
         throw Corrupted(link.target->name + ": " + damage.what());
     }
+    if (lane == nullptr) return false;
     link.passed_over = 0;
     if (link.target->discard) {
-        link.consumer.discard(claim, *link.target->discard);
+        lane->consumer.discard(claim, *link.target->discard);
+        told_.ring_all();
         return true;
     }
-    const nb::object block = build_or_discard(link, claim);
+    const nb::object block = build_or_discard(link, *lane, claim);
     Nanoseconds awake = slept ? awake_ns_ : monotonic_ns();
     awake = std::max(awake, claim.sent_ns);
     const Nanoseconds gil = slept ? std::max(gil_ns_, awake) : awake;
-    ConsumerStats& stats = link.consumer.stats();
+    ConsumerStats& stats = lane->consumer.stats();
     // A pause is nobody's delay: for a block that waited in one, the worker became free when it ended.
-    clock_->free_since_ns = std::max(clock_->free_since_ns, link.consumer.ring().resumed_ns());
+    clock_->free_since_ns = std::max(clock_->free_since_ns, lane->consumer.ring().resumed_ns());
+    link.target->context->origin = claim.word.position();
     const bool ok =
         link.target->invoke(*clock_, reinterpret_cast<BlockObject*>(block.ptr()), stats, claim.sent_ns, awake, gil);
     home_.require(link.target->name);  // the module may have forked; the child ends here
     // After its results were sent: a worker that dies before this repeats the block, it never loses it.
     if (ok) {
-        link.consumer.finish(claim);
+        lane->consumer.finish(claim);
         add(stats.received);
     } else {
-        link.consumer.discard(claim, Reason::failed);
+        lane->consumer.discard(claim, Reason::failed);
     }
+    told_.ring_all();
     return true;
 }
 
-void Inbox::sleep(Nanoseconds deadline_ns) {
+void Inbox::sleep(Nanoseconds deadline_ns, bool idle) {
     {
         const Bell bell = bell_;  // keeps the mapping, should the flow be closed meanwhile
         const WaitWithoutGil waiting;
-        bell.wait(deadline_ns);
+        bell.wait(deadline_ns, idle);
         awake_ns_ = monotonic_ns();
     }
     gil_ns_ = monotonic_ns();
@@ -224,7 +253,7 @@ std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
         if (pending_ != 0) continue;
         if (deadline_ns > 0 && monotonic_ns() >= deadline_ns) break;
         const Nanoseconds look_up = monotonic_ns() + look_up_ns;
-        sleep(deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up));
+        sleep(deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up), true);
         slept = true;
     }
     return served;
@@ -277,25 +306,27 @@ nb::object Inbox::receive(nb::handle timeout_s) {
     const std::unique_lock<std::timed_mutex> held(receive_mutex_, std::adopt_lock);
     bool slept = false;
     Claim claim;
+    Lanes::Lane* lane = nullptr;
     for (;;) {
         require_open();
-        if (link.consumer.claim(claim)) break;
-        if (link.consumer.at_end()) raise_error("EndOfStream", link.target->name + ": every block was received");
+        lane = link.lanes.claim(claim);
+        if (lane != nullptr) break;
+        if (link.lanes.at_end()) raise_error("EndOfStream", link.target->name + ": every block was received");
         const Nanoseconds now = monotonic_ns();
         if (deadline >= 0 && now >= deadline) {
             raise_error("ReceiveTimeout", link.target->name + ": expected a block within timeout_s, got none");
         }
         if (bell_.take() != 0) continue;
         const Nanoseconds look_up = now + look_up_ns;
-        sleep(deadline < 0 ? look_up : std::min(deadline, look_up));
+        sleep(deadline < 0 ? look_up : std::min(deadline, look_up), true);
         slept = true;
     }
-    const nb::object block = build_or_discard(link, claim);
-    link.consumer.finish(claim);
+    const nb::object block = build_or_discard(link, *lane, claim);
+    lane->consumer.finish(claim);
     const Nanoseconds started = monotonic_ns();
-    ConsumerStats& stats = link.consumer.stats();
+    ConsumerStats& stats = lane->consumer.stats();
     const Nanoseconds awake = std::max(slept ? awake_ns_ : entered, claim.sent_ns);
-    const Nanoseconds overhead = started - std::max({claim.sent_ns, entered, link.consumer.ring().resumed_ns()});
+    const Nanoseconds overhead = started - std::max({claim.sent_ns, entered, lane->consumer.ring().resumed_ns()});
     stats.latency.record(started - claim.sent_ns);
     stats.overhead.record(overhead);
     stats.wait.record(awake - claim.sent_ns);
@@ -309,6 +340,7 @@ void Inbox::detach() {
     interrupt();
     detached_ = true;
     links_.clear();
+    told_.clear();
     open_ = 0;
     bell_ = Bell();
     segment_.reset();

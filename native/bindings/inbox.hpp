@@ -7,8 +7,9 @@
 #include <thread>
 #include <vector>
 
+#include "consumer_bells.hpp"
 #include "held_buffer.hpp"
-#include "ring_consumer.hpp"
+#include "lanes.hpp"
 #include "worker.hpp"
 
 namespace steadyflow {
@@ -21,6 +22,14 @@ public:
     unsigned add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                  std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer,
                  unsigned rank, std::shared_ptr<Target> target, nb::object on_end, nb::object on_views_exhausted);
+
+    // Adds a lane to the input that was added last: the ring of another replica that sends into it. GIL held, before start.
+    void add_lane(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
+                  std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer);
+    // Takes the lanes' blocks of the input that was added last in the order of what the replicas make them from.
+    void restore_order_of(std::shared_ptr<Segment> segment, std::uint64_t ring_offset);
+    // This worker's results are put into order there: it has to hear of each block that is finished.
+    void tell_finished(std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset, unsigned bit);
 
     // Serves up to `limit` blocks. Waits for the first until `deadline_ns` (negative: no limit; 0: not at all).
     // Returns how many were served; 0 after a deadline, an interrupt, or when every input has ended.
@@ -43,7 +52,8 @@ public:
     }
 
     // Sleeps on the bell, without the GIL, until something rings or the deadline passes. Raises on a signal's exception.
-    void sleep(Nanoseconds deadline_ns);
+    // `idle`: a block that comes is taken.
+    void sleep(Nanoseconds deadline_ns, bool idle);
 
     unsigned process() const noexcept { return process_; }
     bool owned_by_this_thread() const noexcept { return owner_ == std::this_thread::get_id(); }
@@ -54,7 +64,7 @@ public:
 
 private:
     struct Link {
-        RingConsumer consumer;
+        Lanes lanes;
         std::shared_ptr<Target> target;
         nb::object on_end;
         nb::object on_views_exhausted;  // callable(limit), called once; then None
@@ -63,15 +73,17 @@ private:
         std::uint32_t passed_over = 0;
         bool ended = false;
         bool held = false;
-        HeldBuffer::Count kept = std::make_shared<std::atomic<std::int64_t>>(0);  // views alive
     };
 
     void collect() noexcept;
     Link* pick(bool inside);
     bool serve_link(Link& link, bool slept);
-    nb::object build(Link& link, const Claim& claim);
-    nb::object build_payload(Link& link, const BlockHeader& header);
-    nb::object build_or_discard(Link& link, const Claim& claim);
+    nb::object build(Link& link, const Lanes::Lane& lane, const Claim& claim);
+    nb::object build_payload(Link& link, const Lanes::Lane& lane, const BlockHeader& header);
+    nb::object build_or_discard(Link& link, Lanes::Lane& lane, const Claim& claim);
+    RingConsumer consumer_of(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
+                             std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset,
+                             unsigned consumer) const;
     void finish(Link& link);
     bool link_ready(const Link& link) const noexcept { return (pending_ >> link.bit & 1) != 0; }
 
@@ -82,6 +94,7 @@ private:
     HomeProcess home_;
     std::shared_ptr<WorkerClock> clock_ = std::make_shared<WorkerClock>();
     std::vector<std::shared_ptr<Link>> links_;  // shared: a waiting receive() keeps its link, whatever close() does
+    ConsumerBells told_;  // who puts this worker's results in order
     std::size_t open_ = 0;
     std::uint64_t pending_ = 0;  // bits taken from the bell, not served to the end yet
     bool interrupted_ = false;

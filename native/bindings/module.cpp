@@ -230,6 +230,15 @@ void register_shared_memory(nb::module_& module) {
         .def(nb::init<SegmentPointer, std::uint64_t>(), "segment"_a, "offset"_a)
         .def("counters", &counters_of, "The derived accounting and counters; consistent once the flow is quiet.")
         .def("histograms", &histograms_of, "name -> (counts, sum_ns, max_ns); bounds from bucket_bounds().")
+        .def("consumed",
+             [](const Ring& ring, std::uint32_t consumer) {
+                 if (consumer >= ring.consumers()) throw Corrupted("no such consumer of the ring");
+                 const ConsumerStats& stats = ring.stats(consumer);
+                 return nb::typed<nb::tuple, std::uint64_t, std::uint64_t>(
+                     nb::make_tuple(stats.received.load(std::memory_order_relaxed),
+                                    stats.busy.sum.load(std::memory_order_relaxed)));
+             },
+             "consumer"_a, "How many blocks one of the consumers has taken, and its work on them in ns.")
         .def("set_rule",
              [](const Ring& ring, int kind, int then, std::uint64_t timeout_us) {
                  shared(ring).header().rule.store(rule_from(kind, then, timeout_us).pack(), std::memory_order_release);
@@ -364,6 +373,8 @@ void register_ends(nb::module_& module) {
         .def("set_bell", &Output::set_bell, "segment"_a, "offset"_a)
         .def("set_inbox", &Output::set_inbox, "inbox"_a)
         .def("add_ring", &Output::add_ring, "name"_a, "segment"_a, "offset"_a, "bell_segment"_a, "bell_offset"_a, "bit"_a)
+        .def("add_consumer", &Output::add_consumer, "name"_a, "bell_segment"_a, "bell_offset"_a, "bit"_a,
+             "Adds a consumer that competes for the blocks of the ring of that name.")
         .def("set_consumer_bell", &Output::set_consumer_bell, "name"_a, "bell_segment"_a, "bell_offset"_a, "bit"_a)
         .def("add_fused",
              [](Output& output, std::shared_ptr<Target> target, SegmentPointer segment, std::uint64_t ring_offset,
@@ -389,6 +400,13 @@ void register_ends(nb::module_& module) {
              "on_views_exhausted"_a.none() = nb::none(),
              "Adds an input, the most urgent first; returns its bell bit. `on_views_exhausted(limit)` is called once, when the\n"
              "consumer keeps `limit` views, and the next large block is copied.")
+        .def("add_lane", &Inbox::add_lane, "segment"_a, "ring_offset"_a, "pool_offset"_a, "bell_segment"_a.none(),
+             "producer_bell_offset"_a, "consumer"_a,
+             "Adds the ring of another replica to the input that was added last.")
+        .def("restore_order_of", &Inbox::restore_order_of, "segment"_a, "ring_offset"_a,
+             "Takes the lanes of the input that was added last in the order of the replicas' own input ring.")
+        .def("tell_finished", &Inbox::tell_finished, "bell_segment"_a, "bell_offset"_a, "bit"_a,
+             "Rings that bell after each block that this worker has finished.")
         .def("serve", &Inbox::serve, "deadline_ns"_a, "limit"_a,
              "Serves up to `limit` blocks; waits for the first one until the deadline (negative: no limit, 0: not at all).")
         .def("receive", &Inbox::receive, "timeout_s"_a = nb::none(),
@@ -399,6 +417,7 @@ void register_ends(nb::module_& module) {
         .def("call",
              [](const Inbox& inbox, ModuleContext& context, const nb::object& method) {
                  const Running running(*inbox.clock(), context);
+                 context.origin = last_position;  // what is sent at the end comes after what was made of any block
                  survive_shutdown([&] { method(); });
                  inbox.clock()->free_since_ns = monotonic_ns();
              },

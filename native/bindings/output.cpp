@@ -48,22 +48,31 @@ void Output::set_inbox(nb::object inbox_owner) {
 void Output::add_ring(std::string name, std::shared_ptr<Segment> segment, std::uint64_t offset,
                       std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset, unsigned bit) {
     if (!pool_) throw Corrupted(name + ": a ring needs its port's buffers first");
-    rings_.push_back(std::make_shared<RingLink>(RingLink{std::move(name),
-                                                         RingProducer(Ring(std::move(segment), offset), &pool_),
-                                                         Bell(std::move(bell_segment), bell_offset), bit}));
+    auto link = std::make_shared<RingLink>(
+        RingLink{std::move(name), RingProducer(Ring(std::move(segment), offset), &pool_), {}});
+    link->consumers.add(Bell(std::move(bell_segment), bell_offset), bit);
+    rings_.push_back(std::move(link));
     verdicts_.resize(rings_.size());
+}
+
+Output::RingLink& Output::ring_named(const std::string& name) const {
+    for (const auto& link : rings_) {
+        if (link->name == name) return *link;
+    }
+    throw Corrupted(name_ + ": no ring of the name " + name);
+}
+
+void Output::add_consumer(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset,
+                          unsigned bit) {
+    ConsumerBells& consumers = ring_named(name).consumers;
+    consumers.add(Bell(std::move(bell_segment), bell_offset), bit);
+    consumers.ring_all();  // for what was sent before
 }
 
 void Output::set_consumer_bell(const std::string& name, std::shared_ptr<Segment> bell_segment,
                                std::uint64_t bell_offset, unsigned bit) {
-    for (auto& link : rings_) {
-        if (link->name != name) continue;
-        link->consumer_bell = Bell(std::move(bell_segment), bell_offset);
-        link->bit = bit;
-        link->consumer_bell.ring(bit);
-        return;
-    }
-    throw Corrupted(name_ + ": no ring of the name " + name);
+    ring_named(name).consumers.clear();
+    add_consumer(name, std::move(bell_segment), bell_offset, bit);
 }
 
 void Output::add_fused(std::shared_ptr<FusedLink> link) { fused_.push_back(std::move(link)); }
@@ -312,6 +321,7 @@ bool Output::publish(const PayloadView& view, const Stamps& stamps, BlockHeader&
         header.buffer = in_place ? *in_place : copy_into_buffer(view, stamps);
         pool_.set_branches(header.buffer, branches);
     }
+    const std::uint64_t origin = context_ == nullptr ? 0 : context_->origin;
     bool queued = true;
     for (std::size_t index = 0; index < rings_.size(); ++index) {
         RingLink& link = *rings_[index];
@@ -319,12 +329,12 @@ bool Output::publish(const PayloadView& view, const Stamps& stamps, BlockHeader&
             case Verdict::drop_newest: link.producer.drop(Reason::newest, view.bytes); break;
             case Verdict::drop_failed: link.producer.drop(Reason::failed, view.bytes); break;
             default:
-                if (!link.producer.publish(header, sent_ns)) {
+                if (!link.producer.publish(header, sent_ns, origin)) {
                     raise_error("CorruptedSegment",
                                 link.name + ": every slot is occupied, although the pipeline has room");
                 }
                 if (loan_copied) add(link.producer.ring().header().loan_copies);
-                link.consumer_bell.ring(link.bit);
+                link.consumers.ring_one();
                 continue;
         }
         queued = false;
@@ -348,7 +358,7 @@ void Output::wait_for_room(RingLink& link, Nanoseconds deadline_ns) {
         // Looks up now and then, so that a signal taken by another thread is noticed.
         const Nanoseconds look_up = began + 50'000'000;
         const Nanoseconds until = deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up);
-        if (on_worker) inbox_->sleep(until);
+        if (on_worker) inbox_->sleep(until, false);
         else if (sleeps_on_bell) {
             bell_in_use_ = true;
             {
@@ -398,7 +408,7 @@ void Output::end() {
     ended_ = true;
     for (const auto& link : rings_) {
         link->producer.end();
-        link->consumer_bell.ring(link->bit);
+        link->consumers.ring_all();
     }
     if (bell_) bell_.ring(room_bit);
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bell.hpp"
+#include "consumer_bells.hpp"
 #include "held_buffer.hpp"
 #include "loan.hpp"
 #include "ring_producer.hpp"
@@ -38,6 +39,9 @@ public:
     void set_inbox(nb::object inbox_owner);
     void add_ring(std::string name, std::shared_ptr<Segment> segment, std::uint64_t offset,
                   std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset, unsigned bit);
+    // Adds a consumer that competes for the blocks of that ring. Before the flow starts.
+    void add_consumer(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset,
+                      unsigned bit);
     // Moves a ring's consumer to another bell, for an open end whose worker comes later. Before the flow starts.
     void set_consumer_bell(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset,
                            unsigned bit);
@@ -64,8 +68,7 @@ private:
     struct RingLink {
         std::string name;
         RingProducer producer;
-        Bell consumer_bell;
-        unsigned bit;
+        ConsumerBells consumers;
     };
     // What becomes of a block on one ring, decided for all rings before anything is done.
     enum class Verdict { publish, evict_then_publish, supersede, drop_newest, drop_failed };
@@ -91,6 +94,7 @@ private:
     std::shared_ptr<RingLink> decide(Nanoseconds began_ns, Nanoseconds& deadline_ns);
     void wait_for_room(RingLink& link, Nanoseconds deadline_ns);
     void require_open() const;
+    RingLink& ring_named(const std::string& name) const;
 
     std::string name_;
     PayloadSpec spec_;

@@ -27,6 +27,7 @@ struct ModuleContext {
     bool active = false;
     bool busy = false;   // on the call stack
     unsigned order = 0;  // upstream first, over the whole flow; the same for the modules of a loop
+    std::uint64_t origin = 0;  // the block's position in its ring; what is made of a replica's block is ordered by it
     std::uint64_t calls = 0;
     std::int64_t busy_ns = 0;
 

@@ -6,6 +6,7 @@
 #include <new>
 #include <thread>
 
+#include "lanes.hpp"
 #include "traffic.hpp"
 
 // Sanitizers bring a malloc of their own, so there only operator new is counted.
@@ -108,7 +109,7 @@ struct Link {
         consumer = std::make_unique<RingConsumer>(Ring(segment, ring_at), BufferPool(segment, pool_at), producer_bell, 0, 0);
     }
 
-    void send(std::uint64_t number) {
+    void send(std::uint64_t number, std::uint64_t origin = 0) {
         const auto buffer = pool.allocate();
         CHECK(buffer.has_value());
         std::memset(pool.payload(*buffer), static_cast<int>(number & 255), 512);
@@ -116,7 +117,7 @@ struct Link {
         BlockHeader header{};
         header.buffer = *buffer;
         header.payload_bytes = 512;
-        CHECK(producer->publish(header, monotonic_ns()));
+        CHECK(producer->publish(header, monotonic_ns(), origin));
         consumer_bell.ring(0);
     }
 
@@ -161,6 +162,36 @@ void hop() {
             views = 0;
         }
         CHECK(!link.consumer->claim(claim));
+    }
+    expect_none_since(before);
+}
+
+// Two lanes that are put into the order of their input, and bells of two who compete.
+void lanes() {
+    Link input({RuleKind::wait, AfterWait::fail, 0});
+    Link first({RuleKind::wait, AfterWait::fail, 0});
+    Link second({RuleKind::wait, AfterWait::fail, 0});
+    Lanes receiver(std::move(*first.consumer));
+    receiver.add(std::move(*second.consumer));
+    receiver.restore_order_of(input.consumer->ring());
+    ConsumerBells bells;
+    bells.add(first.consumer_bell, 0);
+    bells.add(second.consumer_bell, 0);
+    Claim claim;
+    Claim taken;
+    const Counts before;
+    for (std::uint64_t number = 0; number < blocks; ++number) {
+        input.send(number);
+        bells.ring_one();
+        CHECK(input.consumer->claim(claim));
+        (number % 2 == 0 ? first : second).send(number, claim.word.position());
+        CHECK(receiver.peek_sent_ns() > 0);
+        input.consumer->finish(claim);
+        Lanes::Lane* lane = receiver.claim(taken);
+        CHECK(lane != nullptr);
+        lane->consumer.finish(taken);
+        CHECK(!receiver.at_end());
+        bells.ring_all();
     }
     expect_none_since(before);
 }
@@ -247,8 +278,9 @@ int main() {
     CHECK(allocations.load() > before.allocated);
     CHECK(releases.load() > before.released);
     hop();
+    lanes();
     overflow();
     waiting();
-    std::printf("no_allocation: none in 3 x %llu blocks\n", static_cast<unsigned long long>(blocks));
+    std::printf("no_allocation: none in 4 x %llu blocks\n", static_cast<unsigned long long>(blocks));
     return 0;
 }

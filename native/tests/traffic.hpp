@@ -16,6 +16,7 @@
 
 #include "check.hpp"
 #include "account.hpp"
+#include "consumer_bells.hpp"
 #include "recovery.hpp"
 #include "ring_consumer.hpp"
 #include "ring_producer.hpp"
@@ -227,7 +228,7 @@ public:
         for (std::size_t index = 0; index < plane.branches().size(); ++index) {
             Link link{RingProducer(plane.ring(index), pool_.get()), {}, false, 0};
             for (std::uint32_t consumer = 0; consumer < plane.branches()[index].consumers; ++consumer) {
-                link.bells.push_back(plane.bell(index, consumer));
+                link.bells.add(plane.bell(index, consumer), 0);
             }
             links_.push_back(std::move(link));
         }
@@ -264,7 +265,7 @@ public:
                 if (!link.producer.publish(header, monotonic_ns())) {
                     fail(__FILE__, __LINE__, "publish()", "a slot", "none: " + describe(link.producer.ring()));
                 }
-                for (const Bell& bell : link.bells) bell.ring(0);
+                link.bells.ring_one();
             } else {
                 link.producer.drop(Reason::newest, header.payload_bytes);
                 ++link.dropped_newest;
@@ -278,14 +279,14 @@ public:
     void end() {
         for (Link& link : links_) {
             link.producer.end();
-            for (const Bell& bell : link.bells) bell.ring(0);
+            link.bells.ring_all();
         }
     }
 
 private:
     struct Link {
         RingProducer producer;
-        std::vector<Bell> bells;
+        ConsumerBells bells;
         bool publishes;
         std::uint64_t dropped_newest;
     };

@@ -163,6 +163,11 @@ class Ring:
     def histograms(self) -> dict[str, tuple[NDArray[np.uint64], int, int]]:
         """name -> (counts, sum_ns, max_ns); bounds from bucket_bounds()."""
 
+    def consumed(self, consumer: int) -> tuple[int, int]:
+        """
+        How many blocks one of the consumers has taken, and its work on them in ns.
+        """
+
     def set_rule(self, kind: int, then: int, timeout_us: int) -> None:
         """Switches the overflow rule; takes effect at the next send. Wait-free."""
 
@@ -301,6 +306,9 @@ class OutputCore:
 
     def add_ring(self, name: str, segment: Segment, offset: int, bell_segment: Segment, bell_offset: int, bit: int) -> None: ...
 
+    def add_consumer(self, name: str, bell_segment: Segment, bell_offset: int, bit: int) -> None:
+        """Adds a consumer that competes for the blocks of the ring of that name."""
+
     def set_consumer_bell(self, name: str, bell_segment: Segment, bell_offset: int, bit: int) -> None: ...
 
     def add_fused(self, target: Target, segment: Segment, ring_offset: int, inbox: Inbox) -> None: ...
@@ -329,6 +337,17 @@ class Inbox:
         Adds an input, the most urgent first; returns its bell bit. `on_views_exhausted(limit)` is called once, when the
         consumer keeps `limit` views, and the next large block is copied.
         """
+
+    def add_lane(self, segment: Segment, ring_offset: int, pool_offset: int, bell_segment: Segment | None, producer_bell_offset: int, consumer: int) -> None:
+        """Adds the ring of another replica to the input that was added last."""
+
+    def restore_order_of(self, segment: Segment, ring_offset: int) -> None:
+        """
+        Takes the lanes of the input that was added last in the order of the replicas' own input ring.
+        """
+
+    def tell_finished(self, bell_segment: Segment, bell_offset: int, bit: int) -> None:
+        """Rings that bell after each block that this worker has finished."""
 
     def serve(self, deadline_ns: int, limit: int) -> int:
         """

@@ -13,7 +13,7 @@ from itertools import count
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar, overload
 
-from steadyflow._native import AbortFlag, monotonic_ns, shut_down
+from steadyflow._native import MAX_PROCESSES, AbortFlag, monotonic_ns, shut_down
 from steadyflow.config import PipelineConfig, Rule
 from steadyflow.errors import (
     ConfigurationError,
@@ -25,7 +25,7 @@ from steadyflow.errors import (
     UnknownName,
 )
 from steadyflow.events import FlowEvent, PipelinePaused, PipelineRegistered, PipelineResumed, RuleSwitched
-from steadyflow.formats import AnyFormat, Format, agree
+from steadyflow.formats import AnyFormat, Format, agree, checked_integer
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.module import (
     Input,
@@ -41,6 +41,7 @@ from steadyflow.pipeline import Pipeline
 from steadyflow.report import FlowReport
 from steadyflow.runtime.main_script import stop_if_replaying
 from steadyflow.runtime.placed import MAIN_WORKER, Placed, Placement
+from steadyflow.runtime.replicas import check_replicated
 
 if TYPE_CHECKING:
     # Loaded when a flow needs them, not at import: they bring subprocess, sockets and the encoding of arguments.
@@ -117,6 +118,8 @@ class DataFlowCoordinator:
         placement: Placement = ...,
         worker: str | None = ...,
         realtime: bool = ...,
+        replicas: int = ...,
+        ordered: bool = ...,
         on_failure: Literal["stop"] = ...,
     ) -> ModuleT: ...
     @overload
@@ -128,6 +131,8 @@ class DataFlowCoordinator:
         placement: Placement = ...,
         worker: str | None = ...,
         realtime: bool = ...,
+        replicas: int = ...,
+        ordered: bool = ...,
         on_failure: Literal["stop"] = ...,
     ) -> ModuleT: ...
     def add(
@@ -138,6 +143,8 @@ class DataFlowCoordinator:
         placement: Placement = "thread",
         worker: str | None = None,
         realtime: bool = False,
+        replicas: int = 1,
+        ordered: bool = False,
         on_failure: Literal["stop"] = "stop",
     ) -> Any:
         """
@@ -150,6 +157,10 @@ class DataFlowCoordinator:
                 a process of its own. Declare ``blocking = True`` in a module that blocks; it gets its own worker.
             worker: The name of a worker to share with others of the same placement.
             realtime: Ask the system for real-time scheduling; for processes only.
+            replicas: How many processes run an instance of the module each and compete for its blocks. Only for a module
+                that remembers nothing from block to block, which cannot be checked.
+            ordered: Whether what the replicas send is taken in the order of what they were given. Else it is taken as
+                it comes.
             on_failure: ``"stop"``: an exception in the module stops the flow.
 
         Returns:
@@ -159,7 +170,7 @@ class DataFlowCoordinator:
             DuplicateName: The name is taken, or the module was added before.
             ArgumentRefused: A constructor argument cannot travel to a process.
             ConfigurationError: A value is impossible; the class cannot be found by a process; an attribute was changed
-                since construction, which a process would not see.
+                since construction, which a process would not see; the module cannot have replicas.
             StateError: The flow has been started.
         """
         self._require_new("add a module")
@@ -185,7 +196,11 @@ class DataFlowCoordinator:
             )
         if on_failure != "stop":
             raise ConfigurationError(f"module {name!r}: expected on_failure='stop', got {on_failure!r}.")
-        placed = Placed(name, module, placement, worker, realtime)
+        replicas = checked_integer(f"module {name!r}", "replicas", replicas, MAX_PROCESSES - 1)
+        placed = Placed(name, module, placement, worker, realtime, replicas, ordered and replicas > 1)
+        if replicas > 1:
+            check_replicated(placed)
+        self._check_worker_names(placed)
         if placement == "process":
             _check_for_process(placed)
         self._modules[name] = placed
@@ -279,7 +294,10 @@ class DataFlowCoordinator:
                 )
             from steadyflow.runtime.open_ends import open_source
 
-            self._opened[pipeline_id] = open_source(pipeline, pipeline.format, self._abort, self.name, self._publish)
+            consumers = self._modules[target_name].replicas if input is not None else 1
+            self._opened[pipeline_id] = open_source(
+                pipeline, pipeline.format, self._abort, consumers, self.name, self._publish
+            )
         self._open_ends.update(name for name, port in ((source_name, output), (target_name, input)) if port is None)
         self._pipelines[pipeline_id] = pipeline
         self._publish(PipelineRegistered(flow=self.name, pipeline=pipeline_id))
@@ -660,7 +678,25 @@ class DataFlowCoordinator:
             return name
         stem = type(module).__name__.lower()
         candidates = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-        return next(each for each in candidates if each not in self._modules and each not in self._open_ends)
+        taken = self._modules.keys() | self._open_ends | self._replica_workers().keys()
+        return next(each for each in candidates if each not in taken)
+
+    def _replica_workers(self) -> dict[str, str]:
+        """Return the modules by the names of their replicas' workers."""
+        replicated = (placed for placed in self._modules.values() if placed.replicas > 1)
+        return {worker: placed.name for placed in replicated for worker in placed.workers}
+
+    def _check_worker_names(self, placed: Placed) -> None:
+        """Refuse a worker that two modules would share although one of them has it for a replica."""
+        theirs = self._replica_workers()
+        if placed.replicas > 1:
+            theirs |= {worker: other.name for other in self._modules.values() for worker in other.workers}
+        for worker in placed.workers:
+            if worker in theirs:
+                raise DuplicateName(
+                    f"module {placed.name!r}: would run in a worker {worker!r}, which is one of module {theirs[worker]!r}, "
+                    f"and a replica has its worker for itself. Give another name=."
+                )
 
     def _output(self, source: object) -> tuple[str, OutputPort | None]:
         if isinstance(source, (InputPort, Input, Output, Module)):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Final, Never
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Never
 
 from steadyflow._native import (
     ROOM_BIT,
@@ -29,6 +29,7 @@ from steadyflow.payload import Preparer, native_spec
 DROPPED_FAILED: Final = 4
 DROPPED_STOPPED: Final = 5
 _OWN_PROCESS: Final = 0
+_ONLY_CONSUMER: Final = 0
 
 
 class Pipeline:
@@ -100,14 +101,14 @@ class Pipeline:
         self._pauses_at_start = False  # asked for before there is a ring
         self._no_more_pauses = ""  # why, once the flow stops
         self._closed = ""  # why, once it is
-        self._ring: Ring | None = None
+        self._rings: tuple[Ring, ...] = ()  # one, or one for each replica of its source
         self._last: FlowMetrics | None = None  # the final reading, once the flow is closed
         self._opened_ns = 0
         self._ended_ns = 0
         self._output: OutputCore | None = None
         self._inbox: Inbox | None = None
-        self._producer_bell: tuple[Segment, int] | None = None
-        self._consumer_bell: tuple[Segment, int, int] | None = None
+        self._producer_bells: tuple[tuple[Segment, int], ...] = ()
+        self._consumer_bells: tuple[tuple[Segment, int, int], ...] = ()
         self.send = self.loan = self._refuse_send
         self.receive = self._refuse_receive
 
@@ -115,31 +116,32 @@ class Pipeline:
 
     def attach(
         self,
-        ring: Ring,
+        rings: Sequence[Ring],
         fmt: Format,
-        producer_bell: tuple[Segment, int] | None,
-        consumer_bell: tuple[Segment, int, int] | None,
+        producer_bells: Sequence[tuple[Segment, int]],
+        consumer_bells: Sequence[tuple[Segment, int, int]],
     ) -> None:
         """
-        Tell where its ring is, and where its ends sleep; from here on it has metrics. Coordinator only.
+        Tell where its rings are, and where its ends sleep; from here on it has metrics. Coordinator only.
 
         Args:
-            ring: Its ring.
+            rings: Its rings: one, or one for each replica of its source.
             fmt: What flows.
-            producer_bell: Segment and offset.
-            consumer_bell: Segment, offset and bit; None for a fused pipeline.
+            producer_bells: Segment and offset, for each ring.
+            consumer_bells: Segment, offset and bit, for each replica of its target; none for a fused pipeline.
 
         Raises:
             StateError: It was paused before, and is fused.
         """
         with self._switching:
             if self._pauses_at_start:
-                if consumer_bell is None:
+                if not consumer_bells:
                     raise StateError(self._fused_text())
-                ring.pause()
-            self._producer_bell = producer_bell
-            self._consumer_bell = consumer_bell
-            self._ring = ring
+                for ring in rings:
+                    ring.pause()
+            self._producer_bells = tuple(producer_bells)
+            self._consumer_bells = tuple(consumer_bells)
+            self._rings = tuple(rings)
         self.format = fmt
         self._opened_ns = monotonic_ns()
 
@@ -159,11 +161,14 @@ class Pipeline:
         self.send = output.send
         self.loan = output.loan
 
-    def move_consumer(self, consumer_bell: tuple[Segment, int, int]) -> None:
-        """Tell an open source where its consumer sleeps, once that has a worker. Coordinator only."""
+    def move_consumers(self, consumer_bells: Sequence[tuple[Segment, int, int]]) -> None:
+        """Tell an open source where its consumers sleep, once they have workers. Coordinator only."""
         assert self._output is not None
-        self._consumer_bell = consumer_bell
-        self._output.set_consumer_bell(self.id, *consumer_bell)
+        self._consumer_bells = tuple(consumer_bells)
+        first, *others = consumer_bells
+        self._output.set_consumer_bell(self.id, *first)
+        for bell in others:
+            self._output.add_consumer(self.id, *bell)
 
     def open_target(self, inbox: Inbox) -> None:
         """Let the application receive. Coordinator only."""
@@ -173,10 +178,10 @@ class Pipeline:
     def set_rule(self, rule: Rule) -> None:
         """Switch the rule; takes effect at the next send, also of one that waits. Coordinator only."""
         self.rule = rule
-        if self._ring is not None:
-            self._ring.set_rule(*rule.to_native())
-            if self._producer_bell is not None:
-                ring_bell(*self._producer_bell, ROOM_BIT)
+        for ring in self._rings:
+            ring.set_rule(*rule.to_native())
+        for bell in self._producer_bells:
+            ring_bell(*bell, ROOM_BIT)
 
     def end_pausing(self, reason: str) -> None:
         """Resume for good, so that what waits can drain: the flow stops. Coordinator only; any thread; does not wait."""
@@ -190,10 +195,12 @@ class Pipeline:
 
         Coordinator only; any thread; does not wait for the user.
         """
-        if self._output is not None and self._ring is not None and self._consumer_bell is not None:
+        if self._output is not None:
             self._output.close(reason)
-            self._ring.set_ended()
-            ring_bell(*self._consumer_bell)
+            for ring in self._rings:
+                ring.set_ended()
+            for bell in self._consumer_bells:
+                ring_bell(*bell)
 
     def mark_ended(self) -> None:
         """Stop the clock of the throughput. Coordinator only."""
@@ -208,19 +215,23 @@ class Pipeline:
             self._output.detach()
         if self._inbox is not None:
             self._inbox.detach()
-        if self._ring is not None:
+        if self._rings:
             self._last = self.statistics()
         self._refuse_from_now_on(reason)
 
     @property
     def has_metrics(self) -> bool:
         """Whether anything can have been counted."""
-        return self._ring is not None or self._last is not None
+        return bool(self._rings) or self._last is not None
 
     @property
-    def ring(self) -> Ring | None:
-        """The ring in shared memory; None before there is one."""
-        return self._ring
+    def rings(self) -> tuple[Ring, ...]:
+        """
+        Its rings in shared memory; none before the flow starts.
+
+        There is one for each replica of the module that sends, as each needs one that it alone writes.
+        """
+        return self._rings
 
     # --- for users ---------------------------------------------------------------------------------------------------------
 
@@ -250,19 +261,17 @@ class Pipeline:
             PipelineClosed: The flow has been closed.
         """
         self._refuse_if_closed()
-        ring, producer_bell = self._ring, self._producer_bell  # close() may take them away
-        if ring is None:
-            return 0
-        flushed = ring.flush()
-        if producer_bell is not None:
-            ring_bell(*producer_bell, ROOM_BIT)
+        rings, producer_bells = self._rings, self._producer_bells  # close() may take them away
+        flushed = sum(ring.flush() for ring in rings)
+        for bell in producer_bells:
+            ring_bell(*bell, ROOM_BIT)
         return flushed
 
     @property
     def paused(self) -> bool:
         """Whether nothing comes out until `resume`."""
-        ring = self._ring
-        return self._pauses_at_start if ring is None else ring.paused
+        rings = self._rings
+        return rings[0].paused if rings else self._pauses_at_start
 
     def pause(self) -> None:
         """
@@ -286,12 +295,12 @@ class Pipeline:
                 )
             if self.paused:
                 return
-            if self._ring is None:
+            if not self._rings:
                 self._pauses_at_start = True
-            elif self._consumer_bell is None:
+            elif not self._consumer_bells:
                 raise StateError(self._fused_text())
-            else:
-                self._ring.pause()
+            for ring in self._rings:
+                ring.pause()
         self._announce_pause(self.id, True)
 
     def resume(self) -> None:
@@ -309,9 +318,10 @@ class Pipeline:
             if not self.paused:
                 return
             self._pauses_at_start = False
-            if self._ring is not None and self._consumer_bell is not None:
-                self._ring.resume()
-                ring_bell(*self._consumer_bell)
+            for ring in self._rings:
+                ring.resume()
+            for bell in self._consumer_bells:
+                ring_bell(*bell)
         self._announce_pause(self.id, False)
 
     def statistics(self) -> FlowMetrics:
@@ -321,24 +331,26 @@ class Pipeline:
         Raises:
             FlowNotRunning: The flow has not been started, so nothing has been counted.
         """
-        ring = self._ring  # close() may take it away
+        rings = self._rings  # close() may take them away
         if self._last is not None:
             return self._last
-        if ring is None:
+        if not rings:
             self._refuse_if_closed()
             raise FlowNotRunning(f"{self.id}: nothing has been counted yet; start the flow first.")
         until = self._ended_ns or monotonic_ns()
-        return read_flow_metrics(ring, buffer_size=self.config.buffer_size, seconds=(until - self._opened_ns) / 1e9)
+        return read_flow_metrics(rings, buffer_size=self.config.buffer_size, seconds=(until - self._opened_ns) / 1e9)
 
     def __repr__(self) -> str:
-        ring = self._ring
-        fill = "" if ring is None else f", {ring.counters()['fill']} of {self.config.buffer_size}"
+        rings = self._rings
+        waiting = sum(ring.counters()["fill"] for ring in rings)
+        fill = f", {waiting} of {self.config.buffer_size}" if rings else ""
         return f"<Pipeline {self.id}: {self.format}{fill}{', paused' if self.paused else ''}>"
 
     def _refuse_from_now_on(self, reason: str) -> None:
         self._closed = reason
         # The mapping goes with the last reference to it.
-        self._ring = self._output = self._inbox = self._producer_bell = self._consumer_bell = None
+        self._output = self._inbox = None
+        self._rings = self._producer_bells = self._consumer_bells = ()
         self.send = self.loan = self._refuse_send
         self.receive = self._refuse_receive
 
@@ -377,19 +389,36 @@ def make_sender(
     return output
 
 
+class Lane(NamedTuple):
+    """
+    Where a receiving end finds one ring of its pipeline.
+
+    Args:
+        segment: Of ring and pool.
+        ring: Their offset.
+        pool: Likewise.
+        bell_segment: Of the producer's bell.
+        bell: Its offset.
+    """
+
+    segment: Segment
+    ring: int
+    pool: int
+    bell_segment: Segment
+    bell: int
+
+
 def make_receiver(
     pipeline: Pipeline,
     fmt: Format,
     abort: AbortFlag,
-    segment: Segment,
-    ring_offset: int,
-    pool_offset: int,
-    bell_offset: int,
-    producer_bell: tuple[Segment, int],
+    bell: tuple[Segment, int],
+    lanes: Sequence[Lane],
+    order: tuple[Segment, int] | None,
     max_latency_ns: int,
     on_views_exhausted: Callable[[int], None],
 ) -> Inbox:
-    """Make the receiving end of an open target."""
+    """Make the receiving end of an open target; `order` is the ring in whose order the lanes' blocks are taken."""
     codec = codec_for(fmt, where=pipeline.id)
     target = Target(
         pipeline.id,
@@ -402,19 +431,13 @@ def make_receiver(
         None,
         max_latency_ns,
     )
-    inbox = Inbox(segment, bell_offset, _OWN_PROCESS, abort)
-    inbox.add_input(
-        segment,
-        ring_offset,
-        pool_offset,
-        producer_bell[0],
-        producer_bell[1],
-        0,
-        pipeline.config.priority.rank,
-        target,
-        None,
-        on_views_exhausted,
-    )
+    inbox = Inbox(*bell, _OWN_PROCESS, abort)
+    first, *others = lanes
+    inbox.add_input(*first, _ONLY_CONSUMER, pipeline.config.priority.rank, target, None, on_views_exhausted)
+    for lane in others:
+        inbox.add_lane(*lane, _ONLY_CONSUMER)
+    if order is not None:
+        inbox.restore_order_of(*order)
     return inbox
 
 

@@ -39,7 +39,7 @@ class ModuleReport(msgspec.Struct, frozen=True, kw_only=True):
     What one module did.
 
     Args:
-        worker: The worker that ran it.
+        worker: The worker that ran it; ``pitch-1..4`` for four replicas, whose figures are added up.
         calls: How many blocks it processed.
         busy_ms: Time of its own work, without the modules it called.
         state: ``"ended"``, ``"failed"``, ``"running"``, or ``"stopped"`` before its inputs had ended.

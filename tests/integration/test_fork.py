@@ -374,7 +374,7 @@ with DataFlowCoordinator("parent") as flow:
     flow.start()
     link.receive(20)
     place = flow._opened[pipe.id]
-    segment, ring, inbox = place.segment, pipe._ring, pipe._inbox
+    segment, ring, inbox = place.segment, pipe._rings[0], pipe._inbox
     bound_send, bound_receive, bound_loan = pipe.send, pipe.receive, pipe.loan
     entered = pipe.loan(4)
     entered.__enter__()

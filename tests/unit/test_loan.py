@@ -164,7 +164,7 @@ def test_no_loan_is_refused_room_that_send_would_have(opened):
     for number in range(50):
         for each in range(3):
             lend(pipe, number + each)
-        assert pipe._ring.counters()["fill"] == 3
+        assert pipe._rings[0].counters()["fill"] == 3
         assert values(pipe, 3) == [number, number + 1, number + 2]
     assert pipe.statistics().loan_copies == 0
 
@@ -381,7 +381,7 @@ def test_a_reference_that_comes_while_the_loan_waits_for_room(opened):
     sender = threading.Thread(target=send)
     sender.start()
     assert entered.wait(LIMIT_S)
-    while pipe._ring.counters()["full_events"] == 0:
+    while pipe._rings[0].counters()["full_events"] == 0:
         pass
     kept.append(given[0]())
     assert value_after_wait(pipe) == 0

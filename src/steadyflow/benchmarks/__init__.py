@@ -7,6 +7,7 @@ Each case is one file with `run(quick) -> Result`:
     loan           a large block written in place, beside one that is sent
     threads        from one thread to another
     processes      from one process to another: unpaced, 1 kHz quiet, 1 kHz with every core busy
+    replicas       a module that computes, in one process and in two
     stats          what stamps and statistics add to a block
     import_time    `import steadyflow` beside `import numpy`
 
@@ -32,6 +33,7 @@ CASES: Final[Mapping[str, str]] = {
     "loan": "a large block written in place, beside one that is sent",
     "threads": "from one thread to another, unpaced",
     "processes": "from one process to another: unpaced, at 1 kHz quiet, at 1 kHz with every core busy",
+    "replicas": "a module that computes, in one process and in two, unordered and ordered",
     "stats": "what stamps and statistics add to a block",
     "import_time": "import steadyflow beside import numpy",
 }

@@ -17,7 +17,7 @@ from steadyflow.benchmarks.blocks import BUFFER_BLOCKS, WINDOW_BLOCKS, per_block
 from steadyflow.benchmarks.harness import Measured, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["FORMAT", "Arrivals", "Beat", "Pass", "run_flow"]
 
@@ -101,14 +101,18 @@ def run_flow(
     work: Workload,
     *,
     modules_between: int = 0,
+    between: Callable[[], Module] = Pass,
+    between_options: dict[str, Any] | None = None,
     source: dict[str, Any] | None = None,
     sink: dict[str, Any] | None = None,
 ) -> Measured:
-    """Run beat -> (pass ...) -> arrivals to its end.
+    """Run beat -> (stage ...) -> arrivals to its end.
 
     Args:
         work: How many blocks, and how fast.
-        modules_between: How many `Pass` there are on the way.
+        modules_between: How many modules there are on the way.
+        between: Makes one of them.
+        between_options: How `flow.add` places them.
         source: How `flow.add` places the first module: `placement`, `worker`, `realtime`.
         sink: The same for the last one.
     """
@@ -117,9 +121,9 @@ def run_flow(
         with DataFlowCoordinator("bench") as flow:
             output = flow.add(Beat(work.all_blocks, work.interval_ns), name="beat", **(source or {})).out
             for index in range(modules_between):
-                between = flow.add(Pass(), name=f"pass{index + 1}")
-                flow.connect(output, between.audio, buffer_size=BUFFER_BLOCKS, backpressure_strategy=Wait())
-                output = between.out
+                stage: Any = flow.add(between(), name=f"stage{index + 1}", **(between_options or {}))
+                flow.connect(output, stage.audio, buffer_size=BUFFER_BLOCKS, backpressure_strategy=Wait())
+                output = stage.out
             arrivals = flow.add(Arrivals(str(path), paced=work.interval_ns > 0), name="arrivals", **(sink or {}))
             last = flow.connect(output, arrivals.audio, buffer_size=BUFFER_BLOCKS, backpressure_strategy=Wait())
             flow.run()

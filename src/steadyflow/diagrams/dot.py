@@ -29,11 +29,10 @@ def to_dot(graph: FlowGraph) -> str:
     ports: dict[tuple[str, str, str], str] = {}
     for number, worker in enumerate(graph.workers):
         fill, stroke = _COLOURS[worker.placement]
-        kind = f"real-time {worker.placement}" if worker.realtime else worker.placement
         lines += [
             f"    subgraph cluster_{number} {{",
             f'        graph [style="rounded,filled", fillcolor="{fill}", color="{stroke}", fontsize=11];',
-            f"        label=<{_escape(worker.name)} <i>({kind})</i>>;",
+            f"        label=<{_escape(worker.name)} <i>({worker.kind})</i>>;",
         ]
         for module in worker.modules:
             node = nodes[module.name] = f"m{len(nodes)}"

@@ -34,19 +34,27 @@ class ModuleNode(msgspec.Struct, frozen=True, kw_only=True):
 
 class WorkerGroup(msgspec.Struct, frozen=True, kw_only=True):
     """
-    A worker.
+    A worker; or those of a module with replicas, as one.
 
     Args:
-        name: Its name.
+        name: Its name; ``pitch-1..4`` for four replicas.
         placement: A thread or a process.
         realtime: Whether it asks for real-time scheduling.
         modules: What it runs, upstream first.
+        ordered: Whether what the replicas send is put into order.
     """
 
     name: str
     placement: Placement
     realtime: bool
     modules: tuple[ModuleNode, ...]
+    ordered: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What it is: ``process``, ``real-time process``, ``process, ordered``."""
+        kind = f"real-time {self.placement}" if self.realtime else self.placement
+        return f"{kind}, ordered" if self.ordered else kind
 
 
 class PipelineEdge(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,12 +128,14 @@ def flow_graph(name: str, modules: Mapping[str, Placed], pipelines: Sequence[Pip
         name=name,
         workers=tuple(
             WorkerGroup(
-                name=worker.name,
+                name=worker.modules[0].shown_workers,
                 placement=worker.placement,
                 realtime=worker.realtime,
                 modules=tuple(_node(placed) for placed in worker.modules),
+                ordered=worker.modules[0].ordered,
             )
             for worker in plan_workers(modules, topological(modules, pipelines))
+            if worker.replica == 0
         ),
         open_ends=tuple(dict.fromkeys(ends)),
         pipelines=tuple(

@@ -22,8 +22,7 @@ def to_mermaid(graph: FlowGraph) -> str:
     ids: dict[str, str] = {}
     lines = ["---", f"title: {json.dumps(graph.name)}", "---", "flowchart LR"]
     for number, worker in enumerate(graph.workers):
-        kind = f"real-time {worker.placement}" if worker.realtime else worker.placement
-        lines.append(f"    subgraph w{number}[{_label(f'{worker.name} ({kind})')}]")
+        lines.append(f"    subgraph w{number}[{_label(f'{worker.name} ({worker.kind})')}]")
         for module in worker.modules:
             ids[module.name] = f"m{len(ids)}"
             lines.append(f"        {ids[module.name]}[{_label(module.name, module.class_name)}]")

@@ -47,6 +47,8 @@ class ModuleTable(msgspec.Struct, frozen=True, kw_only=True):
     placement: Placement | UnsetType = UNSET
     worker: str | UnsetType = UNSET
     realtime: bool | UnsetType = UNSET
+    replicas: int | UnsetType = UNSET
+    ordered: bool | UnsetType = UNSET
     on_failure: Literal["stop"] | UnsetType = UNSET
 
     def options(self) -> dict[str, Any]:

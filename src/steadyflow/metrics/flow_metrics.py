@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,9 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     max(sent, consumer became free), the part that steadyflow adds; *wait* is awake - sent, *gil* the time from awake
     to having the interpreter lock, *busy* the module's own work. ``kept_copies`` are large blocks that were copied because
     the consumer kept ``buffer_size`` views already; ``loan_copies`` those that were written in a loan and copied.
+
+    Of a pipeline that replicas send into, everything is added up; `peak_fill` is then the sum of their own peaks, which
+    may have been at different times.
     """
 
     sent: int
@@ -65,19 +68,20 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_health: Health
 
 
-def read_flow_metrics(ring: Ring, *, buffer_size: int, seconds: float) -> FlowMetrics:
+def read_flow_metrics(rings: Sequence[Ring], *, buffer_size: int, seconds: float) -> FlowMetrics:
     """
     Read the metrics of a pipeline. Does not disturb it; any thread; allocates.
 
     Args:
-        ring: The pipeline in the data plane.
+        rings: The pipeline in the data plane: one ring, or one for each replica that sends; they are added up.
         buffer_size: Its configured size, in blocks.
         seconds: How long it has been running, for the throughput.
     """
-    counters: dict[str, Any] = ring.counters()
-    histograms = {name: Histogram(*reading) for name, reading in ring.histograms().items()}
+    readings = [ring.counters() for ring in rings]
+    counters = {name: sum(reading[name] for reading in readings) for name in _COUNTERS}
+    histograms = _merged([ring.histograms() for ring in rings])
     sent, delivered = counters["sent"], counters["delivered"]
-    dropped = counters["dropped"]
+    dropped = {reason: sum(reading["dropped"][reason] for reading in readings) for reason in readings[0]["dropped"]}
     dropped_total = sum(dropped.values())
     lost = lost_blocks(dropped)
     score = health_score(
@@ -120,6 +124,29 @@ def read_flow_metrics(ring: Ring, *, buffer_size: int, seconds: float) -> FlowMe
     )
 
 
+def _merged(readings: Sequence[dict[str, Any]]) -> dict[str, Histogram]:
+    merged = {}
+    for name in readings[0]:
+        counts, sums_ns, most_ns = zip(*(reading[name] for reading in readings), strict=True)
+        merged[name] = Histogram(sum(counts[1:], counts[0]), sum(sums_ns), max(most_ns))
+    return merged
+
+
+_COUNTERS = (
+    "sent",
+    "delivered",
+    "repeated",
+    "fill",
+    "peak_fill",
+    "bytes",
+    "full_events",
+    "blocked_ns",
+    "late",
+    "corrupted",
+    "kept_copies",
+    "loan_copies",
+    "rescued",
+)
 _TAIL = (("p50", 50.0), ("p95", 95.0), ("p99", 99.0), ("p999", 99.9))
 _SHORT = (("p50", 50.0), ("p99", 99.0))
 _PERCENTILES = {"latency": _TAIL, "overhead": _TAIL, "wait": _SHORT, "gil": _SHORT, "busy": _SHORT}

@@ -12,7 +12,9 @@ from steadyflow._native import (
     CONTROL_BIT,
     ROOM_BIT,
     AbortFlag,
+    Inbox,
     Ring,
+    Segment,
     monotonic_ns,
     release_process,
     ring_bell,
@@ -29,7 +31,8 @@ from steadyflow.events import (
     ViewsExhausted,
     WorkerUnresponsive,
 )
-from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Pipeline, make_receiver
+from steadyflow.formats import Format
+from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
 from steadyflow.report import AlignedInputReport, ModuleReport
 from steadyflow.runtime.layout import (
     Layout,
@@ -40,12 +43,15 @@ from steadyflow.runtime.layout import (
 )
 from steadyflow.runtime.open_ends import OpenPlace, views_exhausted
 from steadyflow.runtime.placed import Placed
-from steadyflow.runtime.wiring import Place
+from steadyflow.runtime.replicas import check_around_replicas
+from steadyflow.runtime.wiring import PipelineWiring, Place
 from steadyflow.runtime.workers import ProcessWorker, ThreadWorker, Worker
 
 _LOOK_UP_S: Final = 0.25  # waits are interrupted by signals; this bounds those that another thread took
 _ABORT_TIMEOUT_S: Final = 0.5
 _FAILED_DRAIN_TIMEOUT_S: Final = 1.0
+# A module with replicas is in the first of these that one of them is in.
+_STATES: Final = ("failed", "running", "stopped", "ended")
 
 
 class Execution:
@@ -87,11 +93,13 @@ class Execution:
         self._left_behind: set[str] = set()
         self.problems: list[Exception] = []
         self._failed_modules: set[str] = set()
+        self._replicas_left = {name: placed.replicas for name, placed in modules.items()}
         self.started_ns = 0
         self.ended_ns = 0
 
         linked = [pipeline for pipeline in pipelines if not (pipeline.source_open and pipeline.target_open)]
         order = topological(modules, linked)
+        check_around_replicas(modules, linked, order)
         resolve_formats(modules, linked, order)
         default_rules(modules, linked)
         plans = plan_workers(modules, order)
@@ -109,37 +117,43 @@ class Execution:
             self.workers[plan.name] = worker
 
     def _connect_pipelines(self) -> None:
-        layout = self._layout
         for pipeline in self._linked:
-            wiring = layout.wirings[pipeline.id]
+            wiring = self._layout.wirings[pipeline.id]
             assert pipeline.format is not None
-            bell = wiring.producer_bell
-            producer_bell = None if bell is None else (layout.segments[bell.segment], bell.offset)
-            bell = wiring.consumer_bell
-            consumer_bell = None if bell is None else (layout.segments[bell.segment], bell.offset, wiring.consumer_bit)
+            consumer_bells = [(*self._at(bell), wiring.consumer_bit) for bell in wiring.consumer_bells]
             if not pipeline.source_open:
-                ring = Ring(layout.segments[wiring.ring.segment], wiring.ring.offset)
-                pipeline.attach(ring, pipeline.format, producer_bell, consumer_bell)
-            elif consumer_bell is not None:
-                pipeline.move_consumer(consumer_bell)
-            if pipeline.target_open:
-                assert wiring.pool is not None
-                assert producer_bell is not None
-                segment = layout.segments[wiring.ring.segment]
-                pipeline.open_target(
-                    make_receiver(
-                        pipeline,
-                        pipeline.format,
-                        self._abort,
-                        segment,
-                        wiring.ring.offset,
-                        wiring.pool.offset,
-                        layout.target_bells[pipeline.id],
-                        producer_bell,
-                        wiring.max_latency_ns,
-                        views_exhausted(pipeline, self._flow, self._publish),
-                    )
+                pipeline.attach(
+                    [Ring(*self._at(lane.ring)) for lane in wiring.lanes],
+                    pipeline.format,
+                    [self._at(lane.producer_bell) for lane in wiring.lanes],
+                    consumer_bells,
                 )
+            else:
+                pipeline.move_consumers(consumer_bells)
+            if pipeline.target_open:
+                pipeline.open_target(self._receiver(pipeline, pipeline.format, wiring))
+
+    def _receiver(self, pipeline: Pipeline, fmt: Format, wiring: PipelineWiring) -> Inbox:
+        lanes = [
+            Lane(*self._at(lane.ring), lane.pool.offset, *self._at(lane.producer_bell))
+            for lane in wiring.lanes
+            if lane.pool is not None
+        ]
+        order = None if wiring.order is None else self._at(wiring.order)
+        bell = self._at(wiring.consumer_bells[0])
+        return make_receiver(
+            pipeline,
+            fmt,
+            self._abort,
+            bell,
+            lanes,
+            order,
+            wiring.max_latency_ns,
+            views_exhausted(pipeline, self._flow, self._publish),
+        )
+
+    def _at(self, place: Place) -> tuple[Segment, int]:
+        return self._layout.segments[place.segment], place.offset
 
     # --- the run --------------------------------------------------------------------------------------------------------
 
@@ -228,26 +242,32 @@ class Execution:
 
     def module_reports(self) -> dict[str, ModuleReport]:
         """Return what each module did: what its worker told, or what was seen of it."""
-        reports: dict[str, ModuleReport] = {}
+        replicas: dict[str, list[tuple[int, int, str, dict[str, AlignedInputReport]]]] = {}
         for worker in self.workers.values():
             told = worker.module_reports()
             for module in worker.wiring.modules:
-                calls, busy_ns, state, aligned = told.get(module.name) or self._seen_from_outside(module.name, worker)
-                if module.name in self._failed_modules:
-                    state = "failed"
-                reports[module.name] = ModuleReport(
-                    worker=worker.name, calls=calls, busy_ms=busy_ns / 1e6, state=state, aligned=aligned
-                )
+                did = told.get(module.name) or self._seen_from_outside(module.name, worker)
+                replicas.setdefault(module.name, []).append(did)
+        reports: dict[str, ModuleReport] = {}
+        for name, each in replicas.items():
+            calls, busy_ns, states, aligned = zip(*each, strict=True)
+            reports[name] = ModuleReport(
+                worker=self._modules[name].shown_workers,
+                calls=sum(calls),
+                busy_ms=sum(busy_ns) / 1e6,
+                state="failed" if name in self._failed_modules else min(states, key=_STATES.index),
+                aligned=aligned[0],  # a module that aligns its inputs has no replicas
+            )
         return reports
 
     def _seen_from_outside(self, module: str, worker: Worker) -> tuple[int, int, str, dict[str, AlignedInputReport]]:
         """Tell what a module did by what its pipelines counted: of a process that has not reported yet, or never will."""
         calls = busy_ns = 0
         for pipeline in self._linked:
-            ring = pipeline.ring
-            if pipeline.target[0] == module and ring is not None:
-                calls += ring.counters()["delivered"]
-                busy_ns += ring.histograms()["busy"][1]
+            for ring in pipeline.rings if pipeline.target[0] == module else ():
+                received, worked_ns = ring.consumed(worker.wiring.replica)
+                calls += received
+                busy_ns += worked_ns
         return calls, busy_ns, "stopped" if worker.ended else "running", {}
 
     def failure(self, report: object) -> FlowFailed | None:
@@ -290,8 +310,12 @@ class Execution:
             self._changed.notify_all()
 
     def module_ended(self, module: str) -> None:
-        """See `workers.Owner`."""
-        self._publish(ModuleEnded(flow=self._flow, module=module))
+        """See `workers.Owner`. A module has ended when all of its replicas have."""
+        with self._changed:
+            self._replicas_left[module] -= 1
+            left = self._replicas_left[module]
+        if left == 0:
+            self._publish(ModuleEnded(flow=self._flow, module=module))
 
     def views_exhausted(self, pipeline: str, limit: int) -> None:
         """See `workers.Owner`."""
@@ -358,30 +382,40 @@ class Execution:
     def _reclaim(self, worker: Worker) -> None:
         """Take over what a dead process had in hand: its blocks, its views, its ends."""
         self._take_over(worker)
+        names = {module.name for module in worker.wiring.modules}
         for wiring in worker.wiring.pipelines:
-            ring = Ring(self._layout.segments[wiring.ring.segment], wiring.ring.offset)
-            names = {module.name for module in worker.wiring.modules}
-            if wiring.pool is not None:
-                # Its views, and on its own outputs its loans.
-                release_process(self._layout.segments[wiring.pool.segment], wiring.pool.offset, worker.wiring.process)
             if wiring.target[0] in names:
-                ring.reap(worker.wiring.process)
-                ring.set_abandoned()
+                self._reclaim_input(worker, wiring)
+            # Its views, and on its own outputs its loans.
+            for lane in wiring.lanes:
+                if lane.pool is not None:
+                    release_process(*self._at(lane.pool), worker.wiring.process)
             if wiring.source[0] in names:
-                ring.set_ended()
-            for bell, bit in ((wiring.consumer_bell, wiring.consumer_bit), (wiring.producer_bell, ROOM_BIT)):
-                if bell is not None:
-                    ring_bell(self._layout.segments[bell.segment], bell.offset, bit)
+                Ring(*self._at(wiring.lanes[worker.wiring.replica].ring)).set_ended()
+            for bell in wiring.consumer_bells:
+                ring_bell(*self._at(bell), wiring.consumer_bit)
+            for lane in wiring.lanes:
+                ring_bell(*self._at(lane.producer_bell), ROOM_BIT)
+
+    def _reclaim_input(self, worker: Worker, wiring: PipelineWiring) -> None:
+        # Other replicas go on with what it had claimed, and with what still comes.
+        nobody_left = all(self.workers[name].ended for name in self._modules[wiring.target[0]].workers)
+        for lane in wiring.lanes:
+            ring = Ring(*self._at(lane.ring))
+            ring.reap(worker.wiring.process)
+            if nobody_left:
+                ring.set_abandoned()
 
     def _take_over(self, worker: Worker) -> None:
         """Complete what a dead process may have left half sent, before anything says that its streams have ended."""
         names = {module.name for module in worker.wiring.modules}
         ports: dict[Place, list[int]] = {}
         for wiring in worker.wiring.pipelines:
-            if wiring.source[0] in names and wiring.pool is not None:
-                ports.setdefault(wiring.pool, []).append(wiring.ring.offset)
+            lane = wiring.lanes[worker.wiring.replica] if wiring.source[0] in names else None
+            if lane is not None and lane.pool is not None:
+                ports.setdefault(lane.pool, []).append(lane.ring.offset)
         for pool, rings in ports.items():
-            take_over(self._layout.segments[pool.segment], pool.offset, rings)
+            take_over(*self._at(pool), rings)
 
     def _is_over(self) -> bool:
         return self._running == 0 or self.ended_ns != 0
@@ -400,9 +434,8 @@ class Execution:
                 worker.join(_ABORT_TIMEOUT_S)
         for pipeline in self._linked:
             pipeline.mark_ended()
-            ring = pipeline.ring
-            if ring is not None and not pipeline.target_open:
-                failed = pipeline.target[0] in self._failed_modules
+            failed = pipeline.target[0] in self._failed_modules
+            for ring in () if pipeline.target_open else pipeline.rings:
                 ring.abandon(DROPPED_FAILED if failed else DROPPED_STOPPED)
         self._publish(DataFlowStopped(flow=self._flow, failed=bool(self.problems)))
         self.ended_ns = monotonic_ns()

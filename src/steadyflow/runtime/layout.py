@@ -6,7 +6,7 @@ Pure planning first (`plan_workers`, `resolve_formats`, `default_rules`), then o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from steadyflow._native import (
@@ -29,20 +29,22 @@ from steadyflow.pipeline import Pipeline, buffer_bytes
 from steadyflow.runtime.aligned_links import check_aligned, stopped_inputs
 from steadyflow.runtime.arguments import encode_arguments, parameter_names
 from steadyflow.runtime.graph import find_cycle, strongly_connected, upstream_of
-from steadyflow.runtime.placed import MAIN_WORKER, Placed, Placement
-from steadyflow.runtime.wiring import ModuleWiring, PipelineWiring, Place, WorkerWiring
+from steadyflow.runtime.placed import Placed, Placement
+from steadyflow.runtime.replicas import divided
+from steadyflow.runtime.wiring import LaneWiring, ModuleWiring, PipelineWiring, Place, WorkerWiring
 
 _COORDINATOR_PROCESS: Final = 0
 _INPUT_BITS: Final = 62
 
 
 class WorkerPlan(NamedTuple):
-    """A worker and what it will run, in topological order."""
+    """A worker and what it will run, in topological order; `replica` says which one of its module, from 0."""
 
     name: str
     placement: Placement
     realtime: bool
     modules: list[Placed]
+    replica: int = 0
 
 
 class SegmentPlan:
@@ -62,22 +64,28 @@ class SegmentPlan:
         return self.reserve(BELL_BYTES)
 
 
-def slots_of(buffer_size: int) -> int:
-    """Return the slots of a ring with one consumer: those that wait, the claimed one, and the one being written."""
-    return buffer_size + 2
+class RingShape(NamedTuple):
+    """How large a ring is: how many blocks may wait, and how many consumers compete for them."""
+
+    buffer_size: int
+    consumers: int = 1
+
+    @property
+    def slots(self) -> int:
+        """The blocks that wait, one that each consumer has claimed, and the one being written."""
+        return self.buffer_size + self.consumers + 1
 
 
-def buffers_of(pipelines: Collection[Pipeline], fmt: Format) -> int:
+def buffers_of(rings: Iterable[RingShape], fmt: Format) -> int:
     """
     Return how many buffers a port needs so that it can never run out.
 
-    Each slot of each pipeline may hold another block, and one buffer is being written. Of arrays, each consumer may keep
+    Each slot of each ring may hold another block, and one buffer is being written. Of arrays, each consumer may keep
     `buffer_size` views of large blocks, and one buffer may be on loan.
     """
     arrays = isinstance(fmt, (AudioFormat, ArrayFormat))
     views = arrays and fmt.max_payload_bytes > PRIVATE_COPY_BYTES
-    slots = sum(slots_of(pipeline.config.buffer_size) for pipeline in pipelines)
-    return 1 + arrays + slots + (sum(pipeline.config.buffer_size for pipeline in pipelines) if views else 0)
+    return 1 + arrays + sum(ring.slots + (ring.consumers * ring.buffer_size if views else 0) for ring in rings)
 
 
 # --- planning -----------------------------------------------------------------------------------------------------------
@@ -222,21 +230,20 @@ def plan_workers(modules: Mapping[str, Placed], order: Sequence[Sequence[str]]) 
     plans: dict[str, WorkerPlan] = {}
     for name in (name for group in order for name in group):
         placed = modules[name]
-        alone = placed.placement == "process" or placed.module.blocking
-        worker = placed.worker or (name if alone else MAIN_WORKER)
-        plan = plans.setdefault(worker, WorkerPlan(worker, placed.placement, placed.realtime, []))
-        if plan.placement != placed.placement:
-            raise ConfigurationError(
-                f"worker {worker!r}: expected one placement; module {plan.modules[0].name!r} wants a "
-                f"{plan.placement}, module {name!r} a {placed.placement}. Give one of them another worker."
-            )
-        plan.modules.append(placed)
-        plans[worker] = plan._replace(realtime=plan.realtime or placed.realtime)
+        for replica, worker in enumerate(placed.workers):
+            plan = plans.setdefault(worker, WorkerPlan(worker, placed.placement, placed.realtime, [], replica))
+            if plan.placement != placed.placement:
+                raise ConfigurationError(
+                    f"worker {worker!r}: expected one placement; module {plan.modules[0].name!r} wants a "
+                    f"{plan.placement}, module {name!r} a {placed.placement}. Give one of them another worker."
+                )
+            plan.modules.append(placed)
+            plans[worker] = plan._replace(realtime=plan.realtime or placed.realtime)
     processes = sum(plan.placement == "process" for plan in plans.values())
     if processes >= MAX_PROCESSES:
         raise LimitExceeded(
             f"a flow may have {MAX_PROCESSES - 1} process workers; this one has {processes}. Let modules share a "
-            f"worker: add(..., worker='name')."
+            f"worker, add(..., worker='name'), or have fewer replicas."
         )
     return list(plans.values())
 
@@ -272,25 +279,29 @@ class Layout:
         self._opened = opened
         self._order = {name: number for number, group in enumerate(order, 1) for name in group}
         self._timed = timed_pipelines(modules, pipelines)
-        self._worker_of = {placed.name: worker.name for worker in workers for placed in worker.modules}
+        self._workers_of = {name: placed.workers for name, placed in modules.items()}
+        self._replicas = {name: placed.replicas for name, placed in modules.items()}
         self._aligned = {
             (name, port)
             for name, placed in modules.items()
             if (aligned := aligned_inputs(placed.module)) is not None
             for port in aligned.names
         }
-        self._stops = stopped_inputs(modules, pipelines, self._worker_of, self._order)
+        self._stops = stopped_inputs(
+            modules, pipelines, {name: workers[0] for name, workers in self._workers_of.items()}, self._order
+        )
         self._loops = {name: index for index, group in enumerate(order) for name in group if len(group) > 1}
         bells = {worker.name: plan.bell() for worker in workers}
         self.target_bells = {pipeline.id: plan.bell() for pipeline in pipelines if pipeline.target_open}
         rings = {
-            pipeline.id: plan.reserve(
-                ring_bytes(0 if self._fused(pipeline) else slots_of(pipeline.config.buffer_size), 1)
-            )
+            pipeline.id: [plan.reserve(ring_bytes(*self._slots(pipeline, ring))) for ring in self._rings(pipeline)]
             for pipeline in pipelines
             if pipeline.id not in opened
         }
-        pools = {port: plan.reserve(pool_bytes(*size)) for port, size in self._pool_sizes(pipelines).items()}
+        pools = {
+            port: [plan.reserve(pool_bytes(*size)) for size in sizes]
+            for port, sizes in self._pool_sizes(pipelines).items()
+        }
         self.segment = Segment.create(plan.bytes)
         for offset in (*bells.values(), *self.target_bells.values()):
             self.segment.create_bell(offset)
@@ -298,9 +309,17 @@ class Layout:
         self._create(pipelines, rings, pools)
         self.bells = {name: Place(0, offset) for name, offset in bells.items()}
         bits = self._consumer_bits(pipelines)
-        numbers = {pipeline_id: index + 1 for index, pipeline_id in enumerate(opened)}
+        lanes = {pipeline.id: self._lanes(pipeline, rings, pools) for pipeline in pipelines}
+        orders = {
+            pipeline.target[0]: lanes[pipeline.id][0].ring
+            for pipeline in pipelines
+            if pipeline.target[0] in modules and modules[pipeline.target[0]].ordered
+        }
         self.wirings = {
-            pipeline.id: self._wire(pipeline, rings, pools, bits.get(pipeline.id, 0), numbers) for pipeline in pipelines
+            pipeline.id: self._wire(
+                pipeline, lanes[pipeline.id], bits.get(pipeline.id, 0), orders.get(pipeline.source[0])
+            )
+            for pipeline in pipelines
         }
 
     def release(self) -> None:
@@ -321,6 +340,7 @@ class Layout:
                     name=worker.name,
                     process=processes if worker.placement == "process" else _COORDINATOR_PROCESS,
                     bell=self.bells[worker.name],
+                    replica=worker.replica,
                     modules=tuple(self._module_wiring(placed, worker.placement) for placed in worker.modules),
                     pipelines=tuple(
                         wiring
@@ -360,7 +380,7 @@ class Layout:
         that something has to fill.
         """
         source, target = pipeline.source[0], pipeline.target[0]
-        if pipeline.source_open or pipeline.target_open or self._worker_of[source] != self._worker_of[target]:
+        if pipeline.source_open or pipeline.target_open or self._workers_of[source] != self._workers_of[target]:
             return False
         return not self._in_loop(pipeline) and pipeline.target not in self._aligned
 
@@ -368,7 +388,18 @@ class Layout:
         source, target = pipeline.source[0], pipeline.target[0]
         return source == target or (source in self._loops and self._loops[source] == self._loops.get(target))
 
-    def _pool_sizes(self, pipelines: Sequence[Pipeline]) -> dict[tuple[str, str], tuple[int, int]]:
+    def _rings(self, pipeline: Pipeline) -> list[RingShape]:
+        """Return the lanes of a pipeline: one for each replica of its source."""
+        lanes = self._replicas.get(pipeline.source[0], 1)
+        consumers = self._replicas.get(pipeline.target[0], 1)
+        return [RingShape(size, consumers) for size in divided(pipeline.config.buffer_size, lanes)]
+
+    def _slots(self, pipeline: Pipeline, ring: RingShape) -> tuple[int, int]:
+        """Return slots and consumers, as the data plane counts them: a fused pipeline has no slots."""
+        return (0 if self._fused(pipeline) else ring.slots), ring.consumers
+
+    def _pool_sizes(self, pipelines: Sequence[Pipeline]) -> dict[tuple[str, str], list[tuple[int, int]]]:
+        """Return, for each output, count and bytes of the buffers of each of its replicas."""
         ports: dict[tuple[str, str], list[Pipeline]] = {}
         for pipeline in pipelines:
             if not self._fused(pipeline) and not pipeline.source_open:
@@ -382,14 +413,19 @@ class Layout:
                 )
             fmt = branches[0].format
             assert fmt is not None
-            sizes[port] = (buffers_of(branches, fmt), buffer_bytes(fmt))
+            lanes = zip(*map(self._rings, branches), strict=True)
+            sizes[port] = [(buffers_of(rings, fmt), buffer_bytes(fmt)) for rings in lanes]
         return sizes
 
     def _create(
-        self, pipelines: Sequence[Pipeline], rings: Mapping[str, int], pools: Mapping[tuple[str, str], int]
+        self,
+        pipelines: Sequence[Pipeline],
+        rings: Mapping[str, Sequence[int]],
+        pools: Mapping[tuple[str, str], Sequence[int]],
     ) -> None:
-        for port, (count, capacity_bytes) in self._pool_sizes(pipelines).items():
-            create_pool(self.segment, pools[port], count, capacity_bytes)
+        for port, sizes in self._pool_sizes(pipelines).items():
+            for offset, size in zip(pools[port], sizes, strict=True):
+                create_pool(self.segment, offset, *size)
         branches: dict[tuple[str, str], int] = {}
         for pipeline in pipelines:
             if pipeline.id in self._opened:
@@ -398,58 +434,65 @@ class Layout:
             branch = 0 if fused else branches.get(pipeline.source, 0)
             if not fused:
                 branches[pipeline.source] = branch + 1
-            size = pipeline.config.buffer_size
             assert pipeline.rule is not None
-            slots = 0 if fused else slots_of(size)
-            create_ring(self.segment, rings[pipeline.id], size, slots, 1, branch, *pipeline.rule.to_native())
+            for offset, ring in zip(rings[pipeline.id], self._rings(pipeline), strict=True):
+                slots, consumers = self._slots(pipeline, ring)
+                create_ring(
+                    self.segment, offset, ring.buffer_size, slots, consumers, branch, *pipeline.rule.to_native()
+                )
 
     def _consumer_bits(self, pipelines: Sequence[Pipeline]) -> dict[str, int]:
-        """Number the ring inputs of each worker, the most urgent first, as the worker will add them."""
+        """
+        Number the ring inputs of each worker, the most urgent first, as the worker will add them.
+
+        Lanes share a number, and all replicas of a module have the same inputs.
+        """
         bits: dict[str, int] = {}
-        inputs: dict[str, list[Pipeline]] = {}
+        inputs: dict[tuple[str, ...], list[Pipeline]] = {}
         for pipeline in pipelines:
             if not pipeline.target_open and not self._fused(pipeline):
-                inputs.setdefault(self._worker_of[pipeline.target[0]], []).append(pipeline)
+                inputs.setdefault(self._workers_of[pipeline.target[0]], []).append(pipeline)
         for ends in inputs.values():
             ends.sort(key=lambda pipeline: pipeline.config.priority.rank)
             for bit, pipeline in enumerate(ends):
                 bits[pipeline.id] = min(bit, _INPUT_BITS - 1)
         return bits
 
-    def _wire(
+    def _lanes(
         self,
         pipeline: Pipeline,
-        rings: Mapping[str, int],
-        pools: Mapping[tuple[str, str], int],
-        bit: int,
-        numbers: Mapping[str, int],
-    ) -> PipelineWiring:
-        fused = self._fused(pipeline)
-        if pipeline.id in numbers:
-            _, ring_offset, pool_offset, bell_offset = self._opened[pipeline.id]
-            segment = numbers[pipeline.id]
-            ring = Place(segment, ring_offset)
-            pool: Place | None = Place(segment, pool_offset)
-            producer_bell = Place(segment, bell_offset)
-        else:
-            ring = Place(0, rings[pipeline.id])
-            pool = None if fused else Place(0, pools[pipeline.source])
-            producer_bell = self.bells[self._worker_of[pipeline.source[0]]]
+        rings: Mapping[str, Sequence[int]],
+        pools: Mapping[tuple[str, str], Sequence[int]],
+    ) -> tuple[LaneWiring, ...]:
+        if pipeline.id in self._opened:
+            number = list(self._opened).index(pipeline.id) + 1
+            _, *offsets = self._opened[pipeline.id]
+            ring, pool, bell = (Place(number, offset) for offset in offsets)
+            return (LaneWiring(ring=ring, pool=pool, producer_bell=bell),)
+        return tuple(
+            LaneWiring(
+                ring=Place(0, rings[pipeline.id][lane]),
+                pool=None if self._fused(pipeline) else Place(0, pools[pipeline.source][lane]),
+                producer_bell=self.bells[worker],
+            )
+            for lane, worker in enumerate(self._workers_of[pipeline.source[0]])
+        )
+
+    def _wire(self, pipeline: Pipeline, lanes: tuple[LaneWiring, ...], bit: int, order: Place | None) -> PipelineWiring:
         if pipeline.target_open:
-            consumer_bell = Place(0, self.target_bells[pipeline.id])
+            bells = [Place(0, self.target_bells[pipeline.id])]
         else:
-            consumer_bell = self.bells[self._worker_of[pipeline.target[0]]]
+            bells = [self.bells[worker] for worker in self._workers_of[pipeline.target[0]]]
         assert pipeline.format is not None
         return PipelineWiring(
             id=pipeline.id,
             source=pipeline.source,
             target=pipeline.target,
             format=format_to_wire(pipeline.format),
-            ring=ring,
-            pool=pool,
-            consumer_bell=None if fused else consumer_bell,
+            lanes=lanes,
+            consumer_bells=() if self._fused(pipeline) else tuple(bells),
             consumer_bit=bit,
-            producer_bell=producer_bell,
+            order=order,
             rank=pipeline.config.priority.rank,
             max_latency_ns=max_latency_ns(pipeline) if pipeline.id in self._timed else 0,
             in_loop=self._in_loop(pipeline),

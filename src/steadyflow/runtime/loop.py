@@ -29,11 +29,12 @@ from steadyflow.module import (
     process_methods,
 )
 from steadyflow.payload import Preparer, native_spec
+from steadyflow.pipeline import Lane
 from steadyflow.runtime.alignment import Alignment
 from steadyflow.runtime.channel import ModuleReports
 from steadyflow.runtime.failure_text import in_one_line, with_traceback
 from steadyflow.runtime.windows import Windows
-from steadyflow.runtime.wiring import ModuleWiring, PipelineWiring, WorkerWiring
+from steadyflow.runtime.wiring import LaneWiring, ModuleWiring, PipelineWiring, Place, WorkerWiring
 
 # Blocks served between two steps of a source that is always ready: enough to keep up with what it sends.
 _BLOCKS_PER_STEP: Final = 256
@@ -157,7 +158,7 @@ class WorkerLoop:
             target = self._target(pipeline)
             if pipeline.fused:
                 output = output_ports(self._seats[pipeline.source[0]].module)[pipeline.source[1]]
-                output.add_fused(target, self._segments[pipeline.ring.segment], pipeline.ring.offset, self._inbox)
+                output.add_fused(target, *self._at(pipeline.lanes[0].ring), self._inbox)
                 self._fused_into.setdefault(pipeline.source, []).append(pipeline)
             else:
                 self._add_input(pipeline, target)
@@ -222,15 +223,11 @@ class WorkerLoop:
         return target
 
     def _add_input(self, pipeline: PipelineWiring, target: Target) -> None:
-        assert pipeline.pool is not None
-        bell = pipeline.producer_bell
+        first, *others = (self._lane(lane) for lane in pipeline.lanes)
+        consumer = self._wiring.replica
         bit = self._inbox.add_input(
-            self._segments[pipeline.ring.segment],
-            pipeline.ring.offset,
-            pipeline.pool.offset,
-            None if bell is None else self._segments[bell.segment],
-            0 if bell is None else bell.offset,
-            0,
+            *first,
+            consumer,
             pipeline.rank,
             target,
             partial(self._input_ended, self._seats[pipeline.target[0]], pipeline),
@@ -238,20 +235,30 @@ class WorkerLoop:
         )
         if bit != pipeline.consumer_bit:
             raise ConfigurationError(f"{pipeline.id}: got bell bit {bit}, expected {pipeline.consumer_bit}")
+        for lane in others:
+            self._inbox.add_lane(*lane, consumer)
+        if pipeline.order is not None:
+            self._inbox.restore_order_of(*self._at(pipeline.order))
 
     def _add_ring(self, pipeline: PipelineWiring) -> None:
-        assert pipeline.pool is not None
-        assert pipeline.consumer_bell is not None
+        lane = pipeline.lanes[self._wiring.replica]
+        assert lane.pool is not None
         port = output_ports(self._seats[pipeline.source[0]].module)[pipeline.source[1]]
-        port.set_pool(self._segments[pipeline.pool.segment], pipeline.pool.offset)
-        port.add_ring(
-            pipeline.id,
-            self._segments[pipeline.ring.segment],
-            pipeline.ring.offset,
-            self._segments[pipeline.consumer_bell.segment],
-            pipeline.consumer_bell.offset,
-            pipeline.consumer_bit,
-        )
+        port.set_pool(*self._at(lane.pool))
+        first, *others = pipeline.consumer_bells
+        port.add_ring(pipeline.id, *self._at(lane.ring), *self._at(first), pipeline.consumer_bit)
+        for bell in others:
+            port.add_consumer(pipeline.id, *self._at(bell), pipeline.consumer_bit)
+        if pipeline.order is not None:
+            for bell in pipeline.consumer_bells:
+                self._inbox.tell_finished(*self._at(bell), pipeline.consumer_bit)
+
+    def _at(self, place: Place) -> tuple[Segment, int]:
+        return self._segments[place.segment], place.offset
+
+    def _lane(self, lane: LaneWiring) -> Lane:
+        assert lane.pool is not None
+        return Lane(*self._at(lane.ring), lane.pool.offset, *self._at(lane.producer_bell))
 
     def _format(self, wire: dict[str, object]) -> Format:
         # One object for each format: a block that is passed on as it came is recognised by it.

@@ -10,8 +10,8 @@ from steadyflow._native import AbortFlag, Ring, Segment, create_pool, create_rin
 from steadyflow.config import Wait
 from steadyflow.events import FlowEvent, ViewsExhausted
 from steadyflow.formats import Format
-from steadyflow.pipeline import Pipeline, buffer_bytes, make_receiver, make_sender
-from steadyflow.runtime.layout import SegmentPlan, buffers_of, max_latency_ns, slots_of
+from steadyflow.pipeline import Lane, Pipeline, buffer_bytes, make_receiver, make_sender
+from steadyflow.runtime.layout import RingShape, SegmentPlan, buffers_of, max_latency_ns
 
 _FIRST_BIT = 0
 
@@ -44,7 +44,12 @@ def views_exhausted(pipeline: Pipeline, flow: str, publish: Callable[[FlowEvent]
 
 
 def open_source(
-    pipeline: Pipeline, fmt: Format, abort: AbortFlag, flow: str, publish: Callable[[FlowEvent], None]
+    pipeline: Pipeline,
+    fmt: Format,
+    abort: AbortFlag,
+    consumers: int,
+    flow: str,
+    publish: Callable[[FlowEvent], None],
 ) -> OpenPlace:
     """
     Allocate a pipeline with an open source and make its sending end; with an open target, its receiving end too.
@@ -53,42 +58,40 @@ def open_source(
         pipeline: The pipeline.
         fmt: What flows on it.
         abort: What makes everything in this process give up.
+        consumers: How many replicas of a module compete for the blocks; 1 where it has none.
         flow: The name of the flow.
         publish: A method that takes events.
 
     Raises:
         InsufficientMemory: The system has too little; says how much is needed.
     """
-    size = pipeline.config.buffer_size
     rule = pipeline.rule or Wait()
-    slots = slots_of(size)
-    buffers = buffers_of([pipeline], fmt), buffer_bytes(fmt)
+    shape = RingShape(pipeline.config.buffer_size, consumers)
+    buffers = buffers_of([shape], fmt), buffer_bytes(fmt)
     plan = SegmentPlan()
     producer_bell, consumer_bell = plan.bell(), plan.bell()
-    ring, pool = plan.reserve(ring_bytes(slots, 1)), plan.reserve(pool_bytes(*buffers))
+    ring, pool = plan.reserve(ring_bytes(shape.slots, consumers)), plan.reserve(pool_bytes(*buffers))
     segment = Segment.create(plan.bytes)
     segment.create_bell(producer_bell)
     segment.create_bell(consumer_bell)
-    create_ring(segment, ring, size, slots, 1, 0, *rule.to_native())
+    create_ring(segment, ring, shape.buffer_size, shape.slots, consumers, 0, *rule.to_native())
     create_pool(segment, pool, *buffers)
-    pipeline.attach(Ring(segment, ring), fmt, (segment, producer_bell), (segment, consumer_bell, _FIRST_BIT))
+    pipeline.attach([Ring(segment, ring)], fmt, [(segment, producer_bell)], [(segment, consumer_bell, _FIRST_BIT)])
     pipeline.set_rule(rule)
     sender = make_sender(pipeline.id, fmt, abort, segment, pool, producer_bell)
     sender.add_ring(pipeline.id, segment, ring, segment, consumer_bell, _FIRST_BIT)
     pipeline.open_source(sender)
     if pipeline.target_open:
-        limit = max_latency_ns(pipeline)
+        lane = Lane(segment, ring, pool, segment, producer_bell)
         pipeline.open_target(
             make_receiver(
                 pipeline,
                 fmt,
                 abort,
-                segment,
-                ring,
-                pool,
-                consumer_bell,
-                (segment, producer_bell),
-                limit,
+                (segment, consumer_bell),
+                [lane],
+                None,
+                max_latency_ns(pipeline),
                 views_exhausted(pipeline, flow, publish),
             )
         )

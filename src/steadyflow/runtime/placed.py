@@ -22,6 +22,8 @@ class Placed(NamedTuple):
         placement: A thread of this process, or a process.
         worker: The worker to share; None: the placement's own.
         realtime: Whether its worker asks for real-time scheduling.
+        replicas: How many workers run an instance of it each, and compete for its blocks.
+        ordered: Whether what they send is put into the order of what they were given.
     """
 
     name: str
@@ -29,3 +31,19 @@ class Placed(NamedTuple):
     placement: Placement
     worker: str | None
     realtime: bool
+    replicas: int = 1
+    ordered: bool = False
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """The names of the workers that run it, one for each replica."""
+        if self.replicas > 1:
+            return tuple(f"{self.name}-{number}" for number in range(1, self.replicas + 1))
+        alone = self.placement == "process" or self.module.blocking
+        return (self.worker or (self.name if alone else MAIN_WORKER),)
+
+    @property
+    def shown_workers(self) -> str:
+        """The names of its workers for a reader: ``pitch``, or ``pitch-1..4`` for four replicas."""
+        first, *others = self.workers
+        return f"{first}..{self.replicas}" if others else first

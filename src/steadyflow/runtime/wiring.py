@@ -18,6 +18,21 @@ class Place(msgspec.Struct, frozen=True):
     offset: int
 
 
+class LaneWiring(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One ring of a pipeline. There is one for each replica that sends into the pipeline; else one.
+
+    Args:
+        ring: Ring and statistics.
+        pool: The buffers of the source's port; None for a fused pipeline.
+        producer_bell: Where the producer sleeps when it waits for room.
+    """
+
+    ring: Place
+    pool: Place | None
+    producer_bell: Place
+
+
 class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
     """
     One pipeline as its ends see it.
@@ -27,11 +42,10 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
         source: Module and port it comes from; the name of an open end and "" otherwise.
         target: Module and port it goes to, likewise.
         format: The resolved format, by builtin types.
-        ring: Ring and statistics.
-        pool: The buffers of the source's port; None for a fused pipeline.
-        consumer_bell: Where the consumer sleeps; None for a fused pipeline.
-        consumer_bit: Its bit of that bell.
-        producer_bell: Where the producer sleeps when it waits for room.
+        lanes: Its rings, in the order of the source's replicas.
+        consumer_bells: Where its consumers sleep, in the order of the target's replicas; none for a fused pipeline.
+        consumer_bit: Its bit of those bells.
+        order: The ring in whose order the blocks of the lanes are taken; None: as they were sent.
         rank: 0 (critical) to 3 (low).
         max_latency_ns: Above this overhead a block is late; 0: nobody waits for these blocks.
         in_loop: Whether it leads back to where it comes from.
@@ -41,11 +55,10 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
     source: tuple[str, str]
     target: tuple[str, str]
     format: dict[str, Any]
-    ring: Place
-    pool: Place | None
-    consumer_bell: Place | None
+    lanes: tuple[LaneWiring, ...]
+    consumer_bells: tuple[Place, ...]
     consumer_bit: int
-    producer_bell: Place | None
+    order: Place | None
     rank: int
     max_latency_ns: int
     in_loop: bool
@@ -53,7 +66,7 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fused(self) -> bool:
         """Whether the block is handed over by a call inside one worker."""
-        return self.pool is None
+        return not self.consumer_bells
 
 
 class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +100,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
         name: Its name in the flow.
         process: Its process number in shared memory; 0 is the coordinator's process.
         bell: Where it sleeps.
+        replica: Which of its module's replicas it runs, from 0: its lane of what it sends, its place among consumers.
         modules: In topological order.
         pipelines: All that begin or end here.
         realtime: Whether it asks the system for real-time scheduling.
@@ -95,6 +109,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     process: int
     bell: Place
+    replica: int
     modules: tuple[ModuleWiring, ...]
     pipelines: tuple[PipelineWiring, ...]
     realtime: bool
@@ -102,6 +117,10 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
     def bells(self) -> list[tuple[int, int]]:
         """Return (segment, offset) of every bell that this worker sleeps on or rings."""
         places = {self.bell}
+        names = {module.name for module in self.modules}
         for pipeline in self.pipelines:
-            places.update(bell for bell in (pipeline.consumer_bell, pipeline.producer_bell) if bell is not None)
+            if pipeline.source[0] in names:
+                places.update(pipeline.consumer_bells)
+            if pipeline.target[0] in names:
+                places.update(lane.producer_bell for lane in pipeline.lanes)
         return sorted((place.segment, place.offset) for place in places)

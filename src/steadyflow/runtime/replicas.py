@@ -1,0 +1,101 @@
+"""Replicas: which modules may run several times at once, and what that asks of the pipelines around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from steadyflow.errors import ConfigurationError
+from steadyflow.module import Source, aligned_inputs, input_ports
+
+if TYPE_CHECKING:
+    from steadyflow.pipeline import Pipeline
+    from steadyflow.runtime.placed import Placed
+
+
+def check_replicated(placed: Placed) -> None:
+    """
+    Check that a module can have replicas. What it remembers from block to block cannot be seen, and is not looked for.
+
+    Raises:
+        ConfigurationError: It cannot; says why, and what to do instead.
+    """
+    where = f"module {placed.name!r}"
+    if placed.placement != "process":
+        raise ConfigurationError(
+            f"{where}: replicas={placed.replicas} needs placement='process', got {placed.placement!r}. Threads share one "
+            f"interpreter lock, so several of them compute no faster than one."
+        )
+    if placed.worker is not None:
+        raise ConfigurationError(
+            f"{where}: expected no worker= beside replicas={placed.replicas}, got {placed.worker!r}. Each replica has a "
+            f"worker of its own, {placed.workers[0]!r} to {placed.workers[-1]!r}."
+        )
+    if isinstance(placed.module, Source):
+        raise ConfigurationError(
+            f"{where}: a source cannot have replicas: each would produce the whole stream. Replicate a module behind it."
+        )
+    aligned = aligned_inputs(placed.module)
+    if aligned is not None:
+        raise ConfigurationError(
+            f"{where}: cannot have replicas, because {aligned!r} puts together what comes at different times, and each "
+            f"replica gets only some of it. Align in a module in front of it."
+        )
+    ports = input_ports(placed.module)
+    if not ports:
+        raise ConfigurationError(f"{where}: has no input, so its replicas have no blocks to compete for.")
+    for name, port in ports.items():
+        if port.declaration.window_frames is not None:
+            raise ConfigurationError(
+                f"{where}: cannot have replicas, because input {name!r} collects windows: they span blocks, and each "
+                f"replica gets only some of the blocks. Collect windows in a module in front of it, and send those."
+            )
+
+
+def check_around_replicas(
+    modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], order: Sequence[Sequence[str]]
+) -> None:
+    """
+    Check the pipelines of the modules that have replicas.
+
+    Raises:
+        ConfigurationError: A module with replicas is in a loop; a pipeline has no room for a block of each replica; an
+            order cannot be restored, because there is not one that the input has.
+    """
+    loops = {name for group in order for name in group if len(group) > 1}
+    loops |= {pipeline.source[0] for pipeline in pipelines if pipeline.source[0] == pipeline.target[0]}
+    for placed in (placed for placed in modules.values() if placed.replicas > 1):
+        if placed.name in loops:
+            raise ConfigurationError(
+                f"module {placed.name!r}: is in a loop, so it cannot have replicas: what comes back would reach any of "
+                f"them. Replicate a part of its work that is outside of the loop."
+            )
+        for pipeline in pipelines:
+            if pipeline.source[0] == placed.name and pipeline.config.buffer_size < placed.replicas:
+                raise ConfigurationError(
+                    f"{pipeline.id}: expected a buffer_size of at least {placed.replicas}, one block for each replica of "
+                    f"{placed.name!r}, which share it; got {pipeline.config.buffer_size}."
+                )
+        if placed.ordered:
+            _check_order(placed, modules, [pipeline for pipeline in pipelines if pipeline.target[0] == placed.name])
+
+
+def _check_order(placed: Placed, modules: Mapping[str, Placed], inputs: Sequence[Pipeline]) -> None:
+    where = f"module {placed.name!r} with ordered=True"
+    if len(inputs) != 1:
+        raise ConfigurationError(
+            f"{where}: expected one pipeline into it, whose order is restored; got {len(inputs)}"
+            f"{''.join(f', {pipeline.id}' for pipeline in inputs)}. Use ordered=False, or bring them together before it."
+        )
+    producer = modules.get(inputs[0].source[0])
+    if producer is not None and producer.replicas > 1:
+        raise ConfigurationError(
+            f"{where}: expected its input to come from one producer; {inputs[0].id} comes from {producer.replicas} "
+            f"replicas. Put a module without replicas between them, which has one order to restore."
+        )
+
+
+def divided(buffer_size: int, lanes: int) -> list[int]:
+    """Divide the blocks that may wait in a pipeline among its lanes; none gets more than one block more than another."""
+    each, more = divmod(buffer_size, lanes)
+    return [each + (lane < more) for lane in range(lanes)]
