@@ -325,12 +325,12 @@ def test_holds_of_a_killed_worker_are_given_back(flow):
     with pytest.raises(FlowFailed, match="killed by SIGKILL"):
         assert flow.wait(LIMIT_S)
         flow.stop()
-    wiring = flow._execution._layout.wirings[link.id]
-    segment = flow._execution._layout.segments[wiring.pool.segment]
-    assert _native.held_buffers(segment, wiring.pool.offset) == 1
+    pool = flow._execution._layout.wirings[link.id].lanes[0].pool
+    segment = flow._execution._layout.segments[pool.segment]
+    assert _native.held_buffers(segment, pool.offset) == 1
     assert (kept.samples == 1).all()
     del kept
-    assert _native.held_buffers(segment, wiring.pool.offset) == 0
+    assert _native.held_buffers(segment, pool.offset) == 0
 
 
 class LendsAndDies(Source):
@@ -578,5 +578,5 @@ def damage(place, frames):
     """Overwrite the number of frames in the header of the first slot."""
     stats_bytes = _native.ring_bytes(0, 1)
     with open(f"/proc/self/fd/{place.segment.descriptor}", "r+b", buffering=0) as memory:  # noqa: PTH123
-        memory.seek(place.ring + stats_bytes + 16 + 24 + 8)
+        memory.seek(place.ring + stats_bytes + 24 + 24 + 8)
         memory.write(frames)
