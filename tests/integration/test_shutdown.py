@@ -335,22 +335,34 @@ def test_a_flow_in_a_thread_outlives_the_main_thread(program):
     """Python waits for threads that are no daemons, and so does steadyflow: the flow runs to its end."""
     one = program(
         """
+class AfterMain(Source):
+    out = Output(MONO)
+
+    def produce(self):
+        while main.is_alive():
+            yield time.monotonic_ns() + 1_000_000
+        for number in range(50):
+            self.out.send(block(number, 4))
+            yield
+
 def run():
     with DataFlowCoordinator() as flow:
-        source = flow.add(ScriptedSource([block(number, 4) for number in range(50)], MONO))
         collect = flow.add(Collect(), worker="collect")
-        flow.connect(source.out, collect.data, buffer_size=2)
-        main.join(20)
-        flow.run()
-        say(len(collect.values))
+        flow.connect(flow.add(AfterMain()).out, collect.data, buffer_size=2)
+        flow.start()  # from Python 3.12 on, no thread starts after the main one has ended
+        started.set()
+        flow.wait(20)
+        say(len(collect.values), flow.stop().pipelines["aftermain.out->collect.data"].delivered)
 
 main = threading.main_thread()
+started = threading.Event()
 threading.Thread(target=run).start()
+started.wait(20)
 raise ValueError("mine")
 """
     )
     code, out, err = one.end()
-    assert (code, out) == (1, ["50"])
+    assert (code, out) == (1, ["50 50"])
     assert err.count("Traceback") == 1
 
 
