@@ -73,15 +73,25 @@ public:
         return words_->ready.exchange(0, std::memory_order_seq_cst);
     }
 
-    // Sleeps until a bit is set, the deadline passes or a signal arrives. `idle`: the owner takes a block when it is woken.
-    // Owner only; never holds the GIL.
-    void wait(Nanoseconds deadline_ns, bool idle = true) const noexcept {
+    // Announces that the owner is going to sleep until wake(). False: something rang already, so it must not. `idle`: it
+    // takes a block when it is woken.
+    bool arm(bool idle = true) const noexcept {
         // seq_cst: pairs with ring().
         words_->sleeping.store(idle ? asleep : waiting, std::memory_order_seq_cst);
-        if (words_->ready.load(std::memory_order_seq_cst) == 0) Memory::wait_for_wake(*waker_, deadline_ns);
-        // relaxed: a ringer that still sees `asleep` makes one superfluous system call, nothing else.
-        words_->sleeping.store(awake, std::memory_order_relaxed);
+        return words_->ready.load(std::memory_order_seq_cst) == 0;
     }
+
+    // Ends the sleep. relaxed: a ringer that still sees `asleep` makes one superfluous system call, nothing else.
+    void disarm() const noexcept { words_->sleeping.store(awake, std::memory_order_relaxed); }
+
+    // Sleeps until a bit is set, the deadline passes or a signal arrives. Owner only; never holds the GIL.
+    void wait(Nanoseconds deadline_ns, bool idle = true) const noexcept {
+        if (arm(idle)) Memory::wait_for_wake(*waker_, deadline_ns);
+        disarm();
+    }
+
+    // What the owner sleeps on.
+    Waker& waker() const noexcept { return *waker_; }
 
 private:
     static constexpr std::uint32_t awake = 0;

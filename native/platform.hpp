@@ -1,6 +1,7 @@
 // The operating system's part of the data plane: clock, sleeping and waking, anonymous shared memory. Linux only.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -27,6 +28,8 @@ struct Waker final : Inherited {
     // Bytes may lie in the pipe. They are taken before the next sleep instead of after the last one, when somebody is
     // waiting for the sleeper to get on. The sleeper's own.
     bool rung = false;
+    // Somebody of this process sleeps here, a thread or an event loop for its tasks. One at a time; see BellSeat.
+    std::atomic<bool> taken{false};
 
 private:
     ForkWatch watch_{*this};
@@ -37,6 +40,10 @@ int create_waker(int (&descriptors)[2]) noexcept;
 
 // Sleeps until wake(), the deadline (CLOCK_MONOTONIC; negative: no limit) or a signal. May return early.
 void wait_for_wake(Waker& waker, Nanoseconds deadline_ns) noexcept;
+
+// Takes the bytes that lie in the pipe: before the next sleep, or after a call that the sleeper has heard otherwise. One
+// system call; never blocks. The sleeper's own.
+void drain(Waker& waker) noexcept;
 
 // One system call; never blocks.
 void wake(const Waker& waker) noexcept;

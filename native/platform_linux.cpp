@@ -33,12 +33,16 @@ void Waker::after_fork_in_child() noexcept {
 
 int create_waker(int (&descriptors)[2]) noexcept { return pipe2(descriptors, O_CLOEXEC | O_NONBLOCK) == 0 ? 0 : -errno; }
 
+void drain(Waker& waker) noexcept {
+    char bytes[64];
+    // Nothing to read is no error: another wait took the bytes. More than 64 only end the next wait early.
+    [[maybe_unused]] const ssize_t taken = read(waker.read, bytes, sizeof bytes);
+    waker.rung = false;
+}
+
 void wait_for_wake(Waker& waker, Nanoseconds deadline_ns) noexcept {
     if (waker.rung) {
-        char bytes[64];
-        // Nothing to read is no error: another wait took the bytes. More than 64 only wake this wait early.
-        [[maybe_unused]] const ssize_t taken = read(waker.read, bytes, sizeof bytes);
-        waker.rung = false;
+        drain(waker);
         // A call that came meanwhile was for this sleep, and its byte may be among those: look again before sleeping.
         return;
     }

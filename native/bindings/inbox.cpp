@@ -1,5 +1,7 @@
 #include "inbox.hpp"
 
+#include "bell_seat.hpp"
+
 #include <bit>
 #include <chrono>
 #include <utility>
@@ -28,7 +30,7 @@ unsigned Inbox::add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_o
     RingConsumer only = consumer_of(std::move(segment), ring_offset, pool_offset, std::move(bell_segment),
                                     producer_bell_offset, consumer);
     links_.push_back(std::make_shared<Link>(
-        Link{Lanes(std::move(only)), std::move(target), std::move(on_end), std::move(on_views_exhausted), rank, bit}));
+        Lanes(std::move(only)), std::move(target), std::move(on_end), std::move(on_views_exhausted), rank, bit));
     ++open_;
     pending_ |= std::uint64_t{1} << bit;  // something may have been sent before this end existed
     return bit;
@@ -80,7 +82,8 @@ Inbox::Link* Inbox::pick(bool inside) {
         if (!link_ready(link) || link.ended || link.held) continue;
         const std::uint64_t bit = std::uint64_t{1} << link.bit;
         const ModuleContext* module = link.target->context;
-        if (inside && module != nullptr && (module->busy || module->order < clock_->order)) {
+        // At work: on the call stack, or awaiting something in an event loop.
+        if (module != nullptr && (module->busy || (inside && module->order < clock_->order))) {
             empty &= ~bit;
             continue;
         }
@@ -183,8 +186,7 @@ nb::object Inbox::build_or_discard(Link& link, Lanes::Lane& lane, const Claim& c
     }
 }
 
-bool Inbox::serve_link(Link& link, bool slept) {
-    Claim claim;
+Lanes::Lane* Inbox::claim(Link& link, Claim& claim) {
     Lanes::Lane* lane = nullptr;
     try {
         lane = link.lanes.claim(claim);
@@ -192,8 +194,14 @@ bool Inbox::serve_link(Link& link, bool slept) {
         add(link.lanes.first().consumer.stats().corrupted);
         throw Corrupted(link.target->name + ": " + damage.what());
     }
+    if (lane != nullptr) link.passed_over = 0;
+    return lane;
+}
+
+bool Inbox::serve_link(Link& link, bool slept) {
+    Claim claim;
+    Lanes::Lane* const lane = this->claim(link, claim);
     if (lane == nullptr) return false;
-    link.passed_over = 0;
     if (link.target->discard) {
         lane->consumer.discard(claim, *link.target->discard);
         told_.ring_all();
@@ -279,12 +287,6 @@ nb::object Inbox::receive(nb::handle timeout_s) {
                                                   nb::cast<std::string>(nb::repr(timeout_s)));
         }
     }
-    const auto require_open = [this] {
-        home_.require("receive");
-        if (detached_ || (abort_ && abort_->load(std::memory_order_acquire))) {
-            raise_error("PipelineClosed", "the flow was closed; nothing can be received any more");
-        }
-    };
     require_open();
     const std::shared_ptr<Link> held_link = links_.front();
     Link& link = *held_link;
@@ -316,22 +318,50 @@ nb::object Inbox::receive(nb::handle timeout_s) {
         if (deadline >= 0 && now >= deadline) {
             raise_error("ReceiveTimeout", link.target->name + ": expected a block within timeout_s, got none");
         }
-        if (bell_.take() != 0) continue;
+        const BellSeat seat(bell_);
+        if (!seat) {
+            // An event loop sleeps on the bell for its tasks.
+            sleep_a_millisecond();
+            check_interruption();
+            continue;
+        }
+        if (seat.bell().take() != 0) continue;
         const Nanoseconds look_up = now + look_up_ns;
         sleep(deadline < 0 ? look_up : std::min(deadline, look_up), true);
         slept = true;
     }
-    const nb::object block = build_or_discard(link, *lane, claim);
-    lane->consumer.finish(claim);
-    const Nanoseconds started = monotonic_ns();
-    ConsumerStats& stats = lane->consumer.stats();
     const Nanoseconds awake = std::max(slept ? awake_ns_ : entered, claim.sent_ns);
-    const Nanoseconds overhead = started - std::max({claim.sent_ns, entered, lane->consumer.ring().resumed_ns()});
-    stats.latency.record(started - claim.sent_ns);
-    stats.overhead.record(overhead);
-    stats.wait.record(awake - claim.sent_ns);
-    stats.gil.record(slept ? gil_ns_ - awake : 0);
-    if (link.target->max_latency_ns != 0 && overhead > link.target->max_latency_ns) add(stats.late);
+    return commit(link, *lane, claim, entered, awake, slept ? gil_ns_ : awake);
+}
+
+nb::object Inbox::try_receive(Nanoseconds entered_ns, Nanoseconds heard_ns) {
+    require_open();
+    Link& link = *links_.front();
+    Claim claim;
+    Lanes::Lane* const lane = link.lanes.claim(claim);
+    if (lane == nullptr) {
+        if (link.lanes.at_end()) raise_error("EndOfStream", link.target->name + ": every block was received");
+        return nb::none();
+    }
+    const Nanoseconds awake = std::max({entered_ns, heard_ns, claim.sent_ns});
+    // An event loop has the GIL back before it can look at the clock: it cannot tell the two apart.
+    return commit(link, *lane, claim, entered_ns, awake, heard_ns == 0 ? std::optional(awake) : std::nullopt);
+}
+
+void Inbox::require_open() const {
+    home_.require("receive");
+    if (detached_ || (abort_ && abort_->load(std::memory_order_acquire))) {
+        raise_error("PipelineClosed", "the flow was closed; nothing can be received any more");
+    }
+}
+
+nb::object Inbox::commit(Link& link, Lanes::Lane& lane, const Claim& claim, Nanoseconds entered_ns, Nanoseconds awake_ns,
+                         std::optional<Nanoseconds> gil_ns) {
+    nb::object block = build_or_discard(link, lane, claim);
+    lane.consumer.finish(claim);
+    ConsumerStats& stats = lane.consumer.stats();
+    const Nanoseconds free_ns = std::max(entered_ns, lane.consumer.ring().resumed_ns());
+    note_started(stats, *link.target, monotonic_ns(), claim.sent_ns, free_ns, awake_ns, gil_ns);
     add(stats.received);
     return block;
 }

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -13,6 +14,8 @@
 #include "worker.hpp"
 
 namespace steadyflow {
+
+class Delivery;
 
 class Inbox {
 public:
@@ -43,6 +46,17 @@ public:
     // Open end: the oldest block. Raises ReceiveTimeout, EndOfStream, PipelineClosed.
     nb::object receive(nb::handle timeout_s);
 
+    // The same for an event loop, which must not wait: None if there is no block. `entered_ns`: when it was asked for;
+    // `heard_ns`: when the loop heard the bell that woke the caller, or 0.
+    nb::object try_receive(Nanoseconds entered_ns, Nanoseconds heard_ns);
+
+    // The same as serve() for a worker with an event loop: the next block of a module that is not at work, claimed for it;
+    // null if there is none. Calls `on_end` of inputs that have ended.
+    std::unique_ptr<Delivery> next_delivery();
+
+    // Takes what rang from the bell.
+    void collect() noexcept;
+
     // An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.
     void hold(const std::string& pipeline, bool held);
 
@@ -57,13 +71,30 @@ public:
 
     unsigned process() const noexcept { return process_; }
     bool owned_by_this_thread() const noexcept { return owner_ == std::this_thread::get_id(); }
-    void adopt() noexcept { owner_ = std::this_thread::get_id(); }
+    // In an event loop, a send() of the worker's thread never waits.
+    void adopt(bool in_event_loop) noexcept {
+        owner_ = std::this_thread::get_id();
+        in_event_loop_ = in_event_loop;
+    }
+    bool in_event_loop() const noexcept { return in_event_loop_; }
+    const Bell& bell() const noexcept { return bell_; }
     std::size_t open_inputs() const noexcept { return open_; }
     const std::shared_ptr<WorkerClock>& clock() const noexcept { return clock_; }
     void detach();
 
 private:
-    struct Link {
+    friend class Delivery;
+
+    struct Link : std::enable_shared_from_this<Link> {
+        Link(Lanes ends, std::shared_ptr<Target> where, nb::object ended_call, nb::object exhausted_call,
+             unsigned class_rank, unsigned bell_bit)
+            : lanes(std::move(ends)),
+              target(std::move(where)),
+              on_end(std::move(ended_call)),
+              on_views_exhausted(std::move(exhausted_call)),
+              rank(class_rank),
+              bit(bell_bit) {}
+
         Lanes lanes;
         std::shared_ptr<Target> target;
         nb::object on_end;
@@ -75,7 +106,6 @@ private:
         bool held = false;
     };
 
-    void collect() noexcept;
     Link* pick(bool inside);
     bool serve_link(Link& link, bool slept);
     nb::object build(Link& link, const Lanes::Lane& lane, const Claim& claim);
@@ -85,6 +115,11 @@ private:
                              std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset,
                              unsigned consumer) const;
     void finish(Link& link);
+    void require_open() const;
+    Lanes::Lane* claim(Link& link, Claim& claim);
+    // Commits a block of an open end. `gil_ns`: when the GIL was back, or nothing where nobody can tell.
+    nb::object commit(Link& link, Lanes::Lane& lane, const Claim& claim, Nanoseconds entered_ns, Nanoseconds awake_ns,
+                      std::optional<Nanoseconds> gil_ns);
     bool link_ready(const Link& link) const noexcept { return (pending_ >> link.bit & 1) != 0; }
 
     std::shared_ptr<Segment> segment_;
@@ -101,6 +136,7 @@ private:
     Nanoseconds awake_ns_ = 0;   // when the last sleep ended
     Nanoseconds gil_ns_ = 0;     // when the GIL was back after it
     std::thread::id owner_;
+    bool in_event_loop_ = false;
     std::timed_mutex receive_mutex_;  // several threads may receive; one sleeps on the bell
     bool detached_ = false;
 };

@@ -12,6 +12,8 @@
 
 #include "account.hpp"
 #include "block.hpp"
+#include "delivery.hpp"
+#include "event_loop.hpp"
 #include "inbox.hpp"
 #include "lifeline.hpp"
 #include "loan.hpp"
@@ -296,6 +298,8 @@ void register_shared_memory(nb::module_& module) {
                    }
                },
                "timeout_s"_a, "Sends every waiting thread back to Python, for the end of the program.");
+    module.def("waits_of_this_thread", [] { return waits_of_this_thread; },
+               "How often the calling thread has waited in native code; in the thread of an event loop: never.");
     module.def("watch_lifeline", &watch_lifeline, "descriptor"_a,
                "Ends this process as soon as the other end of the pipe is closed.");
 }
@@ -318,6 +322,7 @@ void register_ends(nb::module_& module) {
              "timestamp_ns"_a, "first_frame"_a, "frames"_a, "flags"_a, "What blocks sent from now on inherit.")
         .def_prop_ro("calls", [](const ModuleContext& context) { return context.calls; })
         .def_prop_ro("busy_ns", [](const ModuleContext& context) { return context.busy_ns; })
+        .def_rw("busy", &ModuleContext::busy, "Whether the module is at work: then nothing is taken for it.")
         .def_rw("order", &ModuleContext::order, "Its place in the order of the flow, upstream first.");
     nb::class_<Target>(module, "Target", "Where a pipeline ends.")
         .def(nb::new_([](std::string name, const PayloadSpec& spec, nb::object format, nb::object decoder, nb::object call,
@@ -362,6 +367,10 @@ void register_ends(nb::module_& module) {
              "without frames. Lending is wait-free; the end of the with block sends as send() does, without a copy, and empties\n"
              "the array. If more than one name refers to the array or a part of it by then, the block is copied (counted in\n"
              "loan_copies) and the array stays valid. Raises FormatMismatch, BlockTooLarge, PipelineClosed, FlowNotRunning.")
+        .def("attempt",
+             [](nb::handle self, nb::handle data) { return nb::cast<Output&>(self).attempt(self, data); }, "data"_a.none(),
+             "As send(), but never waits: where send() would, returns a SendAttempt. Any thread.")
+        .def_prop_ro("bell", &Output::bell, nb::rv_policy::copy)
         .def("configure",
              [](Output& output, std::string name, const PayloadSpec& spec, nb::object format, nb::object prepare,
                 nb::object context, AbortFlag abort) {
@@ -392,6 +401,7 @@ void register_ends(nb::module_& module) {
         .def_prop_ro("is_connected", &Output::is_connected)
         .def_prop_ro("has_ended", &Output::has_ended);
 
+    register_event_loop(module);
     nb::class_<Inbox>(module, "Inbox", "The receiving side of a worker, or of one open end.")
         .def(nb::init<SegmentPointer, std::uint64_t, unsigned, AbortFlag>(), "segment"_a, "bell_offset"_a, "process"_a,
              "abort"_a)
@@ -422,7 +432,13 @@ void register_ends(nb::module_& module) {
                  inbox.clock()->free_since_ns = monotonic_ns();
              },
              "context"_a, "method"_a, "Calls a method of a module that is not process(): not served inside its own sends.")
-        .def("adopt", &Inbox::adopt, "Declares the calling thread the worker's own.")
+        .def("adopt", &Inbox::adopt, "in_event_loop"_a,
+             "Declares the calling thread the worker's own; in an event loop, its send() never waits.")
+        .def("try_receive", &Inbox::try_receive, "entered_ns"_a, "heard_ns"_a,
+             "The oldest block, or None: never waits. Else as receive().")
+        .def("take", &Inbox::next_delivery, "The next block of a module that is not at work, or None. Never waits.")
+        .def("collect", &Inbox::collect, "Takes what rang from the bell, to be looked at by take().")
+        .def_prop_ro("bell", &Inbox::bell, nb::rv_policy::copy)
         .def("detach", &Inbox::detach)
         .def_prop_ro("open_inputs", &Inbox::open_inputs);
 }

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "bell_seat.hpp"
 #include "inbox.hpp"
 #include "view.hpp"
 
@@ -79,10 +80,15 @@ void Output::add_fused(std::shared_ptr<FusedLink> link) { fused_.push_back(std::
 
 bool Output::send_object(PyObject* data, Nanoseconds sent_hint_ns) {
     if (!ready_to_send()) return true;
-    PayloadView view;
-    if (spec_.match(data, view)) return deliver(view, Stamps{}, sent_hint_ns);
-    Stamps stamps;
-    if (match_block(data, view, stamps)) return deliver(view, stamps, sent_hint_ns);
+    Outgoing block;
+    prepare(data, block);
+    return deliver(block, sent_hint_ns);
+}
+
+void Output::prepare(PyObject* data, Outgoing& block) const {
+    PayloadView& view = block.view;
+    Stamps& stamps = block.stamps;
+    if (spec_.match(data, view) || match_block(data, view, stamps)) return;
 
     const nb::object prepared = take(survive_shutdown([&] { return PyObject_CallOneArg(prepare_.ptr(), data); }));
     const nb::tuple parts = nb::cast<nb::tuple>(prepared);
@@ -95,18 +101,16 @@ bool Output::send_object(PyObject* data, Nanoseconds sent_hint_ns) {
         stamps.metadata_bytes = static_cast<std::uint16_t>(PyBytes_GET_SIZE(metadata.ptr()));
         stamps.metadata_object = metadata;
     }
-    const nb::object payload = parts[0];
+    block.payload = parts[0];
+    PyObject* payload = block.payload.ptr();
     if (spec_.kind == PayloadKind::bytes) {
-        if (!PyBytes_Check(payload.ptr()) || static_cast<std::uint64_t>(PyBytes_GET_SIZE(payload.ptr())) > spec_.max_bytes) {
+        if (!PyBytes_Check(payload) || static_cast<std::uint64_t>(PyBytes_GET_SIZE(payload)) > spec_.max_bytes) {
             raise_error("FormatMismatch", name_ + ": the prepared payload does not fit its format");
         }
-        view = {PyBytes_AS_STRING(payload.ptr()), static_cast<std::uint32_t>(PyBytes_GET_SIZE(payload.ptr())), 0};
-    } else if (!spec_.match(payload.ptr(), view)) {
+        view = {PyBytes_AS_STRING(payload), static_cast<std::uint32_t>(PyBytes_GET_SIZE(payload)), 0};
+    } else if (!spec_.match(payload, view)) {
         raise_error("FormatMismatch", name_ + ": the prepared payload does not fit its format");
     }
-    const bool queued = deliver(view, stamps, 0);
-    if ((stamps.flags & flag_end_of_stream) != 0) end();
-    return queued;
 }
 
 std::uint32_t Output::check_loan(nb::handle frames) const {
@@ -159,7 +163,11 @@ LentBlock Output::lend(std::uint32_t frames) {
 }
 
 bool Output::send_lent(LentBlock& block) {
-    return !ready_to_send() || deliver(block.view(), Stamps{}, 0, &block);
+    if (!ready_to_send()) return true;
+    Outgoing outgoing;
+    outgoing.view = block.view();
+    outgoing.lent = &block;
+    return deliver(outgoing, 0);
 }
 
 // A block that is passed on as it came, of this very format: no need to look at it in Python. What a struct or metadata
@@ -189,7 +197,16 @@ bool Output::match_block(PyObject* data, PayloadView& view, Stamps& stamps) cons
     return true;
 }
 
-bool Output::deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds sent_hint_ns, LentBlock* lent) {
+bool Output::deliver(Outgoing& block, Nanoseconds sent_hint_ns) {
+    begin(block, sent_hint_ns);
+    if (!rings_.empty()) decide_all(block.sent_ns);
+    return complete(block);
+}
+
+// What the block inherits is settled before any waiting: meanwhile the module may go on to another block.
+void Output::begin(Outgoing& block, Nanoseconds sent_hint_ns) const {
+    const PayloadView& view = block.view;
+    const Stamps& stamps = block.stamps;
     if (view.bytes + std::size_t{stamps.metadata_bytes} > pool_.capacity() && !rings_.empty()) {
         raise_error("BlockTooLarge", name_ + ": expected at most " + std::to_string(pool_.capacity()) +
                                          " bytes with metadata, got " +
@@ -201,23 +218,26 @@ bool Output::deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds 
                                           "process() or produce()");
     }
     const bool inherits = context_ != nullptr && context_->active;
-    Nanoseconds sent_ns = sent_hint_ns != 0 ? sent_hint_ns : monotonic_ns();
-    BlockHeader header{};
+    block.sent_ns = sent_hint_ns != 0 ? sent_hint_ns : monotonic_ns();
+    BlockHeader& header = block.header;
     header.payload_bytes = view.bytes;
     header.frames = view.frames;
     header.metadata_bytes = stamps.metadata_bytes;
     header.flags = stamps.flags;
     if (inherits) header.flags |= context_->flags;
-    header.timestamp_ns = stamps.timestamp_ns ? *stamps.timestamp_ns : inherits ? context_->timestamp_ns : sent_ns;
+    header.timestamp_ns = stamps.timestamp_ns ? *stamps.timestamp_ns : inherits ? context_->timestamp_ns : block.sent_ns;
     // A block as long as the one it was made from keeps its place in the stream; others are counted.
-    const bool keeps_place = inherits && context_->frames == view.frames;
-    const std::uint64_t inherited_frame = keeps_place ? context_->first_frame : 0;
-    if (!rings_.empty()) decide_all(sent_ns);
-    // After all waiting: a block that was refused, or overtaken by another thread's, has taken no place.
-    header.first_frame = stamps.first_frame ? *stamps.first_frame : keeps_place ? inherited_frame : next_frame_;
-    next_frame_ = header.first_frame + view.frames;
-    const bool queued = rings_.empty() || publish(view, stamps, header, sent_ns, lent);
-    if (!fused_.empty()) deliver_fused(view, stamps, header, sent_ns);
+    block.keeps_place = inherits && context_->frames == view.frames;
+    header.first_frame = stamps.first_frame ? *stamps.first_frame : block.keeps_place ? context_->first_frame : 0;
+}
+
+// After all waiting: a block that was refused, or overtaken by another thread's, has taken no place.
+bool Output::complete(Outgoing& block) {
+    if (!block.stamps.first_frame && !block.keeps_place) block.header.first_frame = next_frame_;
+    next_frame_ = block.header.first_frame + block.view.frames;
+    const bool queued = rings_.empty() || publish(block.view, block.stamps, block.header, block.sent_ns, block.lent);
+    if (!fused_.empty()) deliver_fused(block.view, block.stamps, block.header, block.sent_ns);
+    if ((block.stamps.flags & flag_end_of_stream) != 0) end();
     return queued;
 }
 
@@ -349,29 +369,28 @@ void Output::wait_for_room(RingLink& link, Nanoseconds deadline_ns) {
         raise_error("PipelineClosed", link.name + ": the flow was stopped while this send waited for room");
     }
     const bool on_worker = inbox_ != nullptr && inbox_->owned_by_this_thread();
+    if (on_worker && inbox_->in_event_loop()) {
+        raise_error("StateError", link.name + ": expected room for one block, but the pipeline is full, and waiting in "
+                                              "send() would stop the worker's event loop; write await "
+                                              "self.<output>.send_async(...) in an asynchronous module");
+    }
     // Modules downstream may live in this very worker: serve them instead of waiting for ever.
     if (on_worker && inbox_->serve_one_inside()) return;
-    // One request at a time, that of the thread that sleeps on the bell; others look every millisecond.
-    const bool sleeps_on_bell = on_worker || (bell_ && inbox_ == nullptr && !bell_in_use_);
+    // One request at a time, that of whoever sleeps on the bell; others look every millisecond.
+    const BellSeat seat(on_worker || inbox_ != nullptr ? Bell() : bell_);
+    const bool sleeps_on_bell = on_worker || seat;
     if (sleeps_on_bell) link.producer.request_wake();
     if (!link.producer.has_room()) {
-        // Looks up now and then, so that a signal taken by another thread is noticed.
-        const Nanoseconds look_up = began + 50'000'000;
+        const Nanoseconds look_up = began + look_again_ns;  // also for a signal that another thread took
         const Nanoseconds until = deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up);
         if (on_worker) inbox_->sleep(until, false);
         else if (sleeps_on_bell) {
-            bell_in_use_ = true;
-            {
-                const Bell bell = bell_;
-                const WaitWithoutGil waiting;
-                bell.wait(until);
-                bell.take();
-            }
-            bell_in_use_ = false;
-        } else {
-            // The bell is another thread's: the worker's, or that of a send() that waits already.
             const WaitWithoutGil waiting;
-            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            seat.bell().wait(until);
+            seat.bell().take();
+        } else {
+            // The bell is another's: the worker's, or that of a send that waits already.
+            sleep_a_millisecond();
         }
         if (!on_worker) check_interruption();
     }
@@ -430,5 +449,7 @@ void Output::detach() {
     prepare_ = nb::object();
     format_ = nb::object();
 }
+
+const Bell& Output::bell() const { return inbox_ != nullptr ? inbox_->bell() : bell_; }
 
 }  // namespace steadyflow

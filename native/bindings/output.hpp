@@ -18,6 +18,10 @@ namespace steadyflow {
 
 class Inbox;
 
+// A wait for room ends now and then, so that nothing depends on a ring alone: half of the buffer has to be claimed before
+// the consumer rings, and it may not get that far.
+inline constexpr Nanoseconds look_again_ns = 50'000'000;
+
 // A pipeline inside one worker: no ring, the block is handed over by a call.
 struct FusedLink {
     std::shared_ptr<Target> target;
@@ -51,6 +55,9 @@ public:
     // `sent_hint_ns`: a time just read, or 0.
     bool send_object(PyObject* data, Nanoseconds sent_hint_ns);
 
+    // The same for an event loop, which must not wait: True, False, or a SendAttempt where send() would wait.
+    nb::object attempt(nb::handle self, nb::handle data);
+
     // For a Loan: checks how long the block may be, gives the memory, and sends what is in it.
     std::uint32_t check_loan(nb::handle frames) const;
     LentBlock lend(std::uint32_t frames);
@@ -63,8 +70,11 @@ public:
     bool is_connected() const noexcept { return !rings_.empty() || !fused_.empty(); }
     bool has_ended() const noexcept { return ended_; }
     void detach();
+    const Bell& bell() const;
 
 private:
+    friend class SendAttempt;
+
     struct RingLink {
         std::string name;
         RingProducer producer;
@@ -82,11 +92,24 @@ private:
         nb::object metadata_object;  // owned: another thread may decode the block's metadata while this one waits
     };
 
+    // A block on its way into the port: from the first look at it until its fate on every ring is decided.
+    struct Outgoing {
+        PayloadView view;
+        Stamps stamps;
+        nb::object payload;         // what `view` shows, where it was made for this block
+        LentBlock* lent = nullptr;  // or the block of a loan, which `view` is of
+        BlockHeader header{};
+        bool keeps_place = false;  // as long as the block that it was made from, and so at the same place in its stream
+        Nanoseconds sent_ns = 0;
+    };
+
     bool match_block(PyObject* data, PayloadView& view, Stamps& stamps) const noexcept;
     // Whether there is anybody to send to. Raises where nothing may be sent any more.
     bool ready_to_send() const;
-    // `lent`: the block of a loan, which `view` is of; or null.
-    bool deliver(const PayloadView& view, const Stamps& stamps, Nanoseconds sent_hint_ns, LentBlock* lent = nullptr);
+    void prepare(PyObject* data, Outgoing& block) const;
+    bool deliver(Outgoing& block, Nanoseconds sent_hint_ns);
+    void begin(Outgoing& block, Nanoseconds sent_hint_ns) const;
+    bool complete(Outgoing& block);
     void decide_all(Nanoseconds& sent_ns);
     bool publish(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds sent_ns, LentBlock* lent);
     std::uint32_t copy_into_buffer(const PayloadView& view, const Stamps& stamps);
@@ -112,7 +135,6 @@ private:
     std::vector<std::shared_ptr<FusedLink>> fused_;
     HeldBuffer::Count lent_ = std::make_shared<std::atomic<std::int64_t>>(0);  // buffers on loan, or kept after one
     HomeProcess home_;
-    bool bell_in_use_ = false;  // one thread sleeps on the bell; others look every millisecond
     std::uint64_t next_frame_ = 0;
     bool ended_ = false;
     std::string closed_;

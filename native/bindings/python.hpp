@@ -4,6 +4,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 
 #define PY_ARRAY_UNIQUE_SYMBOL steadyflow_numpy_api
 #define NPY_TARGET_VERSION NPY_2_0_API_VERSION
@@ -19,6 +20,7 @@
 #pragma GCC diagnostic pop
 
 #include <atomic>
+#include <cstdint>
 #include <cxxabi.h>
 #include <string>
 #include <unistd.h>
@@ -56,11 +58,14 @@ decltype(auto) survive_shutdown(Call call) {
 // force, in the middle of a C++ frame; so at exit everybody is sent out first (see shut_down in module.cpp).
 inline std::atomic<int> waiting_threads{0};
 inline std::atomic<bool> shutting_down{false};
+// How often this thread has waited in native code. The thread of an event loop must not: what it drives stands still.
+inline thread_local std::uint64_t waits_of_this_thread = 0;
 
 // Gives up the GIL for as long as it lives.
 class WaitWithoutGil {
 public:
     WaitWithoutGil() noexcept {
+        ++waits_of_this_thread;
         waiting_threads.fetch_add(1);
         state_ = PyEval_SaveThread();
     }

@@ -94,3 +94,34 @@
 ^steadyflow\._native\.Inbox\.receive$:
     def receive(self, timeout_s: float | None = None) -> Block:
         \doc
+
+^steadyflow\._native\.Inbox\.try_receive$:
+    def try_receive(self, entered_ns: int, heard_ns: int) -> Block | None:
+        \doc
+
+^steadyflow\._native\.Inbox\.take$:
+    def take(self) -> Delivery | None:
+        \doc
+
+^steadyflow\._native\.OutputCore\.attempt$:
+    def attempt(self, data: object | None) -> bool | SendAttempt:
+        \doc
+
+^steadyflow\._native\.SendAttempt\.settle$:
+    def settle(self) -> bool | None:
+        \doc
+
+^steadyflow\._native\.Delivery\.call$:
+    @property
+    def call(self) -> Any:
+        """What the target was made with."""
+
+^steadyflow\._native\.Delivery\.block$:
+    @property
+    def block(self) -> Block:
+        """The block."""
+
+^steadyflow\._native\.Delivery\.output_for$:
+    \from steadyflow.module import OutputPort
+    def output_for(self, result: object) -> OutputPort:
+        \doc

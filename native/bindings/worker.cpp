@@ -7,12 +7,7 @@ namespace steadyflow {
 bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats, Nanoseconds sent_ns,
                     Nanoseconds awake_ns, Nanoseconds gil_ns) {
     const Nanoseconds started = monotonic_ns();
-    const Nanoseconds overhead = started - std::max(sent_ns, clock.free_since_ns);
-    stats.latency.record(started - sent_ns);
-    stats.overhead.record(overhead);
-    stats.wait.record(awake_ns - sent_ns);
-    stats.gil.record(gil_ns - awake_ns);
-    if (max_latency_ns != 0 && overhead > max_latency_ns) add(stats.late);
+    note_started(stats, *this, started, sent_ns, clock.free_since_ns, awake_ns, gil_ns);
 
     const Running running(clock, *context);
     context->begin(*block);
@@ -30,12 +25,7 @@ bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats
     }
     if (result.is_none()) return true;
     try {
-        if (result_output == nullptr) {
-            raise_error("ConfigurationError",
-                        name + ": expected process() to return None, because the module has not exactly one output; got " +
-                            std::string(Py_TYPE(result.ptr())->tp_name) + "; send it with self.<output>.send(...)");
-        }
-        result_output->send_object(result.ptr(), finished);
+        output_for(result).send_object(result.ptr(), finished);
     } catch (nb::python_error& error) {
         error.restore();
         report_failure(block);
@@ -43,6 +33,15 @@ bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats
     }
     clock.free_since_ns = monotonic_ns();
     return true;
+}
+
+Output& Target::output_for(nb::handle result) const {
+    if (result_output == nullptr) {
+        raise_error("ConfigurationError",
+                    name + ": expected process() to return None, because the module has not exactly one output; got " +
+                        std::string(Py_TYPE(result.ptr())->tp_name) + "; send it with self.<output>.send(...)");
+    }
+    return *result_output;
 }
 
 void Target::report_failure(BlockObject* block) noexcept {

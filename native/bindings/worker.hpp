@@ -1,6 +1,7 @@
 // What the parts of one worker share while they call Python modules.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -25,11 +26,14 @@ struct ModuleContext {
     std::uint32_t frames = 0;
     std::uint16_t flags = 0;
     bool active = false;
-    bool busy = false;   // on the call stack
+    bool busy = false;   // on the call stack, or awaiting something
     unsigned order = 0;  // upstream first, over the whole flow; the same for the modules of a loop
     std::uint64_t origin = 0;  // the block's position in its ring; what is made of a replica's block is ordered by it
     std::uint64_t calls = 0;
     std::int64_t busy_ns = 0;
+    // In an event loop, where every module is at work and free by itself, and none is on a stack.
+    Nanoseconds free_since_ns = 0;
+    Nanoseconds waited_ns = 0;  // for room, in the call that runs
 
     void begin(const BlockObject& block) noexcept {
         timestamp_ns = block.timestamp_ns;
@@ -98,6 +102,9 @@ struct Target {
 
     PyObject* decoder_or_null() const noexcept { return decoder.is_none() ? nullptr : decoder.ptr(); }
 
+    // Where a result of process() goes. Raises ConfigurationError if the module has not exactly one output.
+    Output& output_for(nb::handle result) const;
+
     // Calls the module with `block` and sends its result. False if it failed; then on_error has been called.
     bool invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats, Nanoseconds sent_ns,
                 Nanoseconds awake_ns, Nanoseconds gil_ns);
@@ -105,6 +112,18 @@ struct Target {
     // Hands the current Python exception to on_error.
     void report_failure(BlockObject* block) noexcept;
 };
+
+// Counts what lies between a block's sending and the start of its work. `free_ns`: when its consumer became free;
+// `gil_ns`: when that had the GIL, or nothing where nobody can tell.
+inline void note_started(ConsumerStats& stats, const Target& target, Nanoseconds started_ns, Nanoseconds sent_ns,
+                         Nanoseconds free_ns, Nanoseconds awake_ns, std::optional<Nanoseconds> gil_ns) noexcept {
+    const Nanoseconds overhead = started_ns - std::max(sent_ns, free_ns);
+    stats.latency.record(started_ns - sent_ns);
+    stats.overhead.record(overhead);
+    stats.wait.record(awake_ns - sent_ns);
+    if (gil_ns) stats.gil.record(*gil_ns - awake_ns);
+    if (target.max_latency_ns != 0 && overhead > target.max_latency_ns) add(stats.late);
+}
 
 // Fills in the stamps of a block that came through a ring or from a fused sender.
 inline void stamp(BlockObject& block, const BlockHeader& header, Nanoseconds sent_ns) noexcept {

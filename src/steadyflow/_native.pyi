@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from steadyflow.data import MetadataValue
 from steadyflow.formats import Format
+from steadyflow.module import OutputPort
 
 
 class Block:
@@ -223,6 +224,11 @@ def monotonic_ns() -> int:
 def shut_down(timeout_s: float) -> None:
     """Sends every waiting thread back to Python, for the end of the program."""
 
+def waits_of_this_thread() -> int:
+    """
+    How often the calling thread has waited in native code; in the thread of an event loop: never.
+    """
+
 def watch_lifeline(descriptor: int) -> None:
     """Ends this process as soon as the other end of the pipe is closed."""
 
@@ -244,6 +250,13 @@ class ModuleContext:
 
     @property
     def busy_ns(self) -> int: ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether the module is at work: then nothing is taken for it."""
+
+    @busy.setter
+    def busy(self, arg: bool, /) -> None: ...
 
     @property
     def order(self) -> int:
@@ -296,6 +309,14 @@ class OutputCore:
         loan_copies) and the array stays valid. Raises FormatMismatch, BlockTooLarge, PipelineClosed, FlowNotRunning.
         """
 
+    def attempt(self, data: object | None) -> bool | SendAttempt:
+        """
+        As send(), but never waits: where send() would, returns a SendAttempt. Any thread.
+        """
+
+    @property
+    def bell(self) -> Bell: ...
+
     def configure(self, name: str, spec: PayloadSpec, format: object | None, prepare: object, context: object | None, abort: AbortFlag) -> None: ...
 
     def set_pool(self, segment: Segment, offset: int) -> None: ...
@@ -326,6 +347,72 @@ class OutputCore:
 
     @property
     def has_ended(self) -> bool: ...
+
+class Bell:
+    """
+    A bell that an event loop sleeps on. One sleeper at a time: whoever has the seat.
+    """
+
+    @property
+    def descriptor(self) -> int:
+        """Readable when an armed bell rang."""
+
+    def take_seat(self) -> bool:
+        """False: another sleeper has it. Never blocks."""
+
+    def leave_seat(self) -> None:
+        """Lets others sleep on the bell."""
+
+    def arm(self) -> bool:
+        """
+        Announces a sleep; False: something rang already, so look again instead. Wait-free; with the seat only.
+        """
+
+    def hear(self) -> None:
+        """
+        Ends the sleep, after the descriptor became readable. Never blocks; with the seat only.
+        """
+
+    def take(self) -> int:
+        """Takes what rang, as bits. Wait-free; with the seat only."""
+
+class SendAttempt:
+    """A send in an event loop that found its pipeline full."""
+
+    def settle(self) -> bool | None:
+        """
+        True: queued, False: dropped by the rule, None: no room yet. Raises what send() raises. Never waits.
+        """
+
+    @property
+    def until_ns(self) -> int:
+        """When to look again, even if nothing rings."""
+
+class Delivery:
+    """A block that was claimed for a module in an event loop."""
+
+    @property
+    def call(self) -> Any:
+        """What the target was made with."""
+
+    @property
+    def block(self) -> Block:
+        """The block."""
+
+    def begin(self) -> None:
+        """Right before the module is called with the block."""
+
+    def returned(self) -> None:
+        """Right after its call has come back."""
+
+    def output_for(self, result: object) -> OutputPort:
+        """The port that a result goes to. Raises ConfigurationError."""
+
+    def finish(self) -> None:
+        """The block is delivered. After its results were sent."""
+
+    def fail(self) -> None:
+        """The module has failed: this block and what follows are dropped."""
 
 class Inbox:
     """The receiving side of a worker, or of one open end."""
@@ -372,8 +459,22 @@ class Inbox:
         Calls a method of a module that is not process(): not served inside its own sends.
         """
 
-    def adopt(self) -> None:
-        """Declares the calling thread the worker's own."""
+    def adopt(self, in_event_loop: bool) -> None:
+        """
+        Declares the calling thread the worker's own; in an event loop, its send() never waits.
+        """
+
+    def try_receive(self, entered_ns: int, heard_ns: int) -> Block | None:
+        """The oldest block, or None: never waits. Else as receive()."""
+
+    def take(self) -> Delivery | None:
+        """The next block of a module that is not at work, or None. Never waits."""
+
+    def collect(self) -> None:
+        """Takes what rang from the bell, to be looked at by take()."""
+
+    @property
+    def bell(self) -> Bell: ...
 
     def detach(self) -> None: ...
 

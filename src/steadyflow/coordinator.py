@@ -40,7 +40,7 @@ from steadyflow.module import (
 from steadyflow.pipeline import Pipeline
 from steadyflow.report import FlowReport
 from steadyflow.runtime.main_script import stop_if_replaying
-from steadyflow.runtime.placed import MAIN_WORKER, Placed, Placement
+from steadyflow.runtime.placed import ASYNCIO_WORKER, MAIN_WORKER, Placed, Placement
 from steadyflow.runtime.replicas import check_replicated
 
 if TYPE_CHECKING:
@@ -74,8 +74,9 @@ class DataFlowCoordinator:
     """
     Owns a flow: modules, pipelines, workers, and what is known about them.
 
-    Use it as a context manager; leaving it stops the flow and gives its memory back. Methods may be called from any
-    thread, one at a time; the description (`add`, `connect`, `register_pipeline` with a module) ends with `start`.
+    Use it as a context manager, with ``with`` or ``async with``; leaving it stops the flow and gives its memory back.
+    Methods may be called from any thread, one at a time; the description (`add`, `connect`, `register_pipeline` with a
+    module) ends with `start`.
 
     ::
 
@@ -494,8 +495,7 @@ class DataFlowCoordinator:
             FlowFailed: A module or worker failed; carries the report.
             ConfigurationError: See `start`.
         """
-        if duration_s is not None and not duration_s > 0:
-            raise ConfigurationError(f"run: expected duration_s to be a number above 0, got {duration_s!r}.")
+        _check_duration("run", duration_s)
         self._start()
         assert self._execution is not None
         try:
@@ -505,6 +505,54 @@ class DataFlowCoordinator:
             self._state = "stopped"
             raise
         return self._finish() if finished else self.stop()
+
+    async def run_async(self, duration_s: float | None = None) -> FlowReport:
+        """
+        Do the same as `run` in a task of an event loop, which goes on meanwhile, also during start and stop.
+
+        Cancelling it, as Ctrl-C does under ``asyncio.run``, stops the flow, lets it drain, and then goes on as usual.
+
+        Args:
+            duration_s: Stop after this time; None: until every source has ended.
+
+        Raises:
+            FlowFailed: A module or worker failed; carries the report.
+            ConfigurationError: See `start`.
+        """
+        _check_duration("run_async", duration_s)
+        from steadyflow.awaiting import in_thread, wait_for_call
+
+        try:
+            await in_thread(self._start)
+            assert self._execution is not None
+            finished = await wait_for_call(self._execution.when_over, duration_s)
+        except BaseException:
+            # Cancelled; or the start failed, and nothing runs that could be stopped.
+            if self._state == "running" and self._execution is not None:
+                await in_thread(self._execution.stop, DRAIN_TIMEOUT_S)
+                self._state = "stopped"
+            raise
+        return await in_thread(self._wait_and_finish if finished else self.stop)
+
+    async def start_async(self) -> None:
+        """
+        Do the same as `start` in a task of an event loop, which goes on meanwhile.
+
+        If it is cancelled, it finishes first and leaves a started flow. Raises what `start` does.
+        """
+        from steadyflow.awaiting import in_thread
+
+        await in_thread(self._start)
+
+    async def stop_async(self, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> FlowReport:
+        """
+        Do the same as `stop` in a task of an event loop, which goes on meanwhile.
+
+        If it is cancelled, it finishes first. Raises what `stop` does.
+        """
+        from steadyflow.awaiting import in_thread
+
+        return await in_thread(self.stop, drain_timeout_s)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """
@@ -583,6 +631,19 @@ class DataFlowCoordinator:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._leave(problem)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        from steadyflow.awaiting import in_thread
+
+        await in_thread(self._leave, problem)
+
+    def _leave(self, problem: BaseException | None) -> None:
         if problem is None:
             self.close()
             return
@@ -617,6 +678,11 @@ class DataFlowCoordinator:
         self._opened.clear()
         if self._execution is not None:
             self._execution.release()
+
+    def _wait_and_finish(self) -> FlowReport:
+        assert self._execution is not None
+        self._execution.wait(None)
+        return self._finish()
 
     def _finish(self) -> FlowReport:
         if self._state == "running":
@@ -669,7 +735,7 @@ class DataFlowCoordinator:
             _check_text("add", name)
             if not _NAME.fullmatch(name):
                 raise ConfigurationError(f"add: expected a name of letters, digits, _ and -, got {name!r}.")
-            if name == MAIN_WORKER:
+            if name in (MAIN_WORKER, ASYNCIO_WORKER):
                 raise DuplicateName(f"module {name!r}: the flow's own worker thread is called so. Give another name=.")
             if name in self._modules:
                 raise DuplicateName(f"module {name!r}: the flow has a module of this name. Give another name=.")
@@ -742,6 +808,11 @@ class DataFlowCoordinator:
                 f"{', '.join(f'{name}.{each}' for each in ports) or 'none'}."
             )
         return name, next(iter(ports.values()))
+
+
+def _check_duration(owner: str, duration_s: float | None) -> None:
+    if duration_s is not None and not duration_s > 0:
+        raise ConfigurationError(f"{owner}: expected duration_s to be a number above 0, got {duration_s!r}.")
 
 
 def _check_text(owner: str, name: object) -> None:

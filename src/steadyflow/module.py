@@ -14,7 +14,7 @@ checked when the class is created, so a misspelt name never waits for the first 
 from __future__ import annotations
 
 from abc import ABC, ABCMeta
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 import msgspec
@@ -22,8 +22,11 @@ import numpy as np
 
 from steadyflow._native import OutputCore
 from steadyflow.aligned import Aligned, check_methods, check_names
-from steadyflow.errors import ConfigurationError, UnknownName
+from steadyflow.errors import ConfigurationError, StateError, UnknownName
 from steadyflow.formats import AnyFormat, AudioFormat, Format, checked_integer
+
+if TYPE_CHECKING:
+    from steadyflow.awaiting import Sender
 
 M = TypeVar("M")
 
@@ -145,10 +148,11 @@ class OutputPort(OutputCore):
     """
     An output of one module; made with the module.
 
-    ``send(data)`` and ``loan(frames)`` are native: see `OutputCore`.
+    ``send(data)`` and ``loan(frames)`` are native: see `OutputCore`. Where they would wait, they raise `StateError` in an
+    asynchronous module.
     """
 
-    __slots__ = ("declaration", "format", "module", "name")
+    __slots__ = ("declaration", "format", "module", "name", "sender")
 
     def __init__(self, module: Module, name: str, declaration: Output) -> None:
         super().__init__()
@@ -157,6 +161,22 @@ class OutputPort(OutputCore):
         self.declaration = declaration
         self.format: Format = declaration.format
         """The declared format; from the start of the flow on, the resolved one."""
+        self.sender: Sender | None = None
+        """The port as the event loop of its worker uses it."""
+
+    async def send_async(self, data: object) -> bool:
+        """
+        Send as `send` does, by the same rules, from an asynchronous module; waits for room without stopping its loop.
+
+        The event loop of the module's worker only. Cancelling it means that nothing was queued. Returns and raises what
+        `send` does; `StateError` in a module that is not asynchronous.
+        """
+        if self.sender is None:
+            raise StateError(
+                f"{self!r}: expected a running asynchronous module to await send_async(); write self.{self.name}.send(...) "
+                f"in a module whose methods are plain functions."
+            )
+        return await self.sender.send(data)
 
     def __repr__(self) -> str:
         return f"<OutputPort {type(self.module).__name__}.{self.name}: {self.format}>"
@@ -165,7 +185,17 @@ class OutputPort(OutputCore):
 # --- checks of a class --------------------------------------------------------------------------------------------
 
 _CO_GENERATOR: Final = 0x20
-_CO_ASYNC: Final = 0x80 | 0x200  # coroutines and asynchronous generators
+_CO_COROUTINE: Final = 0x80
+_CO_ASYNC_GENERATOR: Final = 0x200
+
+
+def _flags(function: object) -> int:
+    return int(getattr(getattr(function, "__code__", None), "co_flags", 0))
+
+
+def is_coroutine_function(function: object) -> bool:
+    """Tell whether calling it gives a coroutine: whether it was written as ``async def``, without a yield."""
+    return bool(_flags(function) & _CO_COROUTINE)
 
 
 def _check_ports(cls: ModuleMeta) -> None:
@@ -196,10 +226,10 @@ def _check_methods(cls: ModuleMeta) -> None:
         port = name.removeprefix("process_")
         if name != "process" and port not in inputs:
             raise UnknownName("input", port, inputs, where=f"{where}, method {name}()")
-        _check_function(f"{where}: {name}()", getattr(cls, name), generator=False)
+        _check_process(f"{where}: {name}()", getattr(cls, name))
     produces = hasattr(cls, "produce")
-    if produces:
-        _check_function(f"{where}: produce()", cls.produce, generator=True)  # type: ignore[attr-defined]
+    if produces and is_coroutine_function(cls.produce):  # type: ignore[attr-defined]
+        raise ConfigurationError(f"{where}: produce() never yields. Yield after each send, so that it can be stopped.")
     if any(base.__name__ == "Source" and base.__module__ == __name__ for base in cls.__mro__):
         if not produces:
             raise ConfigurationError(f"{where}: a Source needs a generator: def produce(self): ... yield.")
@@ -242,12 +272,42 @@ def _check_every_input_is_processed(where: str, inputs: list[str], methods: set[
         )
 
 
-def _check_function(where: str, function: object, *, generator: bool) -> None:
-    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
-    if flags & _CO_ASYNC:
-        raise ConfigurationError(f"{where} is asynchronous, which is not available yet. Use a plain def.")
-    if flags & _CO_GENERATOR and not generator:
+def _check_process(where: str, function: object) -> None:
+    if _flags(function) & _CO_ASYNC_GENERATOR:
+        raise ConfigurationError(
+            f"{where} yields. Send several results with await self.<output>.send_async(...) instead."
+        )
+    if _flags(function) & _CO_GENERATOR:
         raise ConfigurationError(f"{where} yields. Send several results with self.<output>.send(...) instead.")
+
+
+def _check_asynchronous(cls: ModuleMeta) -> bool:
+    """Tell whether the class needs an event loop: whether its blocks are taken or made by ``async def``."""
+    where = f"class {cls.__qualname__}"
+    names = [name for name in dir(cls) if name == "process" or name.startswith("process_")]
+    takes = any(is_coroutine_function(getattr(cls, name)) for name in names)
+    makes = bool(_flags(getattr(cls, "produce", None)) & _CO_ASYNC_GENERATOR)
+    if (takes and hasattr(cls, "produce")) or (makes and cls._steadyflow_inputs):
+        raise ConfigurationError(
+            f"{where}: expected an asynchronous source to have no inputs, because a module is never called twice at once, "
+            f"and its produce() would be awaiting something most of the time. Take the blocks in another module."
+        )
+    if takes and cls._steadyflow_aligned is not None:
+        raise ConfigurationError(
+            f"{where}: expected a plain def process for {cls._steadyflow_aligned!r}, got an async def. Join in a module of "
+            f"its own, and await in the next one."
+        )
+    if takes or makes:
+        return True
+    if not names and not hasattr(cls, "produce"):
+        return False  # nothing yet: a base of others
+    for name in ("setup", "finish", "teardown"):
+        if is_coroutine_function(getattr(cls, name)):
+            raise ConfigurationError(
+                f"{where}: {name}() is asynchronous, but nothing that takes or makes its blocks is, so "
+                f"it gets no event loop. Write async def process(...), or a plain def {name}(self)."
+            )
+    return False
 
 
 # --- modules ------------------------------------------------------------------------------------------------------
@@ -264,6 +324,7 @@ class ModuleMeta(ABCMeta):
     _steadyflow_inputs: dict[str, Input]
     _steadyflow_outputs: dict[str, Output]
     _steadyflow_aligned: Aligned | None
+    _steadyflow_asynchronous: bool
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> None:
         super().__init__(name, bases, namespace, **options)
@@ -276,6 +337,7 @@ class ModuleMeta(ABCMeta):
         _check_ports(cls)
         if ABC not in bases:  # a class that derives from ABC itself is one that others complete
             _check_methods(cls)
+        cls._steadyflow_asynchronous = _check_asynchronous(cls)
 
     def __call__(cls: type[M], *args: Any, **kwargs: Any) -> M:
         """Make an instance: ports first, then ``__init__``, then a note of how it left the attributes."""
@@ -304,6 +366,10 @@ class Module(metaclass=ModuleMeta):
     the only output, unless it is None; ``self.<output>.send(...)`` works everywhere. All methods are called in the
     module's worker, never two at once.
 
+    A module whose ``process`` is an ``async def`` is asynchronous: it runs in a worker with an event loop, its other
+    methods may be ``async def`` too, and it sends with ``await self.<output>.send_async(...)``. While it awaits, other
+    modules of the worker go on, but it never gets a second block before it is done with the first.
+
     ``__init__`` runs where the module is made and, for a process worker, once more in that process: keep it cheap,
     and acquire models, files and sockets in `setup`.
     """
@@ -313,13 +379,13 @@ class Module(metaclass=ModuleMeta):
 
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
-    def setup(self) -> None:
+    def setup(self) -> Awaitable[None] | None:
         """Acquire what the module needs. Runs once in its worker, before any source produces; may block."""
 
-    def finish(self) -> None:
+    def finish(self) -> Awaitable[None] | None:
         """Send what is left. Runs once in its worker, when all inputs have ended; may send."""
 
-    def teardown(self) -> None:
+    def teardown(self) -> Awaitable[None] | None:
         """Release what `setup` acquired. Runs once in its worker, also after a failure; may block."""
 
     def resolve_formats(self, inputs: Mapping[str, Format]) -> Mapping[str, Format]:
@@ -374,6 +440,9 @@ class Source(Module, ABC):
     ``produce(self)`` is a generator: it sends blocks and yields between them, so that the runtime can pace, pause or
     stop it; its end is the end of the stream. ``yield`` goes on at once; ``yield ns`` goes on not before that time
     of the monotonic clock, in nanoseconds.
+
+    An ``async def produce(self)`` is an asynchronous generator, which yields in the same way; when the flow is stopped, it
+    is cancelled where it awaits.
     """
 
     live: bool = False
@@ -381,7 +450,7 @@ class Source(Module, ABC):
 
     if TYPE_CHECKING:  # at run time its absence is what the check of the class looks for
 
-        def produce(self) -> Iterator[int | None]:
+        def produce(self) -> Iterator[int | None] | AsyncIterator[int | None]:
             """Send blocks, and yield between them."""
             ...
 
@@ -469,6 +538,11 @@ def output_ports(module: Module) -> dict[str, OutputPort]:
 def aligned_inputs(module: Module) -> Aligned | None:
     """Return which inputs of a module are processed together; None if it has no such."""
     return type(module)._steadyflow_aligned
+
+
+def is_asynchronous(module: Module) -> bool:
+    """Tell whether the module runs in an event loop."""
+    return type(module)._steadyflow_asynchronous
 
 
 def process_methods(module: Module) -> dict[str, Callable[[Any], object]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Never
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple, Never
 
 from steadyflow._native import (
     ROOM_BIT,
@@ -21,10 +21,13 @@ from steadyflow._native import (
 from steadyflow.codec import codec_for
 from steadyflow.config import PipelineConfig, Rule
 from steadyflow.data import METADATA_MAX_BYTES, Block
-from steadyflow.errors import FlowNotRunning, PipelineClosed, StateError
+from steadyflow.errors import EndOfStream, FlowNotRunning, PipelineClosed, StateError
 from steadyflow.formats import Format
 from steadyflow.metrics.flow_metrics import FlowMetrics, read_flow_metrics
 from steadyflow.payload import Preparer, native_spec
+
+if TYPE_CHECKING:
+    from steadyflow.awaiting import Receiver, Sender
 
 DROPPED_FAILED: Final = 4
 DROPPED_STOPPED: Final = 5
@@ -109,6 +112,8 @@ class Pipeline:
         self._inbox: Inbox | None = None
         self._producer_bells: tuple[tuple[Segment, int], ...] = ()
         self._consumer_bells: tuple[tuple[Segment, int, int], ...] = ()
+        self._sender: Sender | None = None  # the open ends as event loops use them
+        self._receiver: Receiver | None = None
         self.send = self.loan = self._refuse_send
         self.receive = self._refuse_receive
 
@@ -235,6 +240,46 @@ class Pipeline:
 
     # --- for users ---------------------------------------------------------------------------------------------------------
 
+    async def send_async(self, data: object) -> bool:
+        """
+        Send as `send` does, by the same rules, from a task of an event loop; waits for room without stopping the loop.
+
+        Any loop, several tasks too. Cancelling it means that the block was not queued. May allocate. Returns and raises
+        what `send` does.
+        """
+        if self._output is None:
+            return self.send(data)  # which says why it cannot
+        if self._sender is None:
+            from steadyflow.awaiting import BellWatch, Sender
+
+            bell = self._output.bell
+            self._sender = Sender(self._output, BellWatch(bell, bell.take))
+        return await self._sender.send(data)
+
+    async def receive_async(self, timeout_s: float | None = None) -> Block:
+        """
+        Receive the oldest block in a task of an event loop; waits without stopping the loop.
+
+        Any loop, several tasks too; each block goes to one. Cancelling it loses no block. May allocate. Raises what
+        `receive` does.
+        """
+        if self._inbox is None:
+            return self.receive(timeout_s)  # which says why it cannot
+        if self._receiver is None:
+            from steadyflow.awaiting import Receiver
+
+            self._receiver = Receiver(self.id, self._inbox)
+        return await self._receiver.receive(timeout_s)
+
+    async def __aiter__(self) -> AsyncIterator[Block]:
+        """Iterate over the blocks of an open target until the end of the stream; see `receive_async`."""
+        while True:
+            try:
+                block = await self.receive_async()
+            except EndOfStream:
+                return
+            yield block
+
     def end(self) -> None:
         """
         End the stream of an open source: what was sent is still delivered, then the consumer sees the end. Idempotent.
@@ -350,6 +395,7 @@ class Pipeline:
         self._closed = reason
         # The mapping goes with the last reference to it.
         self._output = self._inbox = None
+        self._sender = self._receiver = None
         self._rings = self._producer_bells = self._consumer_bells = ()
         self.send = self.loan = self._refuse_send
         self.receive = self._refuse_receive

@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from steadyflow.errors import ConfigurationError, UnknownName
+from steadyflow.aligned import Aligned
+from steadyflow.errors import ConfigurationError, StateError, UnknownName
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, BytesFormat, StructFormat
 from steadyflow.module import (
     Input,
@@ -19,6 +20,7 @@ from steadyflow.module import (
     Source,
     changed_attributes,
     input_ports,
+    is_asynchronous,
     module,
     output_ports,
     process_methods,
@@ -261,10 +263,20 @@ TWO_INPUTS = {"mic": Input(), "reference": Input()}
             "method process_adio.*: unknown input 'adio'; did you mean 'audio'",
         ),
         ({"process_audio": method}, "unknown input 'audio'; there is none yet"),
-        ({"audio": Input(), "process": asynchronous}, r"process\(\) is asynchronous, which is not available yet"),
-        ({"audio": Input(), "process": asynchronous_generator}, "is asynchronous"),
-        ({"audio": Input(), "process_audio": asynchronous}, r"process_audio\(\) is asynchronous"),
-        ({"audio": Input(), "process": generator}, "yields. Send several results"),
+        (
+            {"audio": Input(), "process": asynchronous_generator},
+            r"process\(\) yields. .*with await self.<output>.send_a",
+        ),
+        (
+            {"audio": Input(), "process": generator},
+            r"process\(\) yields. Send several results with self.<output>.send\(",
+        ),
+        ({"audio": Input(), "process": method, "setup": asynchronous}, r"setup\(\) is asynchronous, but nothing that"),
+        (
+            {"audio": Input(), "process": method, "finish": asynchronous},
+            r"finish\(\) is asynchronous, but nothing that",
+        ),
+        ({"audio": Input(), "process": method, "teardown": asynchronous}, r"teardown\(\) is asynchronous, but nothing"),
         ({"setup": Input(), "process": method}, "a port cannot be called 'setup'"),
         ({"process": Input()}, "a port cannot be called 'process'"),
         ({"_arguments": Output(MONO)}, "a port cannot be called '_arguments'"),
@@ -287,8 +299,15 @@ def test_misspelt_names_are_unknown_names():
 def test_impossible_sources_are_refused():
     with pytest.raises(ConfigurationError, match=r"a Source needs a generator: def produce\(self\)"):
         declare((Source,), out=Output(MONO))
-    with pytest.raises(ConfigurationError, match=r"produce\(\) is asynchronous"):
-        declare((Source,), produce=asynchronous_generator)
+    with pytest.raises(ConfigurationError, match=r"produce\(\) never yields"):
+        declare((Source,), produce=asynchronous)
+    for process, produce in (
+        (asynchronous, generator),
+        (method, asynchronous_generator),
+        (asynchronous, asynchronous_generator),
+    ):
+        with pytest.raises(ConfigurationError, match="expected an asynchronous source to have no inputs"):
+            declare((Source,), audio=Input(), process=process, produce=produce)
     with pytest.raises(ConfigurationError, match="a port cannot be called 'live'"):
         declare((Source,), produce=generator, live=Output(MONO))
 
@@ -416,12 +435,43 @@ def test_names_of_parameters_are_checked_like_ports():
         module()(lambda setup: None)
 
 
-def test_asynchronous_functions_are_refused():
+def test_a_function_may_be_asynchronous():
     async def later(audio):
         return None
 
-    with pytest.raises(ConfigurationError, match="not available yet"):
-        module()(later)
+    assert is_asynchronous(module()(later)())
+    assert not is_asynchronous(module()(lambda audio: None)())
+
+
+@pytest.mark.parametrize(
+    ("bases", "attributes", "expected"),
+    [
+        ((Module,), {"audio": Input(), "process": method}, False),
+        ((Module,), {"audio": Input(), "process": asynchronous}, True),
+        ((Module,), {**TWO_INPUTS, "process_mic": asynchronous, "process_reference": method}, True),
+        ((Source,), {"produce": generator}, False),
+        ((Source,), {"produce": asynchronous_generator}, True),
+    ],
+)
+def test_what_takes_or_makes_blocks_says_whether_a_module_is_asynchronous(bases, attributes, expected):
+    assert is_asynchronous(declare(bases, **attributes)()) is expected
+
+
+def test_aligned_inputs_are_joined_by_plain_modules():
+    async def process(self, mic, reference):
+        return
+
+    with pytest.raises(
+        ConfigurationError, match=r"expected a plain def process for Aligned.*Join in a module of its own"
+    ):
+        declare(**TWO_INPUTS, aligned=Aligned("mic", "reference"), process=process)
+
+
+def test_only_an_asynchronous_module_that_runs_can_await_sending():
+    port = declare((Source,), out=Output(MONO), produce=generator)().out
+
+    with pytest.raises(StateError, match=r"expected a running asynchronous module.*write self.out.send\(\.\.\.\)"):
+        port.send_async(None).send(None)
 
 
 # --- what changed since construction ---

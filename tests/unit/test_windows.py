@@ -57,6 +57,30 @@ formats = st.sampled_from(
 
 @unhurried
 @given(sizes, st.integers(1, 80), st.integers(1, 100), formats)
+def test_an_asynchronous_module_gets_the_same_windows(chunks, window, hop, fmt):
+    got, expected, sent = [], [], []
+
+    class Out:
+        async def send_async(self, result):
+            sent.append(result)
+
+    async def keep(block):
+        got.append(block)
+        return len(got)
+
+    plain, awaited = made(fmt, window, hop, keep=expected), made(fmt, window, hop, output=Out(), process=keep)
+    for block in chunked(0, chunks, fmt):
+        plain.push(block)
+        with pytest.raises(StopIteration):
+            awaited.push_async(block).send(None)  # nothing in here waits
+    assert [block.first_frame for block in got] == [block.first_frame for block in expected]
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one.samples, other.samples)
+    assert sent == [*range(1, len(got) + 1)]
+
+
+@unhurried
+@given(sizes, st.integers(1, 80), st.integers(1, 100), formats)
 def test_any_chunking_gives_what_slicing_gives(chunks, window, hop, fmt):
     got = []
     windows = made(fmt, window, hop, keep=got)

@@ -8,6 +8,7 @@ Each case is one file with `run(quick) -> Result`:
     threads        from one thread to another
     processes      from one process to another: unpaced, 1 kHz quiet, 1 kHz with every core busy
     replicas       a module that computes, in one process and in two
+    event_loop     from a thread to a task of asyncio: unpaced, 1 kHz
     stats          what stamps and statistics add to a block
     import_time    `import steadyflow` beside `import numpy`
 
@@ -34,6 +35,7 @@ CASES: Final[Mapping[str, str]] = {
     "threads": "from one thread to another, unpaced",
     "processes": "from one process to another: unpaced, at 1 kHz quiet, at 1 kHz with every core busy",
     "replicas": "a module that computes, in one process and in two, unordered and ordered",
+    "event_loop": "from a thread to a task of asyncio, unpaced and at 1 kHz",
     "stats": "what stamps and statistics add to a block",
     "import_time": "import steadyflow beside import numpy",
 }

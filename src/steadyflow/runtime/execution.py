@@ -91,6 +91,7 @@ class Execution:
         self._running = 0
         self._stopping = False
         self._left_behind: set[str] = set()
+        self._when_over: list[Callable[[], None]] = []
         self.problems: list[Exception] = []
         self._failed_modules: set[str] = set()
         self._replicas_left = {name: placed.replicas for name, placed in modules.items()}
@@ -208,6 +209,12 @@ class Execution:
         self._conclude()
         return True
 
+    def when_over(self, callback: Callable[[], None]) -> None:
+        """Call back once when the run is over, now if it is; any thread, must not block. `wait` then returns soon."""
+        with self._changed:
+            self._when_over.append(callback)
+        self._tell_when_over()
+
     def stop(self, drain_timeout_s: float) -> None:
         """Stop the sources, let blocks drain within the time, then give up what is left."""
         self._request_stop("the flow was stopped")
@@ -308,6 +315,7 @@ class Execution:
         with self._changed:
             self._running -= 1
             self._changed.notify_all()
+        self._tell_when_over()
 
     def module_ended(self, module: str) -> None:
         """See `workers.Owner`. A module has ended when all of its replicas have."""
@@ -378,6 +386,8 @@ class Execution:
             segment = self._layout.segments[bell.segment]
             ring_bell(segment, bell.offset, ROOM_BIT)
             ring_bell(segment, bell.offset, CONTROL_BIT)
+        for offset in self._layout.target_bells.values():
+            ring_bell(self._layout.segment, offset, CONTROL_BIT)
 
     def _reclaim(self, worker: Worker) -> None:
         """Take over what a dead process had in hand: its blocks, its views, its ends."""
@@ -427,6 +437,14 @@ class Execution:
                 self._settle()
         with self._changed:
             self._changed.notify_all()
+        self._tell_when_over()
+
+    def _tell_when_over(self) -> None:
+        if self._is_over():
+            with self._changed:
+                callbacks, self._when_over = self._when_over, []
+            for callback in callbacks:
+                callback()
 
     def _settle(self) -> None:
         for worker in self.workers.values():

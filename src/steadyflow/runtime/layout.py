@@ -24,7 +24,7 @@ from steadyflow._native import (
 from steadyflow.config import DropOldest, Rule, Wait
 from steadyflow.errors import ConfigurationError, CycleRefused, FlowError, FormatClash, LimitExceeded, located
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, agree, class_path, format_to_wire
-from steadyflow.module import Module, Source, aligned_inputs, input_ports, output_ports
+from steadyflow.module import Module, Source, aligned_inputs, input_ports, is_asynchronous, output_ports
 from steadyflow.pipeline import Pipeline, buffer_bytes
 from steadyflow.runtime.aligned_links import check_aligned, stopped_inputs
 from steadyflow.runtime.arguments import encode_arguments, parameter_names
@@ -224,7 +224,7 @@ def plan_workers(modules: Mapping[str, Placed], order: Sequence[Sequence[str]]) 
     Give every module a worker.
 
     Raises:
-        ConfigurationError: One worker is asked to be a thread and a process.
+        ConfigurationError: One worker is asked to be a thread and a process, or to run plain and asynchronous modules.
         LimitExceeded: More process workers than shared memory has columns for.
     """
     plans: dict[str, WorkerPlan] = {}
@@ -237,6 +237,7 @@ def plan_workers(modules: Mapping[str, Placed], order: Sequence[Sequence[str]]) 
                     f"worker {worker!r}: expected one placement; module {plan.modules[0].name!r} wants a "
                     f"{plan.placement}, module {name!r} a {placed.placement}. Give one of them another worker."
                 )
+            _check_same_kind(worker, [*plan.modules, placed])
             plan.modules.append(placed)
             plans[worker] = plan._replace(realtime=plan.realtime or placed.realtime)
     processes = sum(plan.placement == "process" for plan in plans.values())
@@ -246,6 +247,16 @@ def plan_workers(modules: Mapping[str, Placed], order: Sequence[Sequence[str]]) 
             f"worker, add(..., worker='name'), or have fewer replicas."
         )
     return list(plans.values())
+
+
+def _check_same_kind(worker: str, modules: Sequence[Placed]) -> None:
+    """Refuse plain modules beside asynchronous ones: while one of them works, the event loop would stand still."""
+    kinds = {is_asynchronous(placed.module): placed.name for placed in modules}
+    if len(kinds) > 1:
+        raise ConfigurationError(
+            f"worker {worker!r}: expected only asynchronous modules or none; module {kinds[True]!r} is asynchronous, "
+            f"module {kinds[False]!r} is not, and would stop the event loop while it works. Give one of them another worker."
+        )
 
 
 # --- shared memory ------------------------------------------------------------------------------------------------------
@@ -281,6 +292,7 @@ class Layout:
         self._timed = timed_pipelines(modules, pipelines)
         self._workers_of = {name: placed.workers for name, placed in modules.items()}
         self._replicas = {name: placed.replicas for name, placed in modules.items()}
+        self._asynchronous = {name for name, placed in modules.items() if is_asynchronous(placed.module)}
         self._aligned = {
             (name, port)
             for name, placed in modules.items()
@@ -374,15 +386,17 @@ class Layout:
 
     def _fused(self, pipeline: Pipeline) -> bool:
         """
-        Tell whether both ends are in one worker.
+        Tell whether both ends are in one worker, so that a block is handed over by a call.
 
-        Not in a loop, where a call would come back to itself; and not into an aligned input, which may be held back, so
-        that something has to fill.
+        Not in a loop, where the call would come back to itself; not into an aligned input, which may be held back, so that
+        something has to fill; and not in an event loop, where a call cannot wait.
         """
         source, target = pipeline.source[0], pipeline.target[0]
         if pipeline.source_open or pipeline.target_open or self._workers_of[source] != self._workers_of[target]:
             return False
-        return not self._in_loop(pipeline) and pipeline.target not in self._aligned
+        if source in self._asynchronous or pipeline.target in self._aligned:
+            return False
+        return not self._in_loop(pipeline)
 
     def _in_loop(self, pipeline: Pipeline) -> bool:
         source, target = pipeline.source[0], pipeline.target[0]

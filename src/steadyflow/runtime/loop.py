@@ -1,19 +1,21 @@
 """
-The life of a worker, the same in a thread and in a process: build the ends, set up, run, tear down.
+The life of a worker, the same in a thread and in a process: build the ends, set up, end, fail, tear down.
 
-The hot path is not here: `Inbox.serve` calls the modules natively. This file decides only what happens between
-blocks: which source is stepped, when a module has ended, what a failure closes.
+How its modules are called in between is not here: `serving` calls them one after the other, `event_loop` lets them await.
+Whatever calls a module is written once, as a coroutine; without an event loop there is nothing to await in it, and it is
+run to its end at once.
 """
 
 from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Protocol
 
-from steadyflow._native import AbortFlag, Inbox, ModuleContext, Segment, Target, monotonic_ns
+from steadyflow._native import AbortFlag, Inbox, ModuleContext, Segment, Target
 from steadyflow.codec import codec_for
 from steadyflow.data import Block
 from steadyflow.errors import ConfigurationError, PipelineClosed
@@ -22,7 +24,6 @@ from steadyflow.module import (
     Input,
     Module,
     OutputPort,
-    Source,
     aligned_inputs,
     input_ports,
     output_ports,
@@ -35,11 +36,6 @@ from steadyflow.runtime.channel import ModuleReports
 from steadyflow.runtime.failure_text import in_one_line, with_traceback
 from steadyflow.runtime.windows import Windows
 from steadyflow.runtime.wiring import LaneWiring, ModuleWiring, PipelineWiring, Place, WorkerWiring
-
-# Blocks served between two steps of a source that is always ready: enough to keep up with what it sends.
-_BLOCKS_PER_STEP: Final = 256
-_FOREVER: Final = -1
-_ALL: Final = 1 << 62
 
 
 class Host(Protocol):
@@ -55,7 +51,7 @@ class Host(Protocol):
         """Tell that a module keeps as many views of a pipeline as it may. Its worker's thread; must not block."""
 
 
-class _Seat:
+class Seat:
     """A module in its worker, and how far it has come."""
 
     __slots__ = ("alignment", "awaited", "context", "module", "name", "outputs_ended", "state", "targets")
@@ -71,18 +67,7 @@ class _Seat:
         self.outputs_ended = False
 
 
-class _Production:
-    """A source's generator, and when it wants to go on."""
-
-    __slots__ = ("due_ns", "seat", "steps")
-
-    def __init__(self, seat: _Seat, steps: Iterator[int | None]) -> None:
-        self.seat = seat
-        self.steps = steps
-        self.due_ns = 0
-
-
-class WorkerLoop:
+class WorkerLoop(ABC):
     """
     Runs the modules of one worker.
 
@@ -112,31 +97,38 @@ class WorkerLoop:
         self._stopping = False
         self._pid = os.getpid()
         self._attention = False  # set from other threads: a source that runs alone pauses at its next yield
-        self._seats = {name: _Seat(name, module) for name, module in modules.items()}
+        self._seats = {name: Seat(name, module) for name, module in modules.items()}
         self._inbox = Inbox(segments[wiring.bell.segment], wiring.bell.offset, wiring.process, abort)
         self._formats: dict[str, Format] = {}
         self._fused_into: dict[tuple[str, str], list[PipelineWiring]] = {}
         self._set_up: set[str] = set()
-        self._timed: list[tuple[_Seat, Alignment]] = []  # who is called when a time has come, and not only a block
+        self._timed: list[tuple[Seat, Alignment]] = []  # who is called when a time has come, and not only a block
         self._build()
 
     # --- before the flow -------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def setup(self) -> bool:
-        """Set up every module, in topological order. False after a failure, which has been reported."""
-        self._inbox.adopt()
+        """
+        Set up every module, in topological order. The worker's own thread.
+
+        Returns:
+            False after a failure, which has been reported.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Tear down what was set up, where the flow does not start. The worker's own thread."""
+
+    async def _set_up_all(self) -> bool:
         for seat in self._seats.values():
             try:
-                seat.module.setup()
+                await self._run_method(seat, seat.module.setup)
             except BaseException as problem:
                 self._tell_failure(seat, problem, None)
                 return False
             self._set_up.add(seat.name)
         return True
-
-    def close(self) -> None:
-        """Tear down what was set up, where the flow does not start. The worker's own thread."""
-        self._close([])
 
     def _build(self) -> None:
         for module in self._wiring.modules:
@@ -171,13 +163,13 @@ class WorkerLoop:
             outside = [pipeline for pipeline in inputs if not pipeline.in_loop]
             seat.awaited = {pipeline.id for pipeline in outside or inputs}
 
-    def _configure(self, port: OutputPort, name: str, seat: _Seat) -> None:
+    def _configure(self, port: OutputPort, name: str, seat: Seat) -> None:
         port.configure(
             name, native_spec(port.format), port.format, Preparer(name, port.format), seat.context, self._abort
         )
         port.set_inbox(self._inbox)
 
-    def _alignment(self, seat: _Seat, wiring: ModuleWiring) -> Alignment | None:
+    def _alignment(self, seat: Seat, wiring: ModuleWiring) -> Alignment | None:
         aligned = aligned_inputs(seat.module)
         if aligned is None:
             return None
@@ -201,13 +193,15 @@ class WorkerLoop:
         fmt = self._format(pipeline.format)
         codec = codec_for(fmt, where=pipeline.id)
         output = _only_output(seat.module)
-        call = process_methods(seat.module)[pipeline.target[1]]
+        process = process_methods(seat.module)[pipeline.target[1]]
         declared: Input = input_ports(seat.module)[pipeline.target[1]].declaration
         if seat.alignment is not None and pipeline.target[1] in seat.alignment.names:
-            call = seat.alignment.taker(pipeline.target[1])
+            process = seat.alignment.taker(pipeline.target[1])
+        windows = None
         if declared.window_frames is not None and isinstance(fmt, AudioFormat):
             assert declared.hop_frames is not None
-            call = Windows(call, output, seat.context, fmt, declared.window_frames, declared.hop_frames).push
+            windows = Windows(process, output, seat.context, fmt, declared.window_frames, declared.hop_frames)
+        call = self._target_call(seat, process, windows)
         target = Target(
             pipeline.id,
             native_spec(fmt),
@@ -267,27 +261,23 @@ class WorkerLoop:
 
     # --- the flow -----------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def run(self) -> None:
         """Run until every module has ended, or until aborted. The worker's own thread; returns after teardown."""
-        productions: list[_Production] = []
-        try:
-            for seat in list(self._seats.values()):
-                if isinstance(seat.module, Source):
-                    self._begin(seat, seat.module, productions)
-                elif not seat.targets:
-                    self._end(seat)
-            while not self._abort.is_set():
-                if self._stopping and productions:
-                    self._stop(productions)
-                if productions:
-                    self._turn(productions)
-                elif self._inbox.open_inputs:
-                    self._serve(_FOREVER, _ALL)
-                else:
-                    break
-        finally:
-            if self._is_home:
-                self._close(productions)
+
+    @abstractmethod
+    def _target_call(
+        self, seat: Seat, process: Callable[[Block], Any], windows: Windows | None
+    ) -> Callable[..., object]:
+        """Return what is called with the blocks of an input; `windows` collects them for `process` first."""
+
+    @abstractmethod
+    async def _run_method(self, seat: Seat, method: Callable[[], Any]) -> None:
+        """Call a method of a module that is not process(): nothing is served to it meanwhile."""
+
+    @abstractmethod
+    def _carry_out(self, seat: Seat, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Do what follows from an end or a failure that was met in native code."""
 
     def stop(self) -> None:
         """Stop the sources at their next yield; what is on its way still drains. Any thread."""
@@ -311,115 +301,29 @@ class WorkerLoop:
             for name, seat in self._seats.items()
         }
 
-    def _begin(self, seat: _Seat, source: Source, productions: list[_Production]) -> None:
-        try:
-            steps: object = source.produce()
-            if not isinstance(steps, Iterator):
-                raise TypeError(f"expected produce() to be a generator, with a yield after each send; got {steps!r}")
-        except BaseException as problem:
-            self._fail(seat, problem, None)
-        else:
-            productions.append(_Production(seat, steps))
-
-    def _turn(self, productions: list[_Production]) -> None:
-        now = monotonic_ns()
-        first = next((production for production in productions if production.due_ns <= now), None)
-        if first is None:
-            self._serve(min(production.due_ns for production in productions), _BLOCKS_PER_STEP)
-            return
-        alone = len(productions) == 1 and self._inbox.open_inputs == 0
-        self._attention = False
-        productions.remove(first)
-        if self._step(first, alone):
-            # To the end of the line: sources that are always ready take turns.
-            productions.append(first)
-        if self._inbox.open_inputs:
-            self._serve(0, _BLOCKS_PER_STEP)
-
-    def _serve(self, until_ns: int, limit: int) -> None:
-        """Serve blocks, as `Inbox.serve` does, and then call the modules whose time has come."""
-        if not self._timed:
-            self._inbox.serve(until_ns, limit)
-            return
-        times = [until_ns] if until_ns != _FOREVER else []
-        times += [deadline_ns for _, _, deadline_ns in self._deadlines()]
-        # Blocks first: what is waited for may be there already.
-        self._inbox.serve(min(times, default=_FOREVER), min(limit, _BLOCKS_PER_STEP))
-        now_ns = monotonic_ns()
-        for seat, alignment, deadline_ns in self._deadlines():
-            if deadline_ns <= now_ns:
-                self._call(seat, partial(alignment.expire, now_ns))
-
-    def _deadlines(self) -> list[tuple[_Seat, Alignment, int]]:
-        return [
-            (seat, alignment, deadline_ns)
-            for seat, alignment in self._timed
-            if seat.state == "running" and (deadline_ns := alignment.deadline_ns) is not None
-        ]
-
-    def _step(self, production: _Production, alone: bool) -> bool:
-        """
-        Let a source go on: to its next yield, or, where the worker has nothing else to do, until it wants to wait.
-
-        Returns False when it has ended.
-        """
-        seat = production.seat
-        try:
-            for due_ns in production.steps:
-                if due_ns is not None:
-                    try:
-                        production.due_ns = operator.index(due_ns)
-                    except TypeError:
-                        raise TypeError(f"expected produce() to yield None or a time in ns, got {due_ns!r}") from None
-                    return True
-                if not alone or self._attention:
-                    production.due_ns = 0
-                    return True
-        except BaseException as problem:
-            if not self._is_abort(problem):
-                self._fail(seat, problem, None)
-            return False
-        self._end(seat)
-        return False
-
-    def _stop(self, productions: list[_Production]) -> None:
-        for production in productions:
-            self._close_generator(production)
-            if production.seat.state == "running":
-                self._end(production.seat, "stopped")
-        productions.clear()
-
-    def _close_generator(self, production: _Production) -> None:
-        close = getattr(production.steps, "close", None)
-        if close is not None:
-            try:
-                close()
-            except BaseException as problem:
-                self._fail(production.seat, problem, None)
-
     # --- ends and failures --------------------------------------------------------------------------------------------
 
-    def _input_ended(self, seat: _Seat, pipeline: PipelineWiring) -> None:
+    def _input_ended(self, seat: Seat, pipeline: PipelineWiring) -> None:
         port = pipeline.target[1]
         if seat.alignment is not None and port in seat.alignment.names and seat.state == "running":
-            self._call(seat, partial(seat.alignment.end, port))
+            self._carry_out(seat, partial(self._call, seat, partial(seat.alignment.end, port)))
         if pipeline.id not in seat.awaited:
             return
         seat.awaited.discard(pipeline.id)
         if not seat.awaited and seat.state == "running":
-            self._end(seat)
+            self._carry_out(seat, partial(self._end, seat))
 
-    def _end(self, seat: _Seat, state: str = "ended") -> None:
+    async def _end(self, seat: Seat, state: str = "ended") -> None:
         """Finish a module whose inputs have ended: what it still sends comes before the end of its outputs."""
-        if not self._call(seat, seat.module.finish):
+        if not await self._call(seat, seat.module.finish):
             return
         seat.state = state
         self._end_outputs(seat)
-        self._tear_down(seat)
+        await self._tear_down(seat)
         if seat.state == state:
             self._host.module_ended(seat.name)
 
-    def _end_outputs(self, seat: _Seat) -> None:
+    def _end_outputs(self, seat: Seat) -> None:
         if seat.outputs_ended:
             return
         seat.outputs_ended = True
@@ -430,21 +334,24 @@ class WorkerLoop:
             for pipeline in self._fused_into.get((seat.name, name), ()):
                 self._input_ended(self._seats[pipeline.target[0]], pipeline)
 
-    def _call(self, seat: _Seat, method: Callable[[], object]) -> bool:
+    async def _call(self, seat: Seat, method: Callable[[], Any]) -> bool:
         """Call a method of a module, or one that calls it. False if it failed, which has been reported."""
         try:
-            self._inbox.call(seat.context, method)
+            await self._run_method(seat, method)
         except BaseException as problem:
             if not self._is_abort(problem):
-                self._fail(seat, problem, None)
+                await self._fail(seat, problem, None)
                 return False
         return True
 
-    def _failed_in_process(self, seat: _Seat, problem: BaseException, block: Block) -> None:
+    def _failed_in_process(self, seat: Seat, problem: BaseException, block: Block) -> None:
+        self._carry_out(seat, partial(self._fail_unless_aborted, seat, problem, block.sequence))
+
+    async def _fail_unless_aborted(self, seat: Seat, problem: BaseException, block_sequence: int | None) -> None:
         if self._is_abort(problem):
             seat.state = "stopped"
         else:
-            self._fail(seat, problem, block.sequence)
+            await self._fail(seat, problem, block_sequence)
 
     def _is_abort(self, problem: BaseException) -> bool:
         """Tell whether a module was interrupted by the end of the flow, rather than failed."""
@@ -455,14 +362,14 @@ class WorkerLoop:
         """Whether this is the worker's own process, and not one that a module forked and that came back to the loop."""
         return os.getpid() == self._pid
 
-    def _fail(self, seat: _Seat, problem: BaseException, block_sequence: int | None) -> None:
+    async def _fail(self, seat: Seat, problem: BaseException, block_sequence: int | None) -> None:
         if seat.state == "failed":
             return
         self._tell_failure(seat, problem, block_sequence)
         self._end_outputs(seat)
-        self._tear_down(seat)
+        await self._tear_down(seat)
 
-    def _tell_failure(self, seat: _Seat, problem: BaseException, block_sequence: int | None) -> None:
+    def _tell_failure(self, seat: Seat, problem: BaseException, block_sequence: int | None) -> None:
         if not self._is_home:
             raise problem  # its own thread is all that it has; the module is the parent's, and so is whoever could be told
         seat.state = "failed"
@@ -474,24 +381,22 @@ class WorkerLoop:
             problem = ending
         self._host.module_failed(seat.name, problem, text, block_sequence)
 
-    def _tear_down(self, seat: _Seat) -> None:
+    async def _tear_down(self, seat: Seat) -> None:
         if seat.name not in self._set_up:
             return
         self._set_up.discard(seat.name)
         try:
-            seat.module.teardown()
+            await self._run_method(seat, seat.module.teardown)
         except BaseException as problem:
-            self._fail(seat, problem, None)
+            await self._fail(seat, problem, None)
 
-    def _close(self, productions: list[_Production]) -> None:
-        for production in productions:
-            self._close_generator(production)
+    async def _close_seats(self) -> None:
         for seat in self._seats.values():
             if seat.state == "running":
                 seat.state = "stopped"
             for port in output_ports(seat.module).values():
                 port.end()
-            self._tear_down(seat)
+            await self._tear_down(seat)
 
     def detach(self) -> None:
         """Let go of the segments. After run()."""
@@ -508,3 +413,18 @@ class WorkerLoop:
 def _only_output(module: Module) -> OutputPort | None:
     outputs = list(output_ports(module).values())
     return outputs[0] if len(outputs) == 1 else None
+
+
+def due_time_ns(yielded: object) -> int:
+    """
+    Return when a source wants to go on, of what its produce() yielded; 0: at once.
+
+    Raises:
+        TypeError: It yielded something else than None or a time.
+    """
+    if yielded is None:
+        return 0
+    try:
+        return operator.index(yielded)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"expected produce() to yield None or a time in ns, got {yielded!r}") from None

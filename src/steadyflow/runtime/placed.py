@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from steadyflow.module import Module
+from steadyflow.module import Module, is_asynchronous
 
 MAIN_WORKER: Final = "main"
 """The thread that runs the modules which ask for nothing else."""
+
+ASYNCIO_WORKER: Final = "asyncio"
+"""The thread with an event loop that runs the asynchronous modules which ask for nothing else."""
 
 Placement: TypeAlias = Literal["thread", "process"]
 
@@ -40,7 +43,8 @@ class Placed(NamedTuple):
         if self.replicas > 1:
             return tuple(f"{self.name}-{number}" for number in range(1, self.replicas + 1))
         alone = self.placement == "process" or self.module.blocking
-        return (self.worker or (self.name if alone else MAIN_WORKER),)
+        shared = ASYNCIO_WORKER if is_asynchronous(self.module) else MAIN_WORKER
+        return (self.worker or (self.name if alone else shared),)
 
     @property
     def shown_workers(self) -> str:

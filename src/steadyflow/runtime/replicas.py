@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from steadyflow.errors import ConfigurationError
-from steadyflow.module import Source, aligned_inputs, input_ports
+from steadyflow.module import Source, aligned_inputs, input_ports, is_asynchronous
 
 if TYPE_CHECKING:
     from steadyflow.pipeline import Pipeline
@@ -34,6 +34,11 @@ def check_replicated(placed: Placed) -> None:
     if isinstance(placed.module, Source):
         raise ConfigurationError(
             f"{where}: a source cannot have replicas: each would produce the whole stream. Replicate a module behind it."
+        )
+    if is_asynchronous(placed.module):
+        raise ConfigurationError(
+            f"{where}: cannot have replicas, because it is asynchronous: it mostly waits, and replicas are for what computes. "
+            f"Let a plain module compute, and replicate that."
         )
     aligned = aligned_inputs(placed.module)
     if aligned is not None:

@@ -17,11 +17,20 @@ def send_result(result: object, output: OutputPort | None) -> None:
     Raises:
         ConfigurationError: There is a result, and not exactly one output that it could go to.
     """
-    if result is None:
-        return
+    if result is not None:
+        _checked(result, output).send(result)
+
+
+async def send_result_async(result: object, output: OutputPort | None) -> None:
+    """Do the same in an event loop, which goes on where there is no room. Raises what `send_result` does."""
+    if result is not None:
+        await _checked(result, output).send_async(result)
+
+
+def _checked(result: object, output: OutputPort | None) -> OutputPort:
     if output is None:
         raise ConfigurationError(
             f"expected process() to return None, because the module has not exactly one output; "
             f"got {type(result).__name__}; send it with self.<output>.send(...)"
         )
-    output.send(result)
+    return output

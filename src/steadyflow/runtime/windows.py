@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from steadyflow.data import Block, BlockFlag
 from steadyflow.formats import AudioFormat
-from steadyflow.runtime.results import send_result
+from steadyflow.runtime.results import send_result, send_result_async
 
 if TYPE_CHECKING:
     from steadyflow._native import ModuleContext
@@ -61,6 +62,17 @@ class Windows:
 
     def push(self, block: Block) -> None:
         """Take a block and process every window that it completes. The module's worker."""
+        for window in self._completed(block):
+            send_result(self._process(window), self._output)
+
+    async def push_async(self, block: Block) -> None:
+        """Do the same for an asynchronous module. Its worker's event loop."""
+        for window in self._completed(block):
+            result = self._process(window)
+            await send_result_async(await result if isawaitable(result) else result, self._output)
+
+    def _completed(self, block: Block) -> Iterator[Block]:
+        """Collect a block; yield each window that it completes, with its stamps set for what is made of it."""
         broken = block.flags & (BlockFlag.DISCONTINUITY | BlockFlag.GAP)
         if broken or block.first_frame != self._first_frame + self._end - self._begin:
             self._begin = self._end = self._skip = 0
@@ -72,7 +84,7 @@ class Windows:
         self._append(block.samples)
         self._pass_over()
         while self._end - self._begin >= self._window:
-            self._give(self._begin)
+            yield self._next()
             self._skip = self._hop
             self._pass_over()
 
@@ -99,10 +111,10 @@ class Windows:
         first_frame, timestamp_ns = self._stamps[0]
         return timestamp_ns + round((self._first_frame - first_frame) * self._ns_per_frame)
 
-    def _give(self, begin: int) -> None:
+    def _next(self) -> Block:
         timestamp_ns = self._timestamp_ns()
         window = Block(
-            self._frames(begin, begin + self._window).copy(),
+            self._frames(self._begin, self._begin + self._window).copy(),
             self._format,
             timestamp_ns=timestamp_ns,
             first_frame=self._first_frame,
@@ -117,7 +129,7 @@ class Windows:
             self._flags & (BlockFlag.DISCONTINUITY | BlockFlag.GAP | BlockFlag.CORRUPTED),
         )
         self._flags = 0
-        send_result(self._process(window), self._output)
+        return window
 
     def _frames(self, begin: int, end: int) -> np.ndarray[Any, Any]:
         return self._samples[:, begin:end] if self._axis else self._samples[begin:end]

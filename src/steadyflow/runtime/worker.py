@@ -34,6 +34,7 @@ from steadyflow.runtime.channel import (
 )
 from steadyflow.runtime.failure_text import in_one_line, with_traceback
 from steadyflow.runtime.loop import WorkerLoop
+from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import MainScript
 from steadyflow.runtime.scheduling import request_realtime
 from steadyflow.runtime.wiring import WorkerWiring
@@ -86,7 +87,7 @@ def _serve(channel: Channel) -> int:
         segments = _attach(setup, channel.take_descriptors())
         script = MainScript(setup.main_path, setup.main_package)
         modules = _construct(wiring, script)
-        loop = WorkerLoop(wiring, modules, segments, abort, _RemoteHost(channel), script.resolve)
+        loop = make_loop(wiring, modules, segments, abort, _RemoteHost(channel), script.resolve)
     except BaseException as problem:  # also sys.exit() in the main script or a constructor
         channel.send(Failed(None, in_one_line(problem), with_traceback(problem), None))
         return 1

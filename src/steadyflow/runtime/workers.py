@@ -33,7 +33,7 @@ from steadyflow.runtime.channel import (
     Stop,
 )
 from steadyflow.runtime.failure_text import in_one_line
-from steadyflow.runtime.loop import WorkerLoop
+from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import main_script_package, main_script_path
 from steadyflow.runtime.wiring import WorkerWiring
 
@@ -150,7 +150,7 @@ class ThreadWorker(Worker):
     ) -> None:
         super().__init__(wiring, owner)
         self.pid = os.getpid()
-        self._loop = WorkerLoop(wiring, modules, segments, abort_flag, self)
+        self._loop = make_loop(wiring, modules, segments, abort_flag, self)
         self._released = threading.Event()
         self._go = False
         self._thread = threading.Thread(target=self._run, name=f"steadyflow-{wiring.name}", daemon=True)

@@ -1,0 +1,90 @@
+#include "delivery.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace steadyflow {
+namespace {
+
+// Blocks for modules that have ended, dropped in one call: after that many, the loop gets a turn.
+constexpr unsigned discards_at_once = 256;
+
+}  // namespace
+
+Delivery::Delivery(std::shared_ptr<Inbox::Link> link, Lanes::Lane& lane, const Claim& claim, nb::object block) noexcept
+    : link_(std::move(link)), lane_(lane), claim_(claim), block_(std::move(block)), taken_ns_(monotonic_ns()) {
+    context().busy = true;
+}
+
+Delivery::~Delivery() { release(); }
+
+void Delivery::begin() {
+    started_ns_ = monotonic_ns();
+    const Nanoseconds free_ns = std::max(context().free_since_ns, lane_.consumer.ring().resumed_ns());
+    // An event loop has the GIL back before it can look at the clock: it cannot tell the two apart.
+    note_started(lane_.consumer.stats(), *link_->target, started_ns_, claim_.sent_ns, free_ns,
+                 std::max(taken_ns_, claim_.sent_ns), std::nullopt);
+    context().begin(*reinterpret_cast<const BlockObject*>(block_.ptr()));
+    context().waited_ns = 0;
+}
+
+void Delivery::returned() {
+    const Nanoseconds busy = std::max<Nanoseconds>(monotonic_ns() - started_ns_ - context().waited_ns, 0);
+    lane_.consumer.stats().busy.record(busy);
+    ++context().calls;
+    context().busy_ns += busy;
+}
+
+nb::object Delivery::output_for(nb::handle result) const {
+    link_->target->output_for(result);
+    return link_->target->result_port;
+}
+
+void Delivery::finish() {
+    if (!held_) return;
+    release();
+    lane_.consumer.finish(claim_);
+    add(lane_.consumer.stats().received);
+}
+
+void Delivery::fail() {
+    if (!held_) return;
+    release();
+    link_->target->discard = Reason::failed;
+    lane_.consumer.discard(claim_, Reason::failed);
+}
+
+void Delivery::release() noexcept {
+    if (!held_) return;
+    held_ = false;
+    context().active = false;
+    context().busy = false;
+    context().free_since_ns = monotonic_ns();
+}
+
+std::unique_ptr<Delivery> Inbox::next_delivery() {
+    for (unsigned discarded = 0; !detached_;) {
+        const std::size_t open = open_;
+        Link* link = pick(false);
+        if (link == nullptr) {
+            if (open_ == open) return nullptr;
+            continue;  // an input has ended; there may be more
+        }
+        // An input ended in pick(), and with it the module of this block: it is at work now, with its last call.
+        if (link->target->context->busy) continue;
+        Claim claim;
+        Lanes::Lane* const lane = this->claim(*link, claim);
+        if (lane == nullptr) continue;
+        if (!link->target->discard) {
+            return std::make_unique<Delivery>(link->shared_from_this(), *lane, claim, build_or_discard(*link, *lane, claim));
+        }
+        lane->consumer.discard(claim, *link->target->discard);
+        if (++discarded == discards_at_once) {
+            bell_.ring(link->bit);
+            return nullptr;
+        }
+    }
+    return nullptr;
+}
+
+}  // namespace steadyflow

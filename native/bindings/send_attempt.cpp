@@ -1,0 +1,58 @@
+#include "send_attempt.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace steadyflow {
+
+SendAttempt::SendAttempt(nb::object output, nb::object data, Output::Outgoing block)
+    : output_owner_(std::move(output)),
+      output_(*nb::cast<Output*>(output_owner_)),
+      data_(std::move(data)),
+      block_(std::move(block)),
+      began_ns_(block_.sent_ns) {}
+
+SendAttempt::~SendAttempt() { note_wait(); }
+
+nb::object SendAttempt::settle() {
+    if (full_) {
+        note_wait();
+        output_.require_open();
+        block_.sent_ns = monotonic_ns();
+    }
+    Nanoseconds deadline = -1;
+    while (auto full = output_.rings_.empty() ? nullptr : output_.decide(began_ns_, deadline)) {
+        if (output_.abort_ && output_.abort_->load(std::memory_order_acquire)) {
+            raise_error("PipelineClosed", full->name + ": the flow was stopped while this send waited for room");
+        }
+        full->producer.request_wake();
+        // Never cancelled: others of the same loop may wait for the same ring, and one ring too many does no harm.
+        if (full->producer.has_room()) continue;
+        waiting_since_ns_ = monotonic_ns();
+        until_ns_ = waiting_since_ns_ + look_again_ns;
+        if (deadline >= 0) until_ns_ = std::min(until_ns_, deadline);
+        full_ = std::move(full);
+        return nb::none();
+    }
+    return nb::bool_(output_.complete(block_));
+}
+
+void SendAttempt::note_wait() noexcept {
+    if (!full_) return;
+    const Nanoseconds blocked = monotonic_ns() - waiting_since_ns_;
+    full_->producer.note_blocked(blocked);
+    if (output_.context_ != nullptr) output_.context_->waited_ns += blocked;
+    full_.reset();
+}
+
+nb::object Output::attempt(nb::handle self, nb::handle data) {
+    if (!ready_to_send()) return nb::bool_(true);
+    Outgoing block;
+    prepare(data.ptr(), block);
+    begin(block, 0);
+    auto attempt = std::make_unique<SendAttempt>(nb::borrow(self), nb::borrow(data), std::move(block));
+    nb::object settled = attempt->settle();
+    return settled.is_none() ? nb::cast(std::move(attempt)) : settled;
+}
+
+}  // namespace steadyflow

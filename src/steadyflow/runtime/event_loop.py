@@ -1,0 +1,202 @@
+"""
+A worker with an event loop: its modules are coroutines, and while one awaits, the others go on.
+
+The loop sleeps on the worker's bell. Which block is taken next is decided natively, by the same order of priority as
+everywhere; each block is a task, and its slot in the ring stays claimed until that task is done with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from steadyflow._native import AbortFlag, Delivery, Segment, monotonic_ns
+from steadyflow.awaiting import NEVER, BellWatch, Sender
+from steadyflow.data import Block
+from steadyflow.module import Module, Source, output_ports
+from steadyflow.runtime.loop import Host, Seat, WorkerLoop, due_time_ns
+from steadyflow.runtime.windows import Windows
+from steadyflow.runtime.wiring import WorkerWiring
+
+
+class EventLoop(WorkerLoop):
+    """Runs the asynchronous modules of one worker; see `WorkerLoop` for the arguments."""
+
+    def __init__(
+        self,
+        wiring: WorkerWiring,
+        modules: Mapping[str, Module],
+        segments: Sequence[Segment],
+        abort: AbortFlag,
+        host: Host,
+        resolve: Callable[[str], type] | None = None,
+    ) -> None:
+        super().__init__(wiring, modules, segments, abort, host, resolve)
+        self._runner = asyncio.Runner()
+        self._watch = BellWatch(self._inbox.bell, self._inbox.collect)
+        for module in modules.values():
+            for port in output_ports(module).values():
+                port.sender = Sender(port, self._watch)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._producing: set[asyncio.Task[None]] = set()  # those that are in produce(), where a stop cancels them
+        self._defect: BaseException | None = None
+        self._closing = False
+
+    def setup(self) -> bool:
+        self._inbox.adopt(in_event_loop=True)
+        return self._runner.run(self._set_up_all())
+
+    def close(self) -> None:
+        with self._runner:
+            self._runner.run(self._close_seats())
+
+    def run(self) -> None:
+        with self._runner:
+            self._runner.run(self._run())
+
+    def detach(self) -> None:
+        self._runner.close()  # where not even the setup came to its end
+        for seat in self._seats.values():
+            for port in output_ports(seat.module).values():
+                port.sender = None
+        super().detach()
+
+    async def _run(self) -> None:
+        try:
+            for seat in list(self._seats.values()):
+                if isinstance(seat.module, Source):
+                    self._begin(partial(self._produce, seat, seat.module))
+                elif not seat.targets:
+                    self._begin(partial(self._end, seat))
+            while self._has_work() and self._defect is None and not self._abort.is_set():
+                if self._stopping:
+                    self._stop_sources()
+                self._deal()
+                if self._has_work():
+                    await self._watch.sleep(NEVER)
+        finally:
+            self._closing = True
+            if self._is_home:
+                for task in self._tasks:
+                    task.cancel()
+                if self._tasks:
+                    await asyncio.wait(self._tasks)
+                await self._close_seats()
+        if self._defect is not None:
+            raise self._defect
+
+    def _has_work(self) -> bool:
+        return bool(self._tasks or self._inbox.open_inputs)
+
+    # --- blocks -----------------------------------------------------------------------------------------------------
+
+    def _deal(self) -> None:
+        """Give every module that is free its next block, the most urgent first."""
+        while not (self._closing or self._abort.is_set()) and (delivery := self._inbox.take()) is not None:
+            self._begin(partial(delivery.call, delivery))
+
+    def _target_call(
+        self, seat: Seat, process: Callable[[Block], Any], windows: Windows | None
+    ) -> Callable[..., object]:
+        return partial(self._work, seat, process if windows is None else windows.push_async)
+
+    async def _work(self, seat: Seat, process: Callable[[Block], Any], delivery: Delivery) -> None:
+        block = delivery.block
+        try:
+            delivery.begin()
+            try:
+                result = await _outcome(process(block))
+            finally:
+                delivery.returned()
+            if result is not None:
+                await delivery.output_for(result).send_async(result)
+        except BaseException as problem:
+            delivery.fail()
+            await self._fail_unless_aborted(seat, problem, block.sequence)
+        else:
+            delivery.finish()
+
+    # --- sources ----------------------------------------------------------------------------------------------------
+
+    async def _produce(self, seat: Seat, source: Source) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._producing.add(task)
+        try:
+            await self._step_through(source)
+        except BaseException as problem:
+            if not (self._stopping and isinstance(problem, asyncio.CancelledError)) or self._closing:
+                if not self._is_abort(problem):
+                    await self._fail(seat, problem, None)
+                return
+        finally:
+            self._producing.discard(task)
+        if task.cancelling():
+            task.uncancel()  # that was the stop, which ends here
+        await self._end(seat, "stopped" if self._stopping else "ended")
+
+    async def _step_through(self, source: Source) -> None:
+        """Let a source go on from yield to yield, until it ends or the flow is stopped."""
+        async with aclosing(_steps(source)) as steps:
+            while not self._stopping:
+                try:
+                    due_ns = await anext(steps)
+                except StopAsyncIteration:
+                    return
+                await asyncio.sleep(max(due_time_ns(due_ns) - monotonic_ns(), 0) / 1e9)
+
+    def _stop_sources(self) -> None:
+        while self._producing:
+            self._producing.pop().cancel()
+
+    # --- what every call of a module goes through ---------------------------------------------------------------------
+
+    async def _run_method(self, seat: Seat, method: Callable[[], Any]) -> None:
+        seat.context.busy = True
+        try:
+            await _outcome(method())
+        finally:
+            seat.context.busy = False
+
+    def _is_abort(self, problem: BaseException) -> bool:
+        return super()._is_abort(problem) or (self._closing and isinstance(problem, asyncio.CancelledError))
+
+    def _carry_out(self, seat: Seat, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        seat.context.busy = (
+            True  # from now on and not from the task's first step: what still waits is not for it any more
+        )
+        self._begin(work)
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        task = asyncio.get_running_loop().create_task(self._to_its_end(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def _to_its_end(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        await work()
+        self._deal()  # its module is free again
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            self._defect = self._defect or defect
+        if self._defect is not None or not self._has_work():
+            self._watch.wake()
+
+
+async def _outcome(result: Any) -> Any:
+    """Return what a method returned, which may have been written as ``def`` or as ``async def``."""
+    return await result if inspect.isawaitable(result) else result
+
+
+def _steps(source: Source) -> AsyncGenerator[int | None, None]:
+    steps: object = source.produce()
+    if not isinstance(steps, AsyncGenerator):
+        raise TypeError(
+            f"expected produce() to be an asynchronous generator, with a yield after each send; got {steps!r}"
+        )
+    return steps

@@ -1,0 +1,175 @@
+"""
+A worker that calls its modules one after the other: by `Inbox.serve`, natively, or a source's next step.
+
+The hot path is not here. This file decides only what happens between blocks: which source is stepped, and for how long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from steadyflow._native import monotonic_ns
+from steadyflow.data import Block
+from steadyflow.module import Source
+from steadyflow.runtime.alignment import Alignment
+from steadyflow.runtime.loop import Seat, WorkerLoop, due_time_ns
+from steadyflow.runtime.windows import Windows
+
+T = TypeVar("T")
+
+# Blocks served between two steps of a source that is always ready: enough to keep up with what it sends.
+_BLOCKS_PER_STEP: Final = 256
+_FOREVER: Final = -1
+_ALL: Final = 1 << 62
+
+
+class _Production:
+    """A source's generator, and when it wants to go on."""
+
+    __slots__ = ("due_ns", "seat", "steps")
+
+    def __init__(self, seat: Seat, steps: Iterator[int | None]) -> None:
+        self.seat = seat
+        self.steps = steps
+        self.due_ns = 0
+
+
+class ServingLoop(WorkerLoop):
+    """Runs the modules of one worker by calling them."""
+
+    def setup(self) -> bool:
+        self._inbox.adopt(in_event_loop=False)
+        return _at_once(self._set_up_all())
+
+    def close(self) -> None:
+        _at_once(self._close_seats())
+
+    def run(self) -> None:
+        productions: list[_Production] = []
+        try:
+            for seat in list(self._seats.values()):
+                if isinstance(seat.module, Source):
+                    self._begin(seat, seat.module, productions)
+                elif not seat.targets:
+                    _at_once(self._end(seat))
+            while not self._abort.is_set():
+                if self._stopping and productions:
+                    self._stop(productions)
+                if productions:
+                    self._turn(productions)
+                elif self._inbox.open_inputs:
+                    self._serve(_FOREVER, _ALL)
+                else:
+                    break
+        finally:
+            if self._is_home:
+                for production in productions:
+                    self._close_generator(production)
+                _at_once(self._close_seats())
+
+    def _target_call(
+        self, seat: Seat, process: Callable[[Block], Any], windows: Windows | None
+    ) -> Callable[..., object]:
+        return process if windows is None else windows.push
+
+    async def _run_method(self, seat: Seat, method: Callable[[], Any]) -> None:
+        self._inbox.call(seat.context, method)
+
+    def _carry_out(self, seat: Seat, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        _at_once(work())
+
+    def _begin(self, seat: Seat, source: Source, productions: list[_Production]) -> None:
+        try:
+            steps: object = source.produce()
+            if not isinstance(steps, Iterator):
+                raise TypeError(f"expected produce() to be a generator, with a yield after each send; got {steps!r}")
+        except BaseException as problem:
+            _at_once(self._fail(seat, problem, None))
+        else:
+            productions.append(_Production(seat, steps))
+
+    def _turn(self, productions: list[_Production]) -> None:
+        now = monotonic_ns()
+        first = next((production for production in productions if production.due_ns <= now), None)
+        if first is None:
+            self._serve(min(production.due_ns for production in productions), _BLOCKS_PER_STEP)
+            return
+        alone = len(productions) == 1 and self._inbox.open_inputs == 0
+        self._attention = False
+        productions.remove(first)
+        if self._step(first, alone):
+            # To the end of the line: sources that are always ready take turns.
+            productions.append(first)
+        if self._inbox.open_inputs:
+            self._serve(0, _BLOCKS_PER_STEP)
+
+    def _serve(self, until_ns: int, limit: int) -> None:
+        """Serve blocks, as `Inbox.serve` does, and then call the modules whose time has come."""
+        if not self._timed:
+            self._inbox.serve(until_ns, limit)
+            return
+        times = [until_ns] if until_ns != _FOREVER else []
+        times += [deadline_ns for _, _, deadline_ns in self._deadlines()]
+        # Blocks first: what is waited for may be there already.
+        self._inbox.serve(min(times, default=_FOREVER), min(limit, _BLOCKS_PER_STEP))
+        now_ns = monotonic_ns()
+        for seat, alignment, deadline_ns in self._deadlines():
+            if deadline_ns <= now_ns:
+                _at_once(self._call(seat, partial(alignment.expire, now_ns)))
+
+    def _deadlines(self) -> list[tuple[Seat, Alignment, int]]:
+        return [
+            (seat, alignment, deadline_ns)
+            for seat, alignment in self._timed
+            if seat.state == "running" and (deadline_ns := alignment.deadline_ns) is not None
+        ]
+
+    def _step(self, production: _Production, alone: bool) -> bool:
+        """
+        Let a source go on: to its next yield, or, where the worker has nothing else to do, until it wants to wait.
+
+        Returns False when it has ended.
+        """
+        seat = production.seat
+        try:
+            for due_ns in production.steps:
+                if due_ns is not None:
+                    production.due_ns = due_time_ns(due_ns)
+                    return True
+                if not alone or self._attention:
+                    production.due_ns = 0
+                    return True
+        except BaseException as problem:
+            if not self._is_abort(problem):
+                _at_once(self._fail(seat, problem, None))
+            return False
+        _at_once(self._end(seat))
+        return False
+
+    def _stop(self, productions: list[_Production]) -> None:
+        for production in productions:
+            self._close_generator(production)
+            if production.seat.state == "running":
+                _at_once(self._end(production.seat, "stopped"))
+        productions.clear()
+
+    def _close_generator(self, production: _Production) -> None:
+        close = getattr(production.steps, "close", None)
+        if close is not None:
+            try:
+                close()
+            except BaseException as problem:
+                _at_once(self._fail(production.seat, problem, None))
+
+
+def _at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in which nothing is awaited that would have to wait."""
+    try:
+        work.send(None)
+    except StopIteration as ended:
+        result: T = ended.value
+        return result
+    work.close()
+    raise RuntimeError("a module without an event loop was waited for")
