@@ -493,6 +493,33 @@ def test_a_pipeline_of_replicas_shares_its_room(gate):
     assert metrics.blocked_ms > 0
 
 
+def test_flushing_and_pausing_reach_every_lane():
+    with DataFlowCoordinator() as flow:
+        work = described(flow, Pass(), blocks=20, replicas=3, ordered=True)
+        out = flow.pipeline(flow.register_pipeline(work.out, "app", PipelineConfig(buffer_size=60)))
+        into = flow.pipeline("source.out->work.audio")
+        out.pause()
+        into.pause()
+        flow.start()
+        until(lambda: into.statistics().backpressure_events)
+        assert into.statistics().fill == 8
+        assert out.statistics().sent == 0
+        into.resume()
+        until(lambda: out.statistics().fill == 20)
+        assert out.paused
+        assert repr(out).endswith("20 of 60, paused>")
+        with pytest.raises(ReceiveTimeout):
+            out.receive(0)
+        out.resume()
+        assert [number_of(out.receive(LIMIT_S)) for _ in range(3)] == [0, 1, 2]
+        assert out.flush() == 17
+        assert received_to_the_end(out) == []
+        assert flow.wait(LIMIT_S)
+        report = flow.report()
+    assert_accounted(report)
+    assert report.pipelines[out.id].dropped == {"flushed": 17}
+
+
 def test_metrics_add_up_and_outlive_the_flow():
     with DataFlowCoordinator() as flow:
         work = described(flow, Uneven(), blocks=90, replicas=3)

@@ -21,7 +21,7 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     to having the interpreter lock, *busy* the module's own work. ``kept_copies`` are large blocks that were copied because
     the consumer kept ``buffer_size`` views already; ``loan_copies`` those that were written in a loan and copied.
 
-    Of a pipeline that replicas send into, everything is added up; `peak_fill` is then the sum of their own peaks, which
+    Of a pipeline that replicas send into, everything is added up; ``peak_fill`` is then the sum of their own peaks, which
     may have been at different times.
     """
 
