@@ -233,6 +233,35 @@ def test_ctrl_c_stops_the_run_and_reports(flow_file, started):
     assert marked(mark) == []
 
 
+FAILS_AT_THE_END = """
+from steadyflow import AudioFormat, Input, Module
+
+class Fails(Module):
+    audio = Input(AudioFormat())
+
+    def process(self, audio): ...
+
+    def finish(self):
+        raise ValueError("not like this")
+"""
+
+
+def test_a_failure_after_ctrl_c_is_a_failure(flow_file, tmp_path, started):
+    (tmp_path / "fails_at_the_end.py").write_text(FAILS_AT_THE_END)
+    path = flow_file(ENDLESS.replace("steadyflow.audio:LevelMeter", "fails_at_the_end:Fails"))
+    process, _ = started("run", path, "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    line_with(process.stderr, " delivered")
+
+    os.killpg(process.pid, signal.SIGINT)
+    output, complaint = process.communicate(timeout=LIMIT_S)
+
+    assert process.returncode == 1
+    value = json.loads(output)
+    assert value["interrupted"] is True
+    assert "not like this" in value["problems"][0]
+    assert "ValueError: not like this" in complaint
+
+
 SLOW_SETUP = """
 from steadyflow import AudioFormat, Input, Module
 import sys, threading

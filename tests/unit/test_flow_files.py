@@ -247,6 +247,21 @@ class Hostile(Module):
     def process(self, audio): ...
 
 
+class ByPosition(Module):
+    audio = Input(AudioFormat())
+
+    def __init__(self, size, /): ...
+
+    def process(self, audio): ...
+
+
+class Unconstructable(Module):
+    audio = Input(AudioFormat())
+    __init__ = 5
+
+    def process(self, audio): ...
+
+
 class Raises(Module):
     out = Output(AudioFormat())
     audio = Input(AudioFormat())
@@ -496,6 +511,18 @@ def linked(options, ends='from = "tone.out"\nto = "meter.audio"'):
             MissingExtra,
             ", line 3, modules.x.arguments",
             "pip install 'steadyflow[audio]'",
+        ),
+        (
+            f"[modules.x]\nuse = '{HERE}:ByPosition'",
+            ConfigurationError,
+            ", line 1, modules.x",
+            "ByPosition(...) raised TypeError: ",
+        ),
+        (
+            f"[modules.x]\nuse = '{HERE}:Unconstructable'\narguments.x = 3",
+            ConfigurationError,
+            ", line 3, modules.x.arguments",
+            "Unconstructable(...) raised TypeError: 'int' object is not callable.",
         ),
         # pipelines
         (MODULE + "[pipelines]\nx = 3", ConfigurationError, ", line 3, pipelines", "expected entries [[pipelines]]"),

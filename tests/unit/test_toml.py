@@ -317,6 +317,11 @@ def test_refusals_name_key_and_value(value, kind, said):
     ("value", "kind", "said"),
     [
         ("fats", Mode, "x.value: unknown value 'fats'; did you mean 'fast'? Known: fast, good."),
+        (
+            "fats",
+            Annotated[Literal["fast"], msgspec.Meta(description="how")],
+            "x.value: unknown value 'fats'; did you mean 'fast'? Known: fast.",
+        ),
         ("good", Literal["fast", "goof"], "x.value: unknown value 'good'; did you mean 'goof'"),
         ({"inner": {"mode": "goood"}}, Outer, "x.value.inner.mode: unknown value 'goood'; did you mean 'good'"),
         (
