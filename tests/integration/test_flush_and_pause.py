@@ -402,6 +402,33 @@ def test_the_other_inputs_of_a_worker_go_on(flow):
     assert module.seen == {"one": 20, "two": 20}
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+def test_replicas_are_paused_and_flushed_like_one(flow, ordered):
+    """Their input is one ring with several consumers; what they send is several rings of one pipeline."""
+    numbers = flow.add(Numbers(12), name="numbers")
+    through = flow.add(Pass(), name="through", placement="process", replicas=2, ordered=ordered)
+    into = flow.connect(numbers.out, through.audio, buffer_size=4)
+    out = flow.connect(through.out, "app", buffer_size=16)
+    into.pause()
+    out.pause()
+    flow.start()
+    until(lambda: into.statistics().fill == 4 and into.statistics().backpressure_events)
+    assert into.flush() == 4
+    until(lambda: into.statistics().fill == 4)
+    assert (into.statistics().delivered, out.statistics().sent) == (0, 0)
+    into.resume()
+    until(lambda: out.statistics().fill == 8)
+    with pytest.raises(ReceiveTimeout):
+        out.receive(timeout_s=0)
+    assert out.flush() == 8
+    out.resume()
+    with pytest.raises(EndOfStream):
+        out.receive(LIMIT_S)
+    report = flow.stop()
+    assert report.pipelines[into.id].dropped == {"flushed": 4}
+    assert report.pipelines[out.id].dropped == {"flushed": 8}
+
+
 def test_pausing_and_resuming_twice_is_once(flow):
     pipe = opened(flow)
     for call in (pipe.pause, pipe.pause, pipe.resume, pipe.resume):
