@@ -391,6 +391,13 @@ def test_a_live_source_that_drops_is_joined_with_one_that_waits(flow, where):
 # --- what is too much -----------------------------------------------------------------------------------------------
 
 
+def wait_until_held(flow, pipeline):
+    """Wait until `NarrowPairs` holds ten blocks of 100 frames, and four wait behind them; it takes no more."""
+    while (metrics := pipeline.statistics()).delivered < 10 or metrics.fill < 4:
+        assert not flow.wait(0.001), "the flow must not end"
+    assert (metrics.delivered, metrics.fill) == (10, 4)
+
+
 @pytest.mark.parametrize("where", PLACEMENTS)
 def test_an_input_that_is_ahead_makes_its_source_wait(flow, where):
     """The reference begins only when the pipeline of the microphone has become full, and its source waits."""
@@ -401,10 +408,7 @@ def test_an_input_that_is_ahead_makes_its_source_wait(flow, where):
     connect(flow, join, mic, reference, collect)
     flow.start()
     pipeline = flow.pipeline("mic.out->join.mic")
-    while pipeline.statistics().fill < 4 or pipeline.statistics().backpressure_events == 0:
-        assert not flow.wait(0.001), "the flow must not end"
-    # Ten blocks are held, four wait, one is being sent; no more is taken, however long it lasts.
-    assert pipeline.statistics().delivered == 10
+    wait_until_held(flow, pipeline)
     opened.set()
     assert flow.wait(LIMIT_S)
     flow.stop()
@@ -420,8 +424,7 @@ def test_the_end_of_one_stream_is_seen_while_the_source_of_the_other_waits(flow)
     connect(flow, join, mic, reference, collect)
     flow.start()
     pipeline = flow.pipeline("mic.out->join.mic")
-    while pipeline.statistics().backpressure_events == 0:
-        assert not flow.wait(0.001), "the flow must not end"
+    wait_until_held(flow, pipeline)
     opened.set()
     assert flow.wait(LIMIT_S), "nobody saw the end"
     flow.stop()

@@ -221,6 +221,7 @@ steps = st.one_of(
         st.sampled_from([0, 0, 0, 0, 0, 1, 5, 60, -3, -30]),  # frames lost before it; negative: it counts back
         st.sampled_from(MARKS),
         st.sampled_from([0, 0, 0.2, -0.2, 4, -7]),  # by time: how many frames its stamp is off
+        st.booleans(),  # by time: whether its number says nothing of what was lost, or begins again
     ),
     st.tuples(st.just("time"), st.sampled_from([0, 1, 5, 10, 20, 25])),
     st.tuples(st.just("end"), st.integers(0, 2), st.integers(0, 5)),
@@ -253,6 +254,7 @@ def test_ranges_are_those_of_the_model(formats, starts, script, max_wait, max_ho
     )
     model = Model(len(formats), max_wait_ns)
     next_frame = list(starts)
+    numbered_from = [*NUMBERED_FROM] if by == "time" else [0, 0, 0]
     now_ns = 0
     pushed = [0] * len(formats)
     told = 0
@@ -291,23 +293,31 @@ def test_ranges_are_those_of_the_model(formats, starts, script, max_wait, max_ho
                 model.end(details[0])
                 alignment.end(names[details[0]])
         else:
-            number, frames, lost, flags, off_frames = details
+            number, frames, lost, flags, off_frames, renumbers = details
             if held[names[number]]:
                 event("held back")
                 continue
             fmt = formats[number]
             frames = min(frames, fmt.max_block_frames)
             first = max(next_frame[number] + lost, 0)
-            # By time, the stamp counts for the first block, to the nearest frame, and where numbers do not say enough.
-            decides = lost < 0 or flags & BlockFlag.DISCONTINUITY or (pushed[number] == 0 and abs(off_frames) > 0.5)
-            off_ns = 0 if by == "frame" or decides else round(off_frames * NS_PER_FRAME)
+            if by == "time":
+                # The stamp counts for the first block, to the nearest frame, and where the number does not say enough.
+                unsaid = bool(flags & BlockFlag.DISCONTINUITY) and (lost == 0 or (lost > 0 and renumbers))
+                if unsaid:
+                    numbered_from[number] -= first - next_frame[number]
+                elif lost < 0 and (renumbers or first + numbered_from[number] < 0):
+                    numbered_from[number] = -first
+                begins = pushed[number] == 0
+                off_ns = 0 if unsaid or lost < 0 or (begins and abs(off_frames) > 0.5) else off_frames * NS_PER_FRAME
+            else:
+                off_ns = 0
             next_frame[number] = first + frames
             pushed[number] += frames
             block = Block(
                 samples_of(number, first, frames, fmt),
                 fmt,
-                timestamp_ns=first * NS_PER_FRAME + off_ns,
-                first_frame=first + (NUMBERED_FROM[number] if by == "time" else 0),
+                timestamp_ns=first * NS_PER_FRAME + round(off_ns),
+                first_frame=first + numbered_from[number],
                 flags=flags,
             )
             model.push(number, first, frames, int(flags), now_ns)

@@ -278,7 +278,9 @@ class Alignment:
             position = self._position
             if position is None:
                 position = min((side.pieces[0].start for side in self._sides if side.pieces), default=_NEVER)
-            stop = min(side.known_until(position, self._most, horizon) for side in self._sides)
+            # No further than can be of use: an input that is far ahead may hold many short pieces.
+            most = min([self._most, *(side.held_frames for side in self._sides if side.has(position))])
+            stop = min(side.known_until(position, most, horizon) for side in self._sides)
             if stop <= position or stop == _NEVER:
                 return
             if any(side.has(position) for side in self._sides):
