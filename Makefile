@@ -59,6 +59,7 @@ native-test: native-build
 
 prove: native-build
 	$(BUILD)/native/stepper
+	$(BUILD)/native/model_ring --whole
 
 # The thread sanitizer of older compilers cannot live with much address randomisation, hence setarch.
 sanitize: $(VENV)/.build-tools

@@ -47,7 +47,7 @@ Account read_account(const BasicRing<Memory>& ring) noexcept {
             }
         }
         // Before the second look: as long as nothing is recycled, no more can have been published than there are slots.
-        account.sent = header.published.load(std::memory_order_acquire) + tally.refused.load(std::memory_order_relaxed);
+        account.sent = header.published.load(std::memory_order_relaxed) + tally.refused.load(std::memory_order_relaxed);
         // The loads above must not move below the second look at the version.
         Memory::fence(std::memory_order_acquire);
         account.consistent = header.tally_version.load(std::memory_order_relaxed) == version;

@@ -68,9 +68,11 @@ public:
 
     // Takes all bits; wait-free, owner only.
     std::uint64_t take() const noexcept {
-        // The plain look avoids a locked instruction where nothing rang. acquire: pairs with ring().
-        if (words_->ready.load(std::memory_order_acquire) == 0) return 0;
-        return words_->ready.exchange(0, std::memory_order_seq_cst);
+        // The plain look avoids a locked instruction where nothing rang. relaxed: a bit that it misses is still there
+        // when arm() looks.
+        if (words_->ready.load(std::memory_order_relaxed) == 0) return 0;
+        // acquire: pairs with ring(), so whoever takes a bit sees what it was rung for.
+        return words_->ready.exchange(0, std::memory_order_acquire);
     }
 
     // Announces that the owner is going to sleep until wake(). False: something rang already, so it must not. `idle`: it
@@ -100,8 +102,8 @@ private:
     static constexpr std::uint32_t waiting = 3;  // asleep, but not idle
 
     bool call(std::uint32_t sleeping) const noexcept {
-        // acq_rel: orders the exchange with wait()'s store.
-        if (!words_->sleeping.compare_exchange_strong(sleeping, called, std::memory_order_acq_rel)) return false;
+        // relaxed: it only settles who wakes; what there is to see is published by `ready`.
+        if (!words_->sleeping.compare_exchange_strong(sleeping, called, std::memory_order_relaxed)) return false;
         Memory::wake(*waker_);
         return true;
     }

@@ -25,7 +25,11 @@ std::uint64_t reap(const BasicRing<Memory>& ring, unsigned process) noexcept {
         if (word.state() != SlotState::claimed || word.owner() != process) continue;
         const SlotWord again =
             SlotWord::make(SlotState::ready, word.position(), 0, std::min(word.attempt() + 1, 255U));
-        if (slot.word.compare_exchange_strong(word.bits, again.bits, std::memory_order_acq_rel)) ++given_back;
+        // release: what the dead process did with the block comes before whatever becomes of it now.
+        if (slot.word.compare_exchange_strong(word.bits, again.bits, std::memory_order_release,
+                                              std::memory_order_relaxed)) {
+            ++given_back;
+        }
     }
     // release: a consumer that sees the new epoch finds the slots.
     if (given_back != 0) ring.header().epoch.fetch_add(1, std::memory_order_release);
@@ -119,7 +123,8 @@ std::uint64_t abandon(const BasicRing<Memory>& ring, Reason reason) noexcept {
         SlotWord word = load(slot);
         while (word.state() == SlotState::ready || word.state() == SlotState::claimed) {
             const SlotWord evicted = word.with(SlotState::evicted, static_cast<std::uint64_t>(reason));
-            if (slot.word.compare_exchange_weak(word.bits, evicted.bits, std::memory_order_acq_rel)) {
+            // relaxed: nobody is left to hand anything to.
+            if (slot.word.compare_exchange_weak(word.bits, evicted.bits, std::memory_order_relaxed)) {
                 ++dropped;
                 break;
             }

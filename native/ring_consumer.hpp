@@ -48,7 +48,8 @@ public:
           process_(process) {
         if (consumer_ >= ring_.consumers() || process_ >= max_processes) throw Corrupted("no such consumer of the ring");
         if (ring_.count() == 0) throw Corrupted("a fused pipeline has no ring to consume from");
-        epoch_ = ring_.header().epoch.load(std::memory_order_acquire);
+        // relaxed: find() looks again before it scans.
+        epoch_ = ring_.header().epoch.load(std::memory_order_relaxed);
     }
 
     const Ring& ring() const noexcept { return ring_; }
@@ -113,9 +114,9 @@ private:
     bool claim_exactly(Slot* slot, SlotWord word, Claim& claim) {
         const SlotWord mine = word.with(SlotState::claimed, process_);
         // Compares the whole word, position included, so a producer that lapped the slot meanwhile wins.
-        // seq_cst on success: acquires the slot's fields, and comes before the look at wake_position below.
+        // seq_cst on success: comes before the look at wake_position below. relaxed on failure: who goes on looks again.
         if (!slot->word.compare_exchange_strong(word.bits, mine.bits, std::memory_order_seq_cst,
-                                                std::memory_order_acquire)) {
+                                                std::memory_order_relaxed)) {
             return false;
         }
         if (mine.position() == cursor_) ++cursor_;
@@ -179,7 +180,8 @@ private:
         // seq_cst: pairs with RingProducer::request_wake.
         const std::uint64_t wanted = wake.load(std::memory_order_seq_cst);
         if (wanted == 0 || position + 1 < wanted) return;
-        if (wake.exchange(0, std::memory_order_acq_rel) != 0 && producer_bell_) producer_bell_.ring(room_bit);
+        // relaxed: it only settles who rings; the claim is published by the bell.
+        if (wake.exchange(0, std::memory_order_relaxed) != 0 && producer_bell_) producer_bell_.ring(room_bit);
     }
 
     void check(const Claim& claim) {
@@ -196,8 +198,9 @@ private:
 
     void settle(const Claim& claim, SlotWord final_word) {
         std::uint64_t expected = claim.word.bits;
-        if (!claim.slot->word.compare_exchange_strong(expected, final_word.bits, std::memory_order_acq_rel,
-                                                      std::memory_order_acquire)) {
+        // release: see finish(). relaxed on failure: nothing is read through what was found.
+        if (!claim.slot->word.compare_exchange_strong(expected, final_word.bits, std::memory_order_release,
+                                                      std::memory_order_relaxed)) {
             throw Corrupted("a claimed slot changed hands: this consumer was taken for dead");
         }
     }

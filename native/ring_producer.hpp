@@ -24,8 +24,8 @@ public:
 
     BasicRingProducer(Ring ring, BufferPool* pool) : ring_(std::move(ring)), pool_(pool) {
         if (ring_.count() < ring_.consumers() + 2) throw Corrupted("the ring has too few slots to send into");
-        // acquire: pairs with the predecessor's store, or that of whoever took over.
-        tail_ = ring_.header().tail.load(std::memory_order_acquire);
+        // relaxed: a predecessor is gone, which whoever says so has ordered before this.
+        tail_ = ring_.header().tail.load(std::memory_order_relaxed);
         // Here and never again: sending allocates nothing.
         mask_ = std::bit_ceil(ring_.count()) - 1;
         waiting_ = std::make_unique<std::uint64_t[]>(mask_ + 1);
@@ -98,8 +98,9 @@ public:
     // Asks to be woken when half of the buffer is claimed; then the caller looks once more and sleeps on its bell.
     void request_wake() noexcept {
         const std::uint64_t half = ring_.buffer_size() / 2;
-        // seq_cst: pairs with RingConsumer::claim, which claims first and looks here afterwards.
-        ring_.header().wake_position.store(tail_ > half ? tail_ - half : 1, std::memory_order_seq_cst);
+        // The fence pairs with RingConsumer::claim, which claims first and looks here afterwards: either the caller's next
+        // look sees the claim, or the claim sees the request. relaxed: before the fence, that is enough.
+        ring_.header().wake_position.store(tail_ > half ? tail_ - half : 1, std::memory_order_relaxed);
         Memory::fence(std::memory_order_seq_cst);
     }
     void cancel_wake() noexcept { ring_.header().wake_position.store(0, std::memory_order_relaxed); }
@@ -115,7 +116,8 @@ public:
     // After the last block. release: a consumer that sees the end sees every block before it.
     void end() noexcept { ring_.header().ended.store(1, std::memory_order_release); }
     bool ended() const noexcept { return ring_.header().ended.load(std::memory_order_relaxed) != 0; }
-    bool abandoned() const noexcept { return ring_.header().abandoned.load(std::memory_order_acquire) != 0; }
+    // relaxed: it says no more than that nobody will consume.
+    bool abandoned() const noexcept { return ring_.header().abandoned.load(std::memory_order_relaxed) != 0; }
 
     // Where a reader finds the fates: the tally and, for slots not recycled yet, their words.
     void settle_tally() noexcept {
@@ -137,8 +139,8 @@ private:
         return last_ - first_ < limit;
     }
 
-    // Whether a reaper gave slots back since the last look. acquire: pairs with its store after it did so.
-    bool given_back() const noexcept { return ring_.header().epoch.load(std::memory_order_acquire) != epoch_; }
+    // Whether a reaper gave slots back since the last look. relaxed: find_waiting() looks again before the slots.
+    bool given_back() const noexcept { return ring_.header().epoch.load(std::memory_order_relaxed) != epoch_; }
 
     // Consumers take the oldest first, so what was taken is at the front.
     void forget_taken() noexcept {
@@ -153,7 +155,8 @@ private:
 
     // After a reaper or a predecessor: what waits is in the slots.
     void find_waiting() noexcept {
-        // Before the look at the slots: what is given back after it is looked at again. acquire: see given_back().
+        // Before the look at the slots: what is given back after it is looked at again. acquire: pairs with the reaper's
+        // store, which comes after the slots.
         epoch_ = ring_.header().epoch.load(std::memory_order_acquire);
         first_ = 0;
         last_ = 0;
@@ -176,9 +179,10 @@ private:
         SlotWord word = load(slot);
         if (word.state() != SlotState::ready || word.position() != position) return false;
         const SlotWord evicted = word.with(SlotState::evicted, static_cast<std::uint64_t>(reason));
-        // acq_rel: the loser of the race against a claim sees the winner's word; fails if a consumer was quicker.
-        return slot.word.compare_exchange_strong(word.bits, evicted.bits, std::memory_order_acq_rel,
-                                                 std::memory_order_acquire);
+        // Fails if a consumer was quicker. relaxed: the look above acquired what came with the word, and what is evicted is
+        // for the producer alone.
+        return slot.word.compare_exchange_strong(word.bits, evicted.bits, std::memory_order_relaxed,
+                                                 std::memory_order_relaxed);
     }
 
     void recycle(Slot& slot, SlotWord word, std::uint64_t next_position) noexcept {

@@ -540,6 +540,7 @@ def test_the_report_survives_json(report):
         "calls": 50,
         "busy_ms": report.modules["sink"].busy_ms,
         "state": "ended",
+        "aligned": {},
     }
     for name, metrics in report.pipelines.items():
         assert msgspec.convert(again["pipelines"][name], FlowMetrics) == metrics

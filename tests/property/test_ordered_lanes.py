@@ -112,7 +112,7 @@ class Replica:
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
-        self.inbox.adopt()
+        self.inbox.adopt(False)
         while self._told.get() == "serve":
             self._done.put(("served", self.inbox.serve(0, 1)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import inspect
 import sys
@@ -163,6 +164,8 @@ def test_a_duration_ends_the_run_unless_run_says_another(flow_file):
         assert flow.run().duration_s >= 0.05
     with load_flow(flow_file(text)) as flow:
         assert flow.run(duration_s=0.2).duration_s >= 0.2
+    with load_flow(flow_file(text)) as flow:
+        assert asyncio.run(flow.run_async()).duration_s >= 0.05
 
 
 # --- modules and their arguments ----------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ class FileFlow(DataFlowCoordinator):
     Attributes:
         path: The file.
         description: What it says about itself.
-        duration_s: How long `run` lasts unless it is told otherwise; None: until all streams have ended.
+        duration_s: How long `run` and `run_async` last unless told otherwise; None: until all streams have ended.
     """
 
     def __init__(self, name: str, document: TomlDocument, description: str, duration_s: float | None) -> None:
@@ -38,6 +38,10 @@ class FileFlow(DataFlowCoordinator):
     def run(self, duration_s: float | None = None) -> FlowReport:
         """Run as the base class does; without `duration_s`, as long as the file says."""
         return super().run(self.duration_s if duration_s is None else duration_s)
+
+    async def run_async(self, duration_s: float | None = None) -> FlowReport:
+        """Run as the base class does, in a task of an event loop; without `duration_s`, as long as the file says."""
+        return await super().run_async(self.duration_s if duration_s is None else duration_s)
 
     def graph(self, format: DiagramFormat = "mermaid") -> str:
         """Draw as the base class does; a flow that cannot be is said with its place in the file."""
