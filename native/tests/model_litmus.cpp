@@ -96,8 +96,8 @@ void message_passing() {
                    ordered);
 }
 
-// C++20 allows 1 1 for relaxed accesses, and no processor is known to do it through a dependency; here loads are not delayed
-// behind later stores, so it is not found. Said in WeakMemory, and no hand-over of the ring rests on a relaxed load.
+// C++20 also allows 1 1 for relaxed accesses. Here loads are not delayed behind later stores, so it is not found; see
+// WeakMemory.
 void load_buffering() {
     check_outcomes("load buffering",
                    {{load(x, relaxed), store(y, 1, relaxed)}, {load(y, relaxed), store(x, 1, relaxed)}},
@@ -126,7 +126,8 @@ void independent_reads() {
 }
 
 void coherence() {
-    check_outcomes("read after read", {{store(x, 1, relaxed), store(x, 2, relaxed)}, {load(x, relaxed), load(x, relaxed)}},
+    check_outcomes("read after read",
+                   {{store(x, 1, relaxed), store(x, 2, relaxed)}, {load(x, relaxed), load(x, relaxed)}},
                    {" 00 |200", " 01 |200", " 02 |200", " 11 |200", " 12 |200", " 22 |200"});
     check_outcomes("write after write", {{store(x, 1, relaxed), store(x, 2, relaxed)}}, {" |200"});
     check_outcomes("write after read", {{load(x, relaxed), store(x, 1, relaxed)}, {store(x, 2, relaxed)}},
@@ -191,10 +192,12 @@ void mixed() {
              " 1 0 |131", false);
     // What is put between fences is ordered, and only that.
     contains("writes to one place and fences",
-             {{store(x, 1, relaxed), fence(seq_cst), store(y, 1, relaxed)}, {store(y, 2, relaxed), fence(seq_cst), load(x, relaxed)}},
+             {{store(x, 1, relaxed), fence(seq_cst), store(y, 1, relaxed)},
+              {store(y, 2, relaxed), fence(seq_cst), load(x, relaxed)}},
              " 0 |120", false);
     contains("writes to one place and fences",
-             {{store(x, 1, relaxed), fence(acq_rel), store(y, 1, relaxed)}, {store(y, 2, relaxed), fence(seq_cst), load(x, relaxed)}},
+             {{store(x, 1, relaxed), fence(acq_rel), store(y, 1, relaxed)},
+              {store(y, 2, relaxed), fence(seq_cst), load(x, relaxed)}},
              " 0 |120", true);
 }
 
@@ -396,8 +399,8 @@ void sleepers() {
                                             ModelMemory::wait_for_wake(fields.waker, -1);
                                             Explorer::running()->expect(fields.flag.load(acquire) == 1, "unordered");
                                         }}));
-    CHECK_EQUAL("lost wake-up", violation("two who wait for each other's end", {[](Fields&) { Explorer::running()->join(1); },
-                                                                                [](Fields&) { Explorer::running()->join(0); }}));
+    const auto joins = [](unsigned other) { return [=](Fields&) { Explorer::running()->join(other); }; };
+    CHECK_EQUAL("lost wake-up", violation("two who wait for each other's end", {joins(1), joins(0)}));
 }
 
 }  // namespace

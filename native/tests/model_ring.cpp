@@ -28,7 +28,7 @@ struct Unnoticed {
 constexpr Unnoticed unnoticed[] = {
     {"ring_producer.hpp", "header.published.store", false, "for who looks from the count to the slots, as no account does"},
     {"recovery.hpp", "header.published.store", false, "as in publish()"},
-    {"ring_producer.hpp", "slot.origin.store", false, "the fence in recycle() does it too, but where a predecessor had tallied"},
+    {"ring_producer.hpp", "slot.origin.store", false, "the fence in recycle() does it, but where a predecessor had tallied"},
     {"ring_producer.hpp", "header.oldest.store", true, "it only shortens the way of a consumer that was lapped"},
     {"ring_producer.hpp", "void cancel_wake()", true, "it only saves a consumer from ringing for nothing"},
     {"bell.hpp", "sleeping.store(awake", true, "it only saves a ringer from waking for nothing"},
@@ -153,7 +153,7 @@ private:
             ++missed_;
             std::printf("  %s: NOT NOTICED\n      %s\n", name.c_str(), source_line(place).c_str());
         } else if (by.empty()) {
-            std::printf("  %s: not noticed, %.*s\n", name.c_str(), static_cast<int>(entry->reason.size()), entry->reason.data());
+            std::printf("  %s: not noticed, %s\n", name.c_str(), std::string(entry->reason).c_str());
         } else {
             ++missed_;
             std::printf("  %s: NOTICED, though listed as not to be: %s\n", name.c_str(), by.c_str());

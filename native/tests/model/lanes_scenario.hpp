@@ -20,7 +20,8 @@ public:
     // What a replica does with a block; `leave`: no more than claim it.
     enum class Look { answer, swallow, leave };
 
-    LanesScenario(std::string name, unsigned blocks, std::array<std::vector<Look>, replicas> looks, unsigned receiver_looks)
+    LanesScenario(std::string name, unsigned blocks, std::array<std::vector<Look>, replicas> looks,
+                  unsigned receiver_looks)
         : name_(std::move(name)), blocks_(blocks), looks_(std::move(looks)), receiver_looks_(receiver_looks) {
         const std::uint32_t input_slots = ModelRing::slots_for(blocks, replicas);
         const std::uint32_t lane_slots = ModelRing::slots_for(blocks, 1);
@@ -34,8 +35,8 @@ public:
         for (unsigned lane = 1; lane <= replicas; ++lane) places[lane] = place(ModelRing::bytes(lane_slots, 1));
         const auto segment = Segment::create(end);
         for (unsigned index = 0; index <= replicas; ++index) {
-            const bool input = index == 0;
-            ModelRing::create(*segment, places[index], blocks, input ? input_slots : lane_slots, input ? replicas : 1, 0, Rule{});
+            if (index == 0) ModelRing::create(*segment, places[0], blocks, input_slots, replicas, 0, Rule{});
+            else ModelRing::create(*segment, places[index], blocks, lane_slots, 1, 0, Rule{});
             std::memcpy(&images_[index], segment->at<std::byte>(places[index], sizeof(Image)), sizeof(Image));
             rings_.emplace_back(segment, places[index]);
         }
@@ -74,7 +75,8 @@ public:
             ModelClaim& claim = claims_[thread];
             if (!inputs_[thread]->claim(claim)) continue;
             if (look == Look::answer) {
-                expect(lanes_[thread]->publish(header(claim.header.first_frame), 1, claim.word.position()), "no room in a lane");
+                const BlockHeader answer = header(claim.header.first_frame);
+                expect(lanes_[thread]->publish(answer, 1, claim.word.position()), "no room in a lane");
                 ++sent_;
             }
             if (look != Look::leave) inputs_[thread]->finish(claim);

@@ -127,6 +127,7 @@ public:
             if (!make_room(producer(index), rule)) {
                 if (rule != RuleKind::drop_newest) return false;
                 CHECK_EQUAL(1, shape_.rings);
+                CHECK(next_ < most_blocks);
                 Fate& fate = fates_[next_++];
                 producer().drop(Reason::newest, 8);
                 fate.refused = fate.sent = true;
@@ -138,6 +139,7 @@ public:
         if (shape_.buffers != 0 && !buffer) return false;
         expect(buffer.has_value(), "no free buffer, although every ring has room");
         const unsigned number = next_++;
+        CHECK(number < most_blocks);
         payload_[*buffer].write(number);
         port_->set_branches(*buffer, bits);
         BlockHeader header{};
@@ -148,7 +150,9 @@ public:
             expect(producer(index).publish(header, 1 + number, origin_of(number)),
                    "every slot is occupied, although the ring has room");
             if (rings_bells_) consumer_bells_[index].ring_one();
-            origins_[ring(index).header().tail.load(std::memory_order_relaxed) - 1] = origin_of(number);
+            const std::uint64_t tail = ring(index).header().tail.load(std::memory_order_relaxed);
+            expect(tail > 0 && tail <= origins_.size(), "a tail that does not follow the blocks");
+            origins_[tail - 1] = origin_of(number);
         }
         fates_[number].sent = true;
         return true;
@@ -294,7 +298,7 @@ public:
     void audit() {
         for (unsigned look = 0; look < looks_; ++look) {
             const auto& [position, origin] = peeked_[look];
-            expect(origins_[position] == origin, "the origin of another block");
+            expect(position < origins_.size() && origins_[position] == origin, "the origin of another block");
         }
         const bool one_ring = shape_.rings == 1;
         for (std::uint32_t index = 0; index < shape_.rings; ++index) {

@@ -58,7 +58,9 @@ inline std::string describe(const Program& program) {
     for (const auto& thread : program) {
         for (const Instruction& instruction : thread) {
             text += std::string(actions[static_cast<unsigned>(instruction.action)]) + "(";
-            if (instruction.action != Action::fence) text += std::string(1, static_cast<char>('x' + instruction.location)) + ", ";
+            if (instruction.action != Action::fence) {
+                text += std::string(1, static_cast<char>('x' + instruction.location)) + ", ";
+            }
             if (instruction.action == Action::compare_exchange) text += std::to_string(instruction.expected) + " -> ";
             if (instruction.action != Action::fence && instruction.action != Action::load) {
                 text += std::to_string(instruction.value) + ", ";
