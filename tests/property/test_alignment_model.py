@@ -25,7 +25,7 @@ unhurried = settings(
 RATE_HZ = 1000
 NS_PER_FRAME = 1_000_000
 NAMES = ("mic", "reference", "third")
-MARKS = (0, 0, 0, 0, BlockFlag.DISCONTINUITY, BlockFlag.CORRUPTED, BlockFlag.GAP, BlockFlag.END_OF_STREAM)
+MARKS = (0, 0, 0, 0, *[BlockFlag.DISCONTINUITY] * 3, BlockFlag.CORRUPTED, BlockFlag.GAP, BlockFlag.END_OF_STREAM)
 MOST_FRAMES = 40
 NUMBERED_FROM = (0, 50, 7000)  # by time, each input has its own count
 
@@ -220,7 +220,7 @@ steps = st.one_of(
         st.integers(1, MOST_FRAMES),
         st.sampled_from([0, 0, 0, 0, 0, 1, 5, 60, -3, -30]),  # frames lost before it; negative: it counts back
         st.sampled_from(MARKS),
-        st.sampled_from([0, 0, 0.2, -0.2, 4, -7]),  # by time: how many frames its stamp is off
+        st.sampled_from([0, 0.2, -0.2, 4, -7, 12]),  # by time: how many frames its stamp is off
         st.booleans(),  # by time: whether its number says nothing of what was lost, or begins again
     ),
     st.tuples(st.just("time"), st.sampled_from([0, 1, 5, 10, 20, 25])),
