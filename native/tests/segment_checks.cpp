@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "held_buffer.hpp"
 #include "traffic.hpp"
 
 using namespace steadyflow;
@@ -193,6 +194,11 @@ void pool_use() {
     for (unsigned held = 0; held < 255; ++held) CHECK(pool.hold(1, 0));
     CHECK(!pool.hold(1, 0));
     CHECK(pool.hold(1, 1));
+    const auto count = std::make_shared<std::atomic<std::int64_t>>(0);
+    CHECK(HeldBuffer::take(pool, 1, 0, 8, count) == nullptr);
+    CHECK_EQUAL(0, count->load());
+    CHECK(HeldBuffer::take(pool, 1, 1, 8, count) != nullptr);
+    CHECK_EQUAL(0, count->load());
     for (unsigned held = 0; held < 255; ++held) pool.release(1, 0);
     pool.release(1, 1);
     CHECK_EQUAL(0, pool.held_buffers());

@@ -232,6 +232,39 @@ def test_whatever_uses_the_memory_keeps_it(flow, opened, use):
     assert held_of(flow, pipe) == 0
 
 
+@pytest.mark.parametrize(
+    ("fmt", "shape"),
+    [
+        (AudioFormat(8000, 3, "f64", "planar", 1000), (3, 777)),
+        (AudioFormat(8000, 2, "s24", "interleaved", 1000), (1000, 2, 3)),
+        (AudioFormat(8000, 2, "s24", "planar", 1000), (2, 999, 3)),
+        (AudioFormat(8000, 1024, "u8", "interleaved", 64), (5, 1024)),
+        (ArrayFormat("c16", (7, 1, 50)), (7, 1, 50)),
+        (ArrayFormat("?", (5001,)), (5001,)),
+        (ArrayFormat("i8", (2,) * 10), (2,) * 10),
+    ],
+    ids=str,
+)
+def test_views_of_every_format(flow, fmt, shape):
+    pipe = flow.pipeline(flow.register_pipeline("app", "reader", PipelineConfig(1), fmt))
+    for number in range(5):
+        sent = (np.arange(np.prod(shape)) * (number + 1)).reshape(shape).astype(fmt.dtype)
+        pipe.send(FlowData(sent, metadata={"number": number}))
+        view = pipe.receive(timeout_s=0)
+        pipe.send(sent)
+        copied = pipe.receive(timeout_s=0)
+        assert is_view(view.data)
+        assert not is_view(copied.data)
+        for received in (view, copied):
+            assert received.data.flags.c_contiguous
+            assert received.data.dtype == sent.dtype
+            assert np.array_equal(received.data, sent)
+        assert view.metadata == {"number": number}
+        del view, received
+    assert held_of(flow, pipe) == 0
+    assert pipe.statistics().kept_copies == 5
+
+
 def test_copies_of_a_view_are_private(flow, opened):
     pipe = opened(2)
     pipe.send(block(1))
