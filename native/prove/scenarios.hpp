@@ -155,6 +155,7 @@ inline std::vector<Scenario> scenarios() {
     producer("send, waiting in vain, dropping the oldest", {{1, 1, then_oldest_rule, 0}}, full, sends, true,
              Sleeper::victim);
     producer("send to a sleeping consumer", {{2, 1, wait_rule, 0}}, nothing, sends, false, Sleeper::consumer);
+    producer("send to competing consumers, one asleep", {{2, 2, wait_rule, 0}}, nothing, sends, false, Sleeper::consumer);
     producer("send of a block after a given-back one", {{2, 2, drop_oldest_rule, 0}},
              [](World& world) {
                  world.send(1);
