@@ -66,6 +66,10 @@ public:
         if (words_->sleeping.load(std::memory_order_seq_cst) != awake) Memory::wake(*waker_);
     }
 
+    // The owner is gone: nobody can be woken here. Control plane only, before it rings the bells of those who are left.
+    // seq_cst: whoever took the dead for idle before this has announced its block to them before they are rung.
+    void retire() const noexcept { words_->sleeping.store(awake, std::memory_order_seq_cst); }
+
     // Takes all bits; wait-free, owner only.
     std::uint64_t take() const noexcept {
         // The plain look avoids a locked instruction where nothing rang. relaxed: a bit that it misses is still there

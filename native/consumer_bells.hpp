@@ -5,7 +5,8 @@
 //   idle is woken as well; one is enough, since it takes this block or an older one of the same worker.
 // - So no block waits while a consumer is idle: whoever is awake looks once more before it sleeps, and each block wakes
 //   another one. A consumer that waits for room in the middle of its work takes no block, and is passed by.
-// - A consumer that was called and died before it looked leaves its block to the one who reaps it: that rings every bell.
+// - A consumer that was called and died before it looked leaves its block to the one who reaps it: that retires its bell,
+//   so that it is not taken for idle again, and rings all others.
 #pragma once
 
 #include <utility>

@@ -98,9 +98,16 @@ public:
     // Asks to be woken when half of the buffer is claimed; then the caller looks once more and sleeps on its bell.
     void request_wake() noexcept {
         const std::uint64_t half = ring_.buffer_size() / 2;
+        std::uint64_t position = tail_ > half ? tail_ - half : 1;
+        // What was given back lies far behind the tail, and may be all that waits: the next claim, then. relaxed: who
+        // claims changes the state alone.
+        if (first_ < last_) {
+            const SlotWord oldest{ring_.slot(waiting(first_)).word.load(std::memory_order_relaxed)};
+            if (oldest.attempt() != 0) position = oldest.position() + 1;
+        }
         // The fence pairs with RingConsumer::claim, which claims first and looks here afterwards: either the caller's next
         // look sees the claim, or the claim sees the request. relaxed: before the fence, that is enough.
-        ring_.header().wake_position.store(tail_ > half ? tail_ - half : 1, std::memory_order_relaxed);
+        ring_.header().wake_position.store(position, std::memory_order_relaxed);
         Memory::fence(std::memory_order_seq_cst);
     }
     void cancel_wake() noexcept { ring_.header().wake_position.store(0, std::memory_order_relaxed); }

@@ -225,6 +225,10 @@ void register_shared_memory(nb::module_& module) {
                },
                "segment"_a, "offset"_a, "bit"_a,
                "Wakes whoever sleeps on the bell, also after a process died while ringing it. Never blocks.");
+    module.def("retire_bell",
+               [](const SegmentPointer& segment, std::uint64_t offset) { Bell(segment, offset).retire(); },
+               "segment"_a, "offset"_a,
+               "Tells that the owner of the bell has died, so that no block is left to it. Before the other bells are rung.");
     module.attr("ROOM_BIT") = room_bit;
     module.attr("CONTROL_BIT") = control_bit;
 

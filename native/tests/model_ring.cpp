@@ -31,7 +31,8 @@ constexpr Unnoticed unnoticed[] = {
     {"ring_producer.hpp", "slot.origin.store", false, "the fence in recycle() does it, but where a predecessor had tallied"},
     {"ring_producer.hpp", "header.oldest.store", true, "it only shortens the way of a consumer that was lapped"},
     {"ring_producer.hpp", "void cancel_wake()", true, "it only saves a consumer from ringing for nothing"},
-    {"bell.hpp", "sleeping.store(awake", true, "it only saves a ringer from waking for nothing"},
+    {"bell.hpp", "void disarm()", true, "it only saves a ringer from waking for nothing"},
+    {"bell.hpp", "void retire()", false, "ringing the bell of the dead first, as a reaper does here, does it as well"},
 };
 
 struct Subject {

@@ -147,6 +147,11 @@ def ring_bell(segment: Segment, offset: int, bit: int) -> None:
     Wakes whoever sleeps on the bell, also after a process died while ringing it. Never blocks.
     """
 
+def retire_bell(segment: Segment, offset: int) -> None:
+    """
+    Tells that the owner of the bell has died, so that no block is left to it. Before the other bells are rung.
+    """
+
 ROOM_BIT: int = 62
 
 CONTROL_BIT: int = 63

@@ -259,6 +259,7 @@ public:
         all_buffers_.release_process(consumer);
         claims_[consumer].reset();
         held_[consumer].reset();
+        bell(consumer).retire();
         ring_anyway();
     }
     void recover_producer() {

@@ -122,6 +122,18 @@ inline std::vector<Explored> scenarios() {
     add("waiting for room that either of two consumers makes", {1, 2},
         {sends(1, RuleKind::wait), receives(0, 1), receives(1, 1)})
         .prepared(sends(1, oldest));
+    add("waiting for room that a claim of what was given back makes", {1, 3},
+        {sends(1, RuleKind::wait), [](Plane& plane) {
+             plane.receive(2);
+             plane.finish(1);
+         }})
+        .prepared([](Plane& plane) {
+            for (unsigned consumer = 0; consumer < 2; ++consumer) {
+                plane.send(RuleKind::wait);
+                plane.claim(consumer);
+            }
+            plane.recover_consumer(0);
+        });
     add("two idle consumers, one block", {2, 2}, {sends(1, oldest), receives_for_ever(0), receives_for_ever(1)})
         .with_bells()
         .for_ever({1, 2});
@@ -193,6 +205,15 @@ inline std::vector<Explored> scenarios() {
             plane.claim(0);
         })
         .with_bells();
+    add("a consumer that died in its sleep, and one that lives", {2, 2},
+        {sends(1, oldest),
+         [](Plane& plane) {
+             plane.recover_consumer(0);
+         },
+         receives_for_ever(1)})
+        .prepared([](Plane& plane) { plane.bell(0).arm(); })
+        .with_bells()
+        .for_ever({2});
     add("two reapers' work beside a producer", {1, 3},
         {[](Plane& plane) {
              plane.producer().has_room();

@@ -17,6 +17,7 @@ from steadyflow._native import (
     Segment,
     monotonic_ns,
     release_process,
+    retire_bell,
     ring_bell,
     take_over,
 )
@@ -392,6 +393,7 @@ class Execution:
     def _reclaim(self, worker: Worker) -> None:
         """Take over what a dead process had in hand: its blocks, its views, its ends."""
         self._take_over(worker)
+        retire_bell(*self._at(worker.wiring.bell))
         names = {module.name for module in worker.wiring.modules}
         for wiring in worker.wiring.pipelines:
             if wiring.target[0] in names:
