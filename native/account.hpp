@@ -18,19 +18,23 @@ struct Account {
     bool consistent = false;  // false: the producer recycled during every attempt to read
 };
 
+// Positions have 48 bits, so there never are more blocks. What a damaged counter says is cut to that: no sum wraps around.
+inline constexpr std::uint64_t most_blocks = (std::uint64_t{1} << 48) - 1;
+
 template <class Memory>
 Account read_account(const BasicRing<Memory>& ring) noexcept {
     const auto& header = ring.header();
     Account account;
+    const auto blocks = [](const auto& counter) {
+        return std::min<std::uint64_t>(counter.load(std::memory_order_relaxed), most_blocks);
+    };
     for (int attempt = 0; attempt < 64 && !account.consistent; ++attempt) {
         account = {};
         const std::uint64_t version = header.tally_version.load(std::memory_order_acquire);
         const auto& tally = header.tallies[version & 1];
-        account.delivered = tally.delivered.load(std::memory_order_relaxed);
-        for (unsigned reason = 0; reason < reasons; ++reason) {
-            account.dropped[reason] = tally.dropped[reason].load(std::memory_order_relaxed);
-        }
-        account.repeated = tally.repeated.load(std::memory_order_relaxed);
+        account.delivered = blocks(tally.delivered);
+        for (unsigned reason = 0; reason < reasons; ++reason) account.dropped[reason] = blocks(tally.dropped[reason]);
+        account.repeated = blocks(tally.repeated);
         const std::uint64_t counted = tally.last_position.load(std::memory_order_relaxed);
         for (std::uint32_t index = 0; index < ring.count(); ++index) {
             const SlotWord word = load(ring.slot(index));
@@ -43,11 +47,11 @@ Account read_account(const BasicRing<Memory>& ring) noexcept {
         }
         if (ring.count() == 0) {
             for (std::uint32_t consumer = 0; consumer < ring.consumers(); ++consumer) {
-                account.delivered += ring.stats(consumer).received.load(std::memory_order_relaxed);
+                account.delivered += blocks(ring.stats(consumer).received);
             }
         }
         // Before the second look: as long as nothing is recycled, no more can have been published than there are slots.
-        account.sent = header.published.load(std::memory_order_relaxed) + tally.refused.load(std::memory_order_relaxed);
+        account.sent = std::min(header.published.load(std::memory_order_relaxed), most_blocks) + blocks(tally.refused);
         // The loads above must not move below the second look at the version.
         Memory::fence(std::memory_order_acquire);
         account.consistent = header.tally_version.load(std::memory_order_relaxed) == version;

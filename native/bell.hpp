@@ -35,7 +35,9 @@ class BasicBell {
 public:
     BasicBell() = default;
     BasicBell(std::shared_ptr<Segment> segment, std::uint64_t offset)
-        : segment_(std::move(segment)), words_(segment_->at<BasicBellWords<Memory>>(offset)), waker_(segment_->waker(offset)) {}
+        : segment_(std::move(segment)), words_(segment_->at<BasicBellWords<Memory>>(offset)), waker_(segment_->waker(offset)) {
+        segment_->require_writable("ring or wait on a bell");
+    }
 
     static constexpr std::size_t bytes() noexcept { return sizeof(BasicBellWords<Memory>); }
 

@@ -24,6 +24,7 @@ struct alignas(cache_line) PoolHeader {
     std::uint32_t magic;
     std::uint32_t count;
     std::uint64_t capacity_bytes;
+    std::uint64_t check;  // fingerprint() of the above and of the place
 };
 
 template <class Memory>
@@ -40,22 +41,28 @@ public:
     }
 
     static void create(const Segment& segment, std::uint64_t offset, std::uint32_t count, std::size_t capacity_bytes) {
+        segment.require_writable("create a buffer pool");
         auto* header = segment.at<PoolHeader>(offset);
+        if (capacity_bytes > segment.bytes()) throw Corrupted("a buffer is larger than its segment");
         segment.at<std::byte>(offset, bytes(count, capacity_bytes));
         header->count = count;
         header->capacity_bytes = round_up(capacity_bytes);
+        header->check = check_of(offset, count, round_up(capacity_bytes));
         header->magic = pool_magic;
     }
 
     BasicBufferPool() = default;
     BasicBufferPool(std::shared_ptr<Segment> segment, std::uint64_t offset) : segment_(std::move(segment)) {
         const auto* header = segment_->at<PoolHeader>(offset);
-        if (header->magic != pool_magic) throw Corrupted("no buffer pool at offset " + std::to_string(offset));
+        if (read_once(header->magic) != pool_magic) {
+            throw Corrupted("no buffer pool at offset " + std::to_string(offset));
+        }
         // Copied once and used from here on, so that later writes to the header cannot move the bounds.
-        count_ = header->count;
-        capacity_ = header->capacity_bytes;
+        count_ = read_once(header->count);
+        capacity_ = read_once(header->capacity_bytes);
         // Whole lines, so that every array that is viewed in a buffer is aligned for its type.
-        if (count_ == 0 || capacity_ == 0 || capacity_ % cache_line != 0 || capacity_ > segment_->bytes() / count_) {
+        if (count_ == 0 || capacity_ == 0 || capacity_ % cache_line != 0 || capacity_ > segment_->bytes() / count_ ||
+            read_once(header->check) != check_of(offset, count_, capacity_)) {
             throw Corrupted("impossible buffer pool: " + std::to_string(count_) + " buffers of " +
                             std::to_string(capacity_) + " bytes");
         }
@@ -105,8 +112,14 @@ public:
         return true;
     }
     void release(std::uint32_t buffer, unsigned process) const noexcept {
+        auto& count = holds_[buffer].process[process];
+        std::uint8_t held = count.load(std::memory_order_relaxed);
+        // Never below zero, which damage or a reaper that took this process for dead may have made of it: 255 holds that
+        // nobody releases would be a buffer lost.
         // release: all reads through the view happen before the producer sees the buffer free.
-        holds_[buffer].process[process].fetch_sub(1, std::memory_order_release);
+        while (held != 0 && !count.compare_exchange_weak(held, static_cast<std::uint8_t>(held - 1),
+                                                         std::memory_order_release, std::memory_order_relaxed)) {
+        }
     }
     void release_process(unsigned process) const noexcept {
         for (std::uint32_t buffer = 0; buffer < count_; ++buffer) {
@@ -123,6 +136,9 @@ private:
     using Branches = typename Memory::template Atomic<std::uint32_t>;
     using Holds = HoldRow<Memory>;
 
+    static std::uint64_t check_of(std::uint64_t offset, std::uint32_t count, std::uint64_t capacity_bytes) noexcept {
+        return fingerprint({pool_magic, offset, count, capacity_bytes});
+    }
     static std::size_t holds_offset(std::uint32_t count) noexcept {
         return round_up(sizeof(PoolHeader) + count * sizeof(std::uint32_t));
     }

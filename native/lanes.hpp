@@ -97,7 +97,8 @@ public:
     Lane& first() noexcept { return lanes_.front(); }
 
     // When the block that comes next was sent, or -1 if none does yet. A hint where others compete. Wait-free.
-    Nanoseconds peek_sent_ns() noexcept {
+    // Throws Corrupted, as the rest, where a slot of a ring holds what no slot can.
+    Nanoseconds peek_sent_ns() {
         if (lanes_.size() == 1) [[likely]] return lanes_.front().consumer.peek_sent_ns();
         return next().head.sent_ns;
     }
@@ -113,8 +114,14 @@ public:
     }
 
     // Whether all lanes have ended and nothing waits any more.
-    bool at_end() noexcept {
+    bool at_end() {
         return std::all_of(lanes_.begin(), lanes_.end(), [](Lane& lane) { return lane.consumer.at_end(); });
+    }
+
+    // For whoever waits in vain: the next look does not trust the shared positions. Throws Corrupted if a ring was
+    // overwritten.
+    void look_again() {
+        for (Lane& lane : lanes_) lane.consumer.look_again();
     }
 
 private:
@@ -123,7 +130,7 @@ private:
         Head head = {};
     };
 
-    Choice next() noexcept {
+    Choice next() {
         // All or none, so that no later block goes past one in a lane that was paused a moment before the others.
         if (paused()) return {};
         if (!order_) return smallest([](const Head& head) { return head.sent_ns; });
@@ -139,7 +146,7 @@ private:
     }
 
     template <class Key>
-    Choice smallest(Key key) noexcept {
+    Choice smallest(Key key) {
         Choice choice;
         for (Lane& lane : lanes_) {
             const Head head = lane.consumer.peek();
@@ -152,11 +159,8 @@ private:
         return std::any_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.consumer.ring().paused(); });
     }
 
-    bool all_ended() const noexcept {
-        // acquire: seeing the end means seeing every block before it.
-        return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) {
-            return lane.consumer.ring().header().ended.load(std::memory_order_acquire) != 0;
-        });
+    bool all_ended() const {
+        return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.consumer.ring().ended(); });
     }
 
     std::vector<Lane> lanes_;

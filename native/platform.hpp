@@ -52,6 +52,9 @@ void wake(const Waker& waker) noexcept;
 // Returns the descriptor, or -errno.
 int create_shared_memory(const char* label, std::size_t bytes) noexcept;
 
+// Whether the file behind a descriptor can't lose pages that are mapped: shared memory, sealed as above.
+bool is_sealed(int descriptor) noexcept;
+
 // Size of the file behind a descriptor, or -errno.
 std::int64_t file_bytes(int descriptor) noexcept;
 

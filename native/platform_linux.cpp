@@ -111,13 +111,19 @@ int create_shared_memory(const char* label, std::size_t bytes) noexcept {
     do {
         error = fallocate(descriptor, 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
     } while (error == EINTR);
-    if (error == 0 && fchmod(descriptor, S_IRUSR | S_IWUSR) != 0) error = errno;
+    // Opened anew, as /proc allows, it is for reading: who may write is given a descriptor that can.
+    if (error == 0 && fchmod(descriptor, S_IRUSR) != 0) error = errno;
     if (error == 0 && fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) error = errno;
     if (error != 0) {
         close(descriptor);
         return -error;
     }
     return descriptor;
+}
+
+bool is_sealed(int descriptor) noexcept {
+    const int seals = fcntl(descriptor, F_GET_SEALS);  // -1: not shared memory, or no descriptor at all
+    return seals >= 0 && (seals & F_SEAL_SHRINK) != 0;
 }
 
 std::int64_t file_bytes(int descriptor) noexcept {

@@ -88,17 +88,24 @@ struct BasicTally {
 };
 
 inline constexpr std::uint32_t ring_magic = 0x676e6972;  // "ring"
-inline constexpr std::uint64_t pause_mark = 1;           // no time: the clock has long gone beyond it
+// Marks, and not just 1: a flipped bit neither ends nor stops a stream, nor undoes it.
+inline constexpr std::uint32_t end_mark = 0x21646e65;              // "end!"
+inline constexpr std::uint32_t abandoned_mark = 0x656e6f67;        // "gone"
+inline constexpr std::uint64_t pause_mark = 0x6c6c697473646e61;    // "andstill"; as a time, centuries ahead
 
 template <class Memory>
 struct alignas(cache_line) BasicRingHeader {
     template <class T>
     using Atomic = typename Memory::template Atomic<T>;
 
+    // Constants, and the two words that are written once: nobody writes to this line while blocks flow.
     std::uint32_t magic;
     std::uint32_t slots;  // 0: a fused pipeline, statistics only
     std::uint32_t consumers;
     std::uint32_t branch;
+    std::uint64_t check;  // fingerprint() of the above and of the place
+    Atomic<std::uint32_t> ended;      // 0 or end_mark; by the producer, or by the control plane for one that is gone
+    Atomic<std::uint32_t> abandoned;  // 0 or abandoned_mark; by the control plane: nobody will ever consume, send drops
 
     // Written by the producer.
     alignas(cache_line) Atomic<std::uint64_t> tail;
@@ -109,21 +116,25 @@ struct alignas(cache_line) BasicRingHeader {
     Counter blocked_ns;
     Counter peak_fill;
     Counter loan_copies;  // blocks of loans that could not be sent where they lay
-    Atomic<std::uint32_t> ended;  // also by the control plane, for a producer that is gone or shut out
     alignas(cache_line) BasicTally<Memory> tallies[2];
     Atomic<std::uint64_t> tally_version;
 
     // Written by the control plane.
     alignas(cache_line) Atomic<std::uint64_t> rule;
     Atomic<std::uint32_t> buffer_size;
-    Atomic<std::uint32_t> epoch;      // a reaper gave slots back: cursors start again
-    Atomic<std::uint32_t> abandoned;  // nobody will ever consume: send drops (failed)
-    Atomic<std::uint64_t> pause;      // pause_mark: consumers find nothing; else when it was last resumed, 0: never paused
+    Atomic<std::uint32_t> epoch;  // a reaper gave slots back: cursors start again
+    Atomic<std::uint64_t> pause;  // pause_mark: consumers find nothing; else when it was last resumed, 0: never paused
 
     // 0, or the position whose claim wakes the waiting producer. Set by the producer, cleared by whoever wakes it: the one
     // word with two writers, and harmless, since a lost request only makes a wait last until the producer looks up.
     alignas(cache_line) Atomic<std::uint64_t> wake_position;
 };
+
+template <class Memory>
+SlotWord load(const BasicSlot<Memory>& slot) noexcept {
+    // acquire: whoever sees a state sees what was written before it.
+    return {slot.word.load(std::memory_order_acquire)};
+}
 
 // The mapped ring, with its constants copied out of shared memory and checked once.
 template <class Memory>
@@ -141,11 +152,13 @@ public:
 
     static void create(const Segment& segment, std::uint64_t offset, std::uint32_t buffer_size, std::uint32_t slots,
                        std::uint32_t consumers, std::uint32_t branch, Rule rule) {
+        segment.require_writable("create a ring");
         segment.at<std::byte>(offset, bytes(slots, consumers));
         auto* header = segment.at<Header>(offset);
         header->slots = slots;
         header->consumers = consumers;
         header->branch = branch;
+        header->check = check_of(offset, slots, consumers, branch);
         header->rule.store(rule.pack(), std::memory_order_relaxed);
         header->buffer_size.store(buffer_size, std::memory_order_relaxed);
         auto* slot = segment.at<Slot>(offset + slots_offset(consumers), slots);
@@ -156,18 +169,20 @@ public:
     }
 
     BasicRing() = default;
-    BasicRing(std::shared_ptr<Segment> segment, std::uint64_t offset) : segment_(std::move(segment)) {
+    BasicRing(std::shared_ptr<Segment> segment, std::uint64_t offset) : segment_(std::move(segment)), offset_(offset) {
         header_ = segment_->at<Header>(offset);
-        if (header_->magic != ring_magic) throw Corrupted("no ring at offset " + std::to_string(offset));
-        count_ = header_->slots;
-        consumers_ = header_->consumers;
-        branch_ = header_->branch;
+        if (read_once(header_->magic) != ring_magic) throw Corrupted("no ring at offset " + std::to_string(offset));
+        // Copied once and used from here on, so that later writes to the header cannot move the bounds.
+        count_ = read_once(header_->slots);
+        consumers_ = read_once(header_->consumers);
+        branch_ = read_once(header_->branch);
         // No slots at all is a fused pipeline; else one READY, one to write into, and a claim for each consumer.
         if (consumers_ == 0 || consumers_ > max_processes || branch_ >= max_branches || count_ > segment_->bytes() ||
-            (count_ != 0 && count_ < consumers_ + 2)) {
+            (count_ != 0 && count_ < consumers_ + 2) || !has_its_constants()) {
             throw Corrupted("impossible ring: " + std::to_string(count_) + " slots, " + std::to_string(consumers_) +
                             " consumers, branch " + std::to_string(branch_));
         }
+        most_waiting_ = count_ == 0 ? 1 : count_ - consumers_ - 1;
         stats_ = segment_->at<ConsumerStats>(offset + sizeof(Header), consumers_);
         slots_ = segment_->at<Slot>(offset + slots_offset(consumers_), count_);
     }
@@ -180,12 +195,42 @@ public:
     Slot& slot(std::uint64_t position) const noexcept { return slots_[position % count_]; }
     ConsumerStats& stats(std::uint32_t consumer) const noexcept { return stats_[consumer]; }
     const std::shared_ptr<Segment>& segment() const noexcept { return segment_; }
+    std::uint64_t offset() const noexcept { return offset_; }
+
+    // Throws Corrupted if other contents were written over the header. For whoever waits in vain; nobody needs the
+    // constants any more, but where they are gone, the marks beside them are, too.
+    void verify() const {
+        if (read_once(header_->magic) != ring_magic || !has_its_constants()) {
+            throw Corrupted("the ring at offset " + std::to_string(offset_) + " was overwritten");
+        }
+    }
+
+    // Throws Corrupted if a word can't be that of the slot at `index`: a state or a position that no end writes there.
+    void require_possible(SlotWord word, std::uint32_t index) const {
+        if (word.state() > SlotState::evicted || word.position() % count_ != index) refuse_slot(word, index);
+    }
+
+    // The same of all slots; consumers may go on meanwhile.
+    void require_possible_slots() const {
+        for (std::uint32_t index = 0; index < count_; ++index) require_possible(load(slot(index)), index);
+    }
+
+    // acquire: who sees the end sees every block before it. Throws Corrupted where the word says neither yes nor no.
+    bool ended() const {
+        const std::uint32_t word = header_->ended.load(std::memory_order_acquire);
+        if (word != 0 && word != end_mark) refuse_end(word);
+        return word != 0;
+    }
+    // release: see ended().
+    void end() const noexcept { header_->ended.store(end_mark, std::memory_order_release); }
+    bool abandoned() const noexcept { return header_->abandoned.load(std::memory_order_acquire) == abandoned_mark; }
+    void set_abandoned() const noexcept { header_->abandoned.store(abandoned_mark, std::memory_order_release); }
 
     Rule rule() const noexcept { return Rule::unpack(header_->rule.load(std::memory_order_relaxed)); }
     // READY blocks that may wait; never more than the slots allow, whatever the shared word says.
     std::uint64_t buffer_size() const noexcept {
         const std::uint64_t wanted = header_->buffer_size.load(std::memory_order_relaxed);
-        return std::clamp<std::uint64_t>(wanted, 1, count_ - consumers_ - 1);
+        return std::clamp<std::uint64_t>(wanted, 1, most_waiting_);
     }
 
     // While paused, consumers find nothing, and the rule decides what happens as the ring fills. Control plane only; whoever
@@ -204,27 +249,43 @@ public:
     }
 
 private:
+    // Out of the way of the hot path, which these are part of.
+    [[noreturn, gnu::noinline, gnu::cold]] void refuse_slot(SlotWord word, std::uint32_t index) const {
+        throw Corrupted("slot " + std::to_string(index) + " of " + std::to_string(count_) + " holds state " +
+                        std::to_string(static_cast<unsigned>(word.state())) + " and position " +
+                        std::to_string(word.position()) + ", which is not possible there");
+    }
+    [[noreturn, gnu::noinline, gnu::cold]] static void refuse_end(std::uint32_t word) {
+        throw Corrupted("the end of the stream is marked by " + std::to_string(word) + ", expected 0 or " +
+                        std::to_string(end_mark));
+    }
+
+    static std::uint64_t check_of(std::uint64_t offset, std::uint32_t slots, std::uint32_t consumers,
+                                  std::uint32_t branch) noexcept {
+        return fingerprint({ring_magic, offset, slots, consumers, branch});
+    }
+    bool has_its_constants() const noexcept {
+        return read_once(header_->slots) == count_ && read_once(header_->consumers) == consumers_ &&
+               read_once(header_->branch) == branch_ &&
+               read_once(header_->check) == check_of(offset_, count_, consumers_, branch_);
+    }
     static std::size_t slots_offset(std::uint32_t consumers) noexcept {
         return sizeof(Header) + consumers * sizeof(ConsumerStats);
     }
 
     std::shared_ptr<Segment> segment_;
+    std::uint64_t offset_ = 0;
     Header* header_ = nullptr;
     ConsumerStats* stats_ = nullptr;
     Slot* slots_ = nullptr;
     std::uint32_t count_ = 0;
     std::uint32_t consumers_ = 0;
+    std::uint64_t most_waiting_ = 0;
     unsigned branch_ = 0;
 };
 
 using Slot = BasicSlot<SharedMemory>;
 using RingHeader = BasicRingHeader<SharedMemory>;
 using Ring = BasicRing<SharedMemory>;
-
-template <class Memory>
-SlotWord load(const BasicSlot<Memory>& slot) noexcept {
-    // acquire: whoever sees a state sees what was written before it.
-    return {slot.word.load(std::memory_order_acquire)};
-}
 
 }  // namespace steadyflow

@@ -46,6 +46,8 @@ public:
           producer_bell_(std::move(producer_bell)),
           consumer_(consumer),
           process_(process) {
+        ring_.segment()->require_writable("consume from a ring");
+        if (pool_) pool_.segment()->require_writable("consume from a ring");
         if (consumer_ >= ring_.consumers() || process_ >= max_processes) throw Corrupted("no such consumer of the ring");
         if (ring_.count() == 0) throw Corrupted("a fused pipeline has no ring to consume from");
         // relaxed: find() looks again before it scans.
@@ -58,21 +60,22 @@ public:
     ConsumerStats& stats() const noexcept { return ring_.stats(consumer_); }
 
     // When the oldest waiting block was sent, or -1 if none waits. A hint: another consumer may be quicker. Wait-free.
-    Nanoseconds peek_sent_ns() noexcept {
+    // Throws Corrupted if a slot holds what no slot can.
+    Nanoseconds peek_sent_ns() {
         if (ring_.paused()) return -1;
         SlotWord word{0};
         Slot* slot = find(word);
-        return slot == nullptr ? -1 : slot->sent_ns.load(std::memory_order_relaxed);
+        return slot == nullptr ? -1 : sent_ns_of(*slot);
     }
 
     // The oldest waiting block, also while paused, with what is known of it before it is claimed. Wait-free but for losing
-    // against a producer that evicts what is being looked at.
-    Head peek() noexcept {
+    // against a producer that evicts what is being looked at. Throws Corrupted as above.
+    Head peek() {
         for (;;) {
             Head head;
             head.slot = find(head.word);
             if (head.slot == nullptr) return head;
-            head.sent_ns = head.slot->sent_ns.load(std::memory_order_relaxed);
+            head.sent_ns = sent_ns_of(*head.slot);
             // acquire: pairs with publish(). If this is the origin of a later block, the look below sees another word.
             head.origin = head.slot->origin.load(std::memory_order_acquire);
             if (head.slot->word.load(std::memory_order_relaxed) == head.word.bits) return head;
@@ -80,7 +83,7 @@ public:
     }
 
     // Claims the oldest waiting block. Wait-free but for losing against competitors. Throws Corrupted if the slot
-    // refers to memory outside its buffer.
+    // refers to memory outside its buffer, or if a slot holds what no slot can.
     bool claim(Claim& claim) {
         if (ring_.paused()) return false;
         for (;;) {
@@ -102,13 +105,21 @@ public:
     }
 
     // Whether the producer ended the stream and nothing waits any more. While paused, what waits is hidden, so that the
-    // end is not known.
-    bool at_end() noexcept {
+    // end is not known. Throws Corrupted as above.
+    bool at_end() {
         if (ring_.paused()) return false;
-        // acquire: seeing the end means seeing every block before it.
         SlotWord word{0};
-        return ring_.header().ended.load(std::memory_order_acquire) != 0 && find(word) == nullptr;
+        // Seeing the end means seeing every block before it. The scan, because there is no later look.
+        return ring_.ended() && find(word) == nullptr && scan(word) == nullptr;
     }
+
+    // For whoever waits in vain: the next look does not trust the shared positions. Throws Corrupted if the ring was
+    // overwritten.
+    void look_again() {
+        ring_.verify();
+        astray_ = true;
+    }
+
 
 private:
     bool claim_exactly(Slot* slot, SlotWord word, Claim& claim) {
@@ -120,14 +131,14 @@ private:
             return false;
         }
         if (mine.position() == cursor_) ++cursor_;
-        claim = {slot, mine, slot->header.read(), slot->sent_ns.load(std::memory_order_relaxed)};
+        claim = {slot, mine, slot->header.read(), sent_ns_of(*slot)};
         wake_producer(mine.position());
         check(claim);
         return true;
     }
 
     // The slot that is next in order and READY, with the word that says so; nullptr if nothing waits.
-    Slot* find(SlotWord& found) noexcept {
+    Slot* find(SlotWord& found) {
         const std::uint32_t epoch = ring_.header().epoch.load(std::memory_order_acquire);
         if (epoch != epoch_) {
             epoch_ = epoch;
@@ -150,29 +161,74 @@ private:
             if (oldest != nullptr) return oldest;
             rescan_ = false;
         }
-        for (;;) {
-            Slot& slot = ring_.slot(cursor_);
-            const SlotWord word = load(slot);
-            if (word.position() == cursor_) {
-                if (word.state() == SlotState::ready) {
+        if (!astray_) {
+            // Each step passes a position that was written or skipped, or goes to `oldest`: rarely more than a few. Where
+            // that takes two laps, a look at every slot is shorter.
+            for (std::uint64_t steps = 2 * std::uint64_t{ring_.count()}; steps != 0; --steps) {
+                Slot& slot = ring_.slot(cursor_);
+                const SlotWord word = load(slot);
+                if (word.position() == cursor_ && word.state() == SlotState::ready) {
                     found = word;
                     return &slot;
                 }
-                if (word.state() == SlotState::empty) return nullptr;  // the next one to be written
-                ++cursor_;
-                continue;
+                if (word.position() == cursor_ && word.state() != SlotState::empty) {
+                    ++cursor_;
+                    continue;
+                }
+                if (word.position() > cursor_) {
+                    // The producer lapped this cursor: nothing that waits lies before `oldest`.
+                    cursor_ = std::max(cursor_ + 1, ring_.header().oldest.load(std::memory_order_relaxed));
+                    continue;
+                }
+                // The next one to be written, EMPTY or not recycled yet. Or it was skipped, because the slot is still
+                // claimed, or it has been tallied.
+                const std::uint64_t tail = ring_.header().tail.load(std::memory_order_acquire);
+                if (tail <= cursor_) return nullptr;  // nothing newer was written
+                // tail is beyond: the position was written after the look above, or it will not be. Only a look after
+                // tail (acquire) can tell; the next round takes up what was written.
+                if (load(slot).bits == word.bits) ++cursor_;
             }
-            const std::uint64_t tail = ring_.header().tail.load(std::memory_order_acquire);
-            if (word.position() > cursor_) {
-                // The producer lapped this cursor: nothing that waits lies before `oldest`.
-                cursor_ = std::max(cursor_ + 1, ring_.header().oldest.load(std::memory_order_relaxed));
-                continue;
-            }
-            if (tail <= cursor_) return nullptr;  // an older slot, not reused yet: nothing newer was written
-            // tail is beyond: the position was written after the look above, or it was skipped, because the slot is still
-            // claimed. Only a look after tail (acquire) can tell; the next round takes up what was written.
-            if (load(slot).position() < cursor_) ++cursor_;
         }
+        return find_astray(found);
+    }
+
+    // Positions lead nowhere (damage), or far (a block that was given back many laps later): goes on from what is there.
+    // Never inlined: it would push what is hot out of the way.
+    [[gnu::noinline]] Slot* find_astray(SlotWord& found) {
+        astray_ = false;
+        Slot* slot = scan(found);
+        if (slot != nullptr && found.attempt() == 0) cursor_ = found.position();
+        return slot;
+    }
+
+    // The oldest slot that is READY, found by looking at all of them, whatever the shared positions say.
+    // Throws Corrupted if a slot holds what no slot can.
+    Slot* scan(SlotWord& found) const {
+        for (;;) {
+            if (oldest_ready(~std::uint64_t{0}, found) == nullptr) return nullptr;
+            // Once more: older blocks may have been sent behind the back of the first look. They were sent before the one
+            // that it found (acquire), so this look sees them. None at all: a competitor was quicker.
+            if (Slot* slot = oldest_ready(found.position(), found)) return slot;
+        }
+    }
+
+    Slot* oldest_ready(std::uint64_t limit, SlotWord& found) const {
+        Slot* oldest = nullptr;
+        for (std::uint32_t index = 0; index < ring_.count(); ++index) {
+            Slot& slot = ring_.slot(index);
+            const SlotWord word = load(slot);
+            ring_.require_possible(word, index);
+            if (word.state() != SlotState::ready || word.position() > limit) continue;
+            limit = word.position();
+            oldest = &slot;
+            found = word;
+        }
+        return oldest;
+    }
+
+    // Never negative, so that no difference of two stamps overflows.
+    static Nanoseconds sent_ns_of(const Slot& slot) noexcept {
+        return std::max<Nanoseconds>(slot.sent_ns.load(std::memory_order_relaxed), 0);
     }
 
     void wake_producer(std::uint64_t position) noexcept {
@@ -212,6 +268,7 @@ private:
     unsigned process_;
     std::uint64_t cursor_ = 0;
     std::uint32_t epoch_ = 0;
+    bool astray_ = false;  // positions are not to be trusted: scan
     bool rescan_ = true;  // a predecessor's blocks may have been given back before this end existed
 };
 

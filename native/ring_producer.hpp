@@ -23,9 +23,13 @@ public:
     using BufferPool = BasicBufferPool<Memory>;
 
     BasicRingProducer(Ring ring, BufferPool* pool) : ring_(std::move(ring)), pool_(pool) {
+        ring_.segment()->require_writable("send into a ring");
+        if (pool_ != nullptr && *pool_) pool_->segment()->require_writable("send into a ring");
         if (ring_.count() < ring_.consumers() + 2) throw Corrupted("the ring has too few slots to send into");
         // relaxed: a predecessor is gone, which whoever says so has ordered before this.
         tail_ = ring_.header().tail.load(std::memory_order_relaxed);
+        ring_.require_possible_slots();
+        require_slots_before_tail();
         // Here and never again: sending allocates nothing.
         mask_ = std::bit_ceil(ring_.count()) - 1;
         waiting_ = std::make_unique<std::uint64_t[]>(mask_ + 1);
@@ -120,11 +124,10 @@ public:
         add(ring_.header().blocked_ns, static_cast<std::uint64_t>(std::max<Nanoseconds>(duration, 0)));
     }
 
-    // After the last block. release: a consumer that sees the end sees every block before it.
-    void end() noexcept { ring_.header().ended.store(1, std::memory_order_release); }
-    bool ended() const noexcept { return ring_.header().ended.load(std::memory_order_relaxed) != 0; }
-    // relaxed: it says no more than that nobody will consume.
-    bool abandoned() const noexcept { return ring_.header().abandoned.load(std::memory_order_relaxed) != 0; }
+    // After the last block.
+    void end() noexcept { ring_.end(); }
+    bool ended() const { return ring_.ended(); }
+    bool abandoned() const noexcept { return ring_.abandoned(); }
 
     // Where a reader finds the fates: the tally and, for slots not recycled yet, their words.
     void settle_tally() noexcept {
@@ -138,6 +141,21 @@ public:
     }
 
 private:
+    // Nothing that was sent lies beyond `tail`, which this end goes on from; nor do slots that are EMPTY, by more than a lap.
+    void require_slots_before_tail() const {
+        for (std::uint32_t index = 0; index < ring_.count(); ++index) {
+            const SlotWord word = load(ring_.slot(index));
+            const std::uint64_t limit = word.state() == SlotState::empty ? tail_ + ring_.count() + 1 : tail_;
+            if (word.position() >= limit) {
+                throw Corrupted("slot " + std::to_string(index) + " holds position " + std::to_string(word.position()) +
+                                ", but the next one to be sent is " + std::to_string(tail_));
+            }
+        }
+        if (tail_ != 0 && load(ring_.slot(tail_ - 1)).position() < tail_ - 1) {
+            throw Corrupted("the next position to be sent is " + std::to_string(tail_) + ", but the one before it is not there");
+        }
+    }
+
     std::uint64_t waiting(std::uint64_t index) const noexcept { return waiting_[index & mask_]; }
 
     bool waiting_below(std::uint64_t limit) noexcept {

@@ -1,6 +1,7 @@
 // What a full pipeline does with the next block, and why blocks are dropped.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace steadyflow {
@@ -26,8 +27,9 @@ struct Rule {
         // Values that no rule has (a damaged segment) fall back to the first one.
         const auto kind = word & 15;
         const auto then = word >> 4 & 15;
+        const std::uint64_t longest = std::uint64_t{1} << 40;
         return {kind <= 4 ? static_cast<RuleKind>(kind) : RuleKind::wait,
-                then <= 2 ? static_cast<AfterWait>(then) : AfterWait::fail, word >> 8};
+                then <= 2 ? static_cast<AfterWait>(then) : AfterWait::fail, std::min(word >> 8, longest)};
     }
 };
 

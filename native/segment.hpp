@@ -1,13 +1,17 @@
 // One shared memory segment: created once, mapped whole, never resized.
 //
-// Invariants: the first 64 bytes are a SegmentHeader; everything else is reached through at(), which checks offset,
-// count and alignment against the mapping, so no number read from shared memory becomes an address unchecked.
+// Invariants
+// - The first 64 bytes are a SegmentHeader; everything else is reached through at(), which checks offset, count and
+//   alignment against the mapping, so no number read from shared memory becomes an address unchecked.
+// - The file is sealed against shrinking, which attach() demands of what it is given: a mapping never loses its pages.
+// - Whoever writes asks require_writable() first: an observer's mapping is read-only, and a store would end the process.
 #pragma once
 
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -21,7 +25,7 @@ namespace steadyflow {
 
 inline constexpr std::size_t cache_line = 64;
 inline constexpr std::uint64_t segment_magic = 0x31776f6c66647473;  // "stdflow1"
-inline constexpr std::uint32_t layout_version = 2;
+inline constexpr std::uint32_t layout_version = 3;
 inline constexpr unsigned max_processes = 16;
 inline constexpr unsigned max_branches = 32;  // of one port
 
@@ -29,9 +33,27 @@ constexpr std::size_t round_up(std::size_t bytes, std::size_t unit = cache_line)
     return (bytes + unit - 1) / unit * unit;
 }
 
-// Shared memory holds something that this layout cannot contain.
+// Shared memory holds something that this layout cannot contain. Who knows the pipeline adds its name: see in_pipeline().
 struct Corrupted : std::runtime_error {
-    using std::runtime_error::runtime_error;
+    explicit Corrupted(const std::string& what, std::string pipeline_name = {})
+        : std::runtime_error(what), pipeline(std::move(pipeline_name)) {}
+    std::string pipeline;
+};
+
+// Calls `call`; damage that it finds gets the name of the pipeline. For what is done once, or while waiting.
+template <class Call>
+[[gnu::noinline, gnu::cold]] decltype(auto) in_pipeline(const std::string& name, Call call) {
+    try {
+        return call();
+    } catch (const Corrupted& damage) {
+        if (!damage.pipeline.empty()) throw;
+        throw Corrupted(damage.what(), name);
+    }
+}
+
+// Somebody wanted to write through a read-only mapping.
+struct ReadOnly : std::logic_error {
+    using std::logic_error::logic_error;
 };
 
 // The system refused memory; `error` is its errno.
@@ -46,6 +68,23 @@ struct Shortage : std::runtime_error {
 struct Forked : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
+
+// Reads a constant of a header once: what is checked and what is used are the same, whatever others write meanwhile.
+template <class T>
+T read_once(const T& shared) noexcept {
+    return const_cast<const volatile T&>(shared);
+}
+
+// Of the constants of a ring or pool, and of the place where they are: a flipped bit, other contents, or a copy of those
+// of another ring do not fit it. Not a secret: it finds damage, not malice.
+constexpr std::uint64_t fingerprint(std::initializer_list<std::uint64_t> constants) noexcept {
+    std::uint64_t mixed = layout_version;
+    for (const std::uint64_t constant : constants) {
+        mixed = (mixed ^ constant) * 0x9e3779b97f4a7c15;
+        mixed ^= mixed >> 32;
+    }
+    return mixed;
+}
 
 struct alignas(cache_line) SegmentHeader {
     std::uint64_t magic;
@@ -71,19 +110,26 @@ public:
 
     // Takes over `descriptor` and maps it. Throws Corrupted if it is no segment of this layout.
     static std::shared_ptr<Segment> attach(int descriptor, bool writable) {
+        const auto refuse = [descriptor](const std::string& expected, const std::string& got) {
+            close(descriptor);
+            throw Corrupted("the descriptor is no steadyflow segment: expected " + expected + ", got " + got);
+        };
+        // Before the first look at the memory: a file that may shrink takes pages away, and the look ends the process.
+        if (!is_sealed(descriptor)) refuse("shared memory that is sealed against shrinking", "a file that is not");
         const std::int64_t bytes = file_bytes(descriptor);
         if (bytes < static_cast<std::int64_t>(sizeof(SegmentHeader))) {
-            close(descriptor);
-            throw Corrupted("the descriptor is not a steadyflow segment: too small");
+            refuse("at least " + std::to_string(sizeof(SegmentHeader)) + " bytes", std::to_string(bytes));
         }
         auto segment = std::shared_ptr<Segment>(new Segment(descriptor, static_cast<std::size_t>(bytes), writable));
         const auto* header = segment->at<SegmentHeader>(0);
-        if (header->magic != segment_magic) throw Corrupted("the descriptor is not a steadyflow segment: wrong magic");
-        if (header->version != layout_version) {
-            throw Corrupted("the segment has layout version " + std::to_string(header->version) + ", expected " +
-                            std::to_string(layout_version));
-        }
-        if (header->bytes != segment->bytes_) throw Corrupted("the segment's size differs from its header");
+        const auto expect = [](const char* what, std::uint64_t expected, std::uint64_t got) {
+            if (got == expected) return;
+            throw Corrupted(std::string("the descriptor is no steadyflow segment that this version can use: expected ") +
+                            what + " " + std::to_string(expected) + ", got " + std::to_string(got));
+        };
+        expect("magic", segment_magic, read_once(header->magic));
+        expect("layout version", layout_version, read_once(header->version));
+        expect("a header that says bytes", segment->bytes_, read_once(header->bytes));
         return segment;
     }
 
@@ -125,13 +171,20 @@ public:
         throw Corrupted("no bell at offset " + std::to_string(offset));
     }
 
+    // Throws ReadOnly. `what`: what the caller is about to do.
+    void require_writable(const char* what) const {
+        if (!writable_) throw ReadOnly(std::string(what) + ": this mapping is read-only; observers only read");
+    }
+
     int descriptor() const noexcept { return descriptor_; }
+    bool writable() const noexcept { return writable_; }
     std::size_t bytes() const noexcept { return bytes_; }
 
 private:
     Segment(int descriptor, std::size_t bytes, bool writable)
         : descriptor_(descriptor),
           bytes_(bytes),
+          writable_(writable),
           address_(static_cast<std::byte*>(map_shared(descriptor, bytes, writable))) {
         if (address_ == nullptr) {
             const int error = errno;
@@ -143,6 +196,7 @@ private:
 
     int descriptor_;
     std::size_t bytes_;
+    bool writable_;
     std::byte* address_;
     std::vector<std::pair<std::uint64_t, std::shared_ptr<Waker>>> wakers_;
     ForkWatch watch_{*this};

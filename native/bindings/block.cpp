@@ -48,6 +48,7 @@ void block_dealloc(PyObject* self) {
     Py_CLEAR(block->decoder);
     Py_CLEAR(block->format);
     Py_CLEAR(block->metadata);
+    Py_CLEAR(block->pipeline);
     if (free_blocks < free_list_size) {
         free_list[free_blocks++] = block;
         return;
@@ -97,7 +98,9 @@ PyObject* block_metadata(PyObject* self, void*) {
     } else if (PyBytes_Check(block->metadata)) {
         PyObject* encoded = Py_NewRef(block->metadata);  // another thread may put what it decoded in its place
         PyObject* module = PyImport_ImportModule("steadyflow.data");
-        PyObject* decoded = module == nullptr ? nullptr : PyObject_CallMethod(module, "decode_metadata", "O", encoded);
+        PyObject* where = block->pipeline != nullptr ? block->pipeline : Py_None;
+        PyObject* decoded =
+            module == nullptr ? nullptr : PyObject_CallMethod(module, "decode_metadata", "OO", encoded, where);
         Py_XDECREF(module);
         Py_DECREF(encoded);
         if (decoded == nullptr) return nullptr;
@@ -206,7 +209,8 @@ PyGetSetDef properties[] = {
 
 }  // namespace
 
-BlockObject* make_block(PyObject* payload, PyObject* metadata, PyObject* format, PyObject* decoder) noexcept {
+BlockObject* make_block(PyObject* payload, PyObject* metadata, PyObject* format, PyObject* decoder,
+                        PyObject* pipeline) noexcept {
     BlockObject* block = payload == nullptr ? nullptr : allocate_block();
     if (block == nullptr) {
         Py_XDECREF(payload);
@@ -218,6 +222,7 @@ BlockObject* make_block(PyObject* payload, PyObject* metadata, PyObject* format,
     block->decoder = Py_XNewRef(decoder);
     block->format = Py_NewRef(format);
     block->metadata = metadata;
+    block->pipeline = metadata == nullptr ? nullptr : Py_XNewRef(pipeline);
     block->timestamp_ns = 0;
     block->sent_ns = 0;
     block->first_frame = 0;

@@ -23,6 +23,7 @@ struct BlockObject {
     PyObject* decoder;   // callable(bytes) or null: the payload is the data
     PyObject* format;
     PyObject* metadata;  // null, bytes (encoded) or dict
+    PyObject* pipeline;  // null, or where encoded metadata came through, to be named if it can't be decoded
     std::int64_t timestamp_ns;
     std::int64_t sent_ns;
     std::uint64_t first_frame;
@@ -32,7 +33,8 @@ struct BlockObject {
 };
 
 // Steals `payload` and `metadata` (may be null); borrows and keeps the others. Null with an exception set on failure.
-BlockObject* make_block(PyObject* payload, PyObject* metadata, PyObject* format, PyObject* decoder) noexcept;
+BlockObject* make_block(PyObject* payload, PyObject* metadata, PyObject* format, PyObject* decoder,
+                        PyObject* pipeline = nullptr) noexcept;
 
 bool is_block(PyObject* object) noexcept;
 

@@ -20,7 +20,7 @@ Delivery::~Delivery() { release(); }
 
 void Delivery::begin() {
     started_ns_ = monotonic_ns();
-    const Nanoseconds free_ns = std::max(context().free_since_ns, lane_.consumer.ring().resumed_ns());
+    const Nanoseconds free_ns = std::max(context().free_since_ns, std::min(lane_.consumer.ring().resumed_ns(), started_ns_));
     // An event loop has the GIL back before it can look at the clock: it cannot tell the two apart.
     note_started(lane_.consumer.stats(), *link_->target, started_ns_, claim_.sent_ns, free_ns,
                  std::max(taken_ns_, claim_.sent_ns), std::nullopt);
@@ -43,7 +43,7 @@ nb::object Delivery::output_for(nb::handle result) const {
 void Delivery::finish() {
     if (!held_) return;
     release();
-    lane_.consumer.finish(claim_);
+    in_pipeline(link_->target->name, [&] { lane_.consumer.finish(claim_); });
     add(lane_.consumer.stats().received);
 }
 
@@ -51,7 +51,7 @@ void Delivery::fail() {
     if (!held_) return;
     release();
     link_->target->discard = Reason::failed;
-    lane_.consumer.discard(claim_, Reason::failed);
+    in_pipeline(link_->target->name, [&] { lane_.consumer.discard(claim_, Reason::failed); });
 }
 
 void Delivery::release() noexcept {
@@ -63,6 +63,7 @@ void Delivery::release() noexcept {
 }
 
 std::unique_ptr<Delivery> Inbox::next_delivery() {
+    look_everywhere(monotonic_ns());
     for (unsigned discarded = 0; !detached_;) {
         const std::size_t open = open_;
         Link* link = pick(false);
@@ -72,13 +73,19 @@ std::unique_ptr<Delivery> Inbox::next_delivery() {
         }
         // An input ended in pick(), and with it the module of this block: it is at work now, with its last call.
         if (link->target->context->busy) continue;
-        Claim claim;
-        Lanes::Lane* const lane = this->claim(*link, claim);
-        if (lane == nullptr) continue;
-        if (!link->target->discard) {
-            return std::make_unique<Delivery>(link->shared_from_this(), *lane, claim, build_or_discard(*link, *lane, claim));
+        try {
+            Claim claim;
+            Lanes::Lane* const lane = link->lanes.claim(claim);
+            if (lane == nullptr) continue;
+            link->passed_over = 0;
+            if (!link->target->discard) {
+                nb::object block = build_or_discard(*link, *lane, claim);
+                return std::make_unique<Delivery>(link->shared_from_this(), *lane, claim, std::move(block));
+            }
+            lane->consumer.discard(claim, *link->target->discard);
+        } catch (const Corrupted& damage) {
+            refuse(*link, damage);
         }
-        lane->consumer.discard(claim, *link->target->discard);
         if (++discarded == discards_at_once) {
             bell_.ring(link->bit);
             return nullptr;

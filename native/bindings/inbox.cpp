@@ -22,13 +22,22 @@ constexpr Nanoseconds look_up_ns = 250'000'000;
 Inbox::Inbox(std::shared_ptr<Segment> segment, std::uint64_t bell_offset, unsigned process, AbortFlag abort)
     : segment_(segment), bell_(std::move(segment), bell_offset), process_(process), abort_(std::move(abort)) {}
 
+// Damage that was met at a link is counted there, and gets the name of its pipeline. Out of the way of the hot path.
+[[noreturn, gnu::noinline, gnu::cold]] void Inbox::refuse(Link& link, const Corrupted& damage) {
+    if (!damage.pipeline.empty()) throw damage;  // found in another pipeline, inside of a send
+    add(link.lanes.first().consumer.stats().corrupted);
+    throw Corrupted(damage.what(), link.target->name);
+}
+
 unsigned Inbox::add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                     std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer,
                     unsigned rank, std::shared_ptr<Target> target, nb::object on_end,
                     nb::object on_views_exhausted) {
     const unsigned bit = std::min<unsigned>(static_cast<unsigned>(links_.size()), input_bits - 1);
-    RingConsumer only = consumer_of(std::move(segment), ring_offset, pool_offset, std::move(bell_segment),
-                                    producer_bell_offset, consumer);
+    RingConsumer only = in_pipeline(target->name, [&] {
+        return consumer_of(std::move(segment), ring_offset, pool_offset, std::move(bell_segment), producer_bell_offset,
+                           consumer);
+    });
     links_.push_back(std::make_shared<Link>(
         Lanes(std::move(only)), std::move(target), std::move(on_end), std::move(on_views_exhausted), rank, bit));
     ++open_;
@@ -39,13 +48,16 @@ unsigned Inbox::add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_o
 void Inbox::add_lane(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                      std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer) {
     if (links_.empty()) throw Corrupted("a lane needs an input that it belongs to");
-    links_.back()->lanes.add(consumer_of(std::move(segment), ring_offset, pool_offset, std::move(bell_segment),
-                                         producer_bell_offset, consumer));
+    links_.back()->lanes.add(in_pipeline(links_.back()->target->name, [&] {
+        return consumer_of(std::move(segment), ring_offset, pool_offset, std::move(bell_segment), producer_bell_offset,
+                           consumer);
+    }));
 }
 
 void Inbox::restore_order_of(std::shared_ptr<Segment> segment, std::uint64_t ring_offset) {
     if (links_.empty()) throw Corrupted("an order needs an input that it belongs to");
-    links_.back()->lanes.restore_order_of(Ring(std::move(segment), ring_offset));
+    in_pipeline(links_.back()->target->name,
+                [&] { links_.back()->lanes.restore_order_of(Ring(std::move(segment), ring_offset)); });
 }
 
 void Inbox::tell_finished(std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset, unsigned bit) {
@@ -68,6 +80,22 @@ void Inbox::collect() noexcept {
     pending_ |= rung & ((std::uint64_t{1} << input_bits) - 1);
 }
 
+// Now and then every input is looked at, whether its bell rang or not, and without trust in the positions of its ring: what
+// damage has hidden waits no longer than this, and an overwritten ring is noticed.
+void Inbox::look_everywhere(Nanoseconds now_ns) {
+    if (now_ns - looked_ns_ < look_up_ns) return;
+    looked_ns_ = now_ns;
+    for (const auto& link : links_) {
+        if (link->ended) continue;
+        try {
+            link->lanes.look_again();
+        } catch (const Corrupted& damage) {
+            refuse(*link, damage);
+        }
+        pending_ |= std::uint64_t{1} << link->bit;
+    }
+}
+
 // The next input to serve: the most urgent class first, inside a class the block that was sent first.
 Inbox::Link* Inbox::pick(bool inside) {
     collect();
@@ -87,10 +115,17 @@ Inbox::Link* Inbox::pick(bool inside) {
             empty &= ~bit;
             continue;
         }
-        const Nanoseconds sent = link.lanes.peek_sent_ns();
-        if (sent < 0) {
+        Nanoseconds sent = -1;
+        bool at_end = false;
+        try {
+            sent = link.lanes.peek_sent_ns();
             // Also inside of a send(): what it waits for may be waiting for this end.
-            if (link.lanes.at_end()) {
+            if (sent < 0) at_end = link.lanes.at_end();
+        } catch (const Corrupted& damage) {
+            refuse(link, damage);
+        }
+        if (sent < 0) {
+            if (at_end) {
                 if (ended == nullptr) ended = &link;
                 else empty &= ~bit;  // one for each call
             }
@@ -128,16 +163,15 @@ void Inbox::hold(const std::string& pipeline, bool held) {
         if (!held) pending_ |= std::uint64_t{1} << link->bit;  // its bit was taken while nobody looked
         return;
     }
-    throw Corrupted(pipeline + ": no input of this worker");
+    throw Corrupted("no input of this worker", pipeline);
 }
 
 nb::object Inbox::build(Link& link, const Lanes::Lane& lane, const Claim& claim) {
     const Target& target = *link.target;
     const BlockHeader& header = claim.header;
     if (!target.spec.plausible(header.payload_bytes, header.frames)) {
-        throw Corrupted(target.name + ": block " + std::to_string(header.sequence) + " claims " +
-                        std::to_string(header.payload_bytes) + " bytes in " + std::to_string(header.frames) +
-                        " frames, which its format cannot have");
+        throw Corrupted("block " + std::to_string(header.sequence) + " claims " + std::to_string(header.payload_bytes) +
+                        " bytes in " + std::to_string(header.frames) + " frames, which its format cannot have");
     }
     nb::object payload = build_payload(link, lane, header);
     nb::object metadata;
@@ -146,7 +180,7 @@ nb::object Inbox::build(Link& link, const Lanes::Lane& lane, const Claim& claim)
         metadata = take(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(memory), header.metadata_bytes));
     }
     BlockObject* block = make_block(payload.release().ptr(), metadata.release().ptr(), target.format.ptr(),
-                                    target.decoder_or_null());
+                                    target.decoder_or_null(), target.pipeline.ptr());
     if (block == nullptr) throw nb::python_error();
     stamp(*block, header, claim.sent_ns);
     if (claim.word.attempt() != 0) block->flags |= flag_repeated;
@@ -186,22 +220,19 @@ nb::object Inbox::build_or_discard(Link& link, Lanes::Lane& lane, const Claim& c
     }
 }
 
-Lanes::Lane* Inbox::claim(Link& link, Claim& claim) {
-    Lanes::Lane* lane = nullptr;
+bool Inbox::serve_link(Link& link, bool slept) {
     try {
-        lane = link.lanes.claim(claim);
+        return serve_one(link, slept);
     } catch (const Corrupted& damage) {
-        add(link.lanes.first().consumer.stats().corrupted);
-        throw Corrupted(link.target->name + ": " + damage.what());
+        refuse(link, damage);
     }
-    if (lane != nullptr) link.passed_over = 0;
-    return lane;
 }
 
-bool Inbox::serve_link(Link& link, bool slept) {
+inline bool Inbox::serve_one(Link& link, bool slept) {
     Claim claim;
-    Lanes::Lane* const lane = this->claim(link, claim);
+    Lanes::Lane* const lane = link.lanes.claim(claim);
     if (lane == nullptr) return false;
+    link.passed_over = 0;
     if (link.target->discard) {
         lane->consumer.discard(claim, *link.target->discard);
         told_.ring_all();
@@ -213,7 +244,7 @@ bool Inbox::serve_link(Link& link, bool slept) {
     const Nanoseconds gil = slept ? std::max(gil_ns_, awake) : awake;
     ConsumerStats& stats = lane->consumer.stats();
     // A pause is nobody's delay: for a block that waited in one, the worker became free when it ended.
-    clock_->free_since_ns = std::max(clock_->free_since_ns, lane->consumer.ring().resumed_ns());
+    clock_->free_since_ns = std::max(clock_->free_since_ns, std::min(lane->consumer.ring().resumed_ns(), awake));
     link.target->context->origin = claim.word.position();
     const bool ok =
         link.target->invoke(*clock_, reinterpret_cast<BlockObject*>(block.ptr()), stats, claim.sent_ns, awake, gil);
@@ -245,11 +276,13 @@ std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
     home_.require("serve");
     std::uint64_t served = 0;
     bool slept = false;
+    look_everywhere(monotonic_ns());
     while (served < limit) {
         Link* link = pick(false);
         if (link != nullptr) {
             served += serve_link(*link, slept) ? 1 : 0;
             slept = false;
+            look_everywhere(clock_->free_since_ns);
             if (!interrupted_) continue;
         }
         if (interrupted_) {
@@ -263,6 +296,7 @@ std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
         const Nanoseconds look_up = monotonic_ns() + look_up_ns;
         sleep(deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up), true);
         slept = true;
+        look_everywhere(gil_ns_);
     }
     return served;
 }
@@ -270,6 +304,7 @@ std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
 bool Inbox::serve_one_inside() {
     if (detached_) return false;
     const std::size_t open = open_;
+    look_everywhere(monotonic_ns());
     Link* link = pick(true);
     if (link == nullptr) return open_ != open;  // an end, too, may have made room
     return serve_link(*link, false);
@@ -306,6 +341,14 @@ nb::object Inbox::receive(nb::handle timeout_s) {
                                           ": expected a block within timeout_s, but another thread was receiving");
     }
     const std::unique_lock<std::timed_mutex> held(receive_mutex_, std::adopt_lock);
+    try {
+        return receive_one(link, entered, deadline);
+    } catch (const Corrupted& damage) {
+        refuse(link, damage);
+    }
+}
+
+inline nb::object Inbox::receive_one(Link& link, Nanoseconds entered, Nanoseconds deadline) {
     bool slept = false;
     Claim claim;
     Lanes::Lane* lane = nullptr;
@@ -329,6 +372,7 @@ nb::object Inbox::receive(nb::handle timeout_s) {
         const Nanoseconds look_up = now + look_up_ns;
         sleep(deadline < 0 ? look_up : std::min(deadline, look_up), true);
         slept = true;
+        if (!detached_) look_everywhere(gil_ns_);
     }
     const Nanoseconds awake = std::max(slept ? awake_ns_ : entered, claim.sent_ns);
     return commit(link, *lane, claim, entered, awake, slept ? gil_ns_ : awake);
@@ -336,16 +380,21 @@ nb::object Inbox::receive(nb::handle timeout_s) {
 
 nb::object Inbox::try_receive(Nanoseconds entered_ns, Nanoseconds heard_ns) {
     require_open();
+    look_everywhere(monotonic_ns());
     Link& link = *links_.front();
-    Claim claim;
-    Lanes::Lane* const lane = link.lanes.claim(claim);
-    if (lane == nullptr) {
-        if (link.lanes.at_end()) raise_error("EndOfStream", link.target->name + ": every block was received");
-        return nb::none();
+    try {
+        Claim claim;
+        Lanes::Lane* const lane = link.lanes.claim(claim);
+        if (lane == nullptr) {
+            if (link.lanes.at_end()) raise_error("EndOfStream", link.target->name + ": every block was received");
+            return nb::none();
+        }
+        const Nanoseconds awake = std::max({entered_ns, heard_ns, claim.sent_ns});
+        // An event loop has the GIL back before it can look at the clock: it cannot tell the two apart.
+        return commit(link, *lane, claim, entered_ns, awake, heard_ns == 0 ? std::optional(awake) : std::nullopt);
+    } catch (const Corrupted& damage) {
+        refuse(link, damage);
     }
-    const Nanoseconds awake = std::max({entered_ns, heard_ns, claim.sent_ns});
-    // An event loop has the GIL back before it can look at the clock: it cannot tell the two apart.
-    return commit(link, *lane, claim, entered_ns, awake, heard_ns == 0 ? std::optional(awake) : std::nullopt);
 }
 
 void Inbox::require_open() const {
@@ -360,8 +409,9 @@ nb::object Inbox::commit(Link& link, Lanes::Lane& lane, const Claim& claim, Nano
     nb::object block = build_or_discard(link, lane, claim);
     lane.consumer.finish(claim);
     ConsumerStats& stats = lane.consumer.stats();
-    const Nanoseconds free_ns = std::max(entered_ns, lane.consumer.ring().resumed_ns());
-    note_started(stats, *link.target, monotonic_ns(), claim.sent_ns, free_ns, awake_ns, gil_ns);
+    const Nanoseconds started_ns = monotonic_ns();
+    const Nanoseconds free_ns = std::max(entered_ns, std::min(lane.consumer.ring().resumed_ns(), started_ns));
+    note_started(stats, *link.target, started_ns, claim.sent_ns, free_ns, awake_ns, gil_ns);
     add(stats.received);
     return block;
 }

@@ -106,6 +106,8 @@ private:
         bool held = false;
     };
 
+    [[noreturn]] static void refuse(Link& link, const Corrupted& damage);
+    void look_everywhere(Nanoseconds now_ns);
     Link* pick(bool inside);
     bool serve_link(Link& link, bool slept);
     nb::object build(Link& link, const Lanes::Lane& lane, const Claim& claim);
@@ -116,7 +118,8 @@ private:
                              unsigned consumer) const;
     void finish(Link& link);
     void require_open() const;
-    Lanes::Lane* claim(Link& link, Claim& claim);
+    bool serve_one(Link& link, bool slept);
+    nb::object receive_one(Link& link, Nanoseconds entered, Nanoseconds deadline);
     // Commits a block of an open end. `gil_ns`: when the GIL was back, or nothing where nobody can tell.
     nb::object commit(Link& link, Lanes::Lane& lane, const Claim& claim, Nanoseconds entered_ns, Nanoseconds awake_ns,
                       std::optional<Nanoseconds> gil_ns);
@@ -135,6 +138,7 @@ private:
     bool interrupted_ = false;
     Nanoseconds awake_ns_ = 0;   // when the last sleep ended
     Nanoseconds gil_ns_ = 0;     // when the GIL was back after it
+    Nanoseconds looked_ns_ = 0;  // when every input was looked at, whether its bell rang or not
     std::thread::id owner_;
     bool in_event_loop_ = false;
     std::timed_mutex receive_mutex_;  // several threads may receive; one sleeps on the bell

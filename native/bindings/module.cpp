@@ -34,6 +34,12 @@ const Ring& shared(const Ring& ring) {
     return ring;
 }
 
+// For what writes to a ring.
+const Ring& writable(const Ring& ring, const char* what) {
+    ring.segment()->require_writable(what);
+    return shared(ring);
+}
+
 // Threads that wait in the parent are not in its forked child.
 struct NobodyWaits final : Inherited {
     void after_fork_in_child() noexcept override { waiting_threads.store(0); }
@@ -60,7 +66,7 @@ nb::dict counters_of(const Ring& ring) {
     result["blocked_ns"] = read(header.blocked_ns);
     result["peak_fill"] = read(header.peak_fill);
     result["loan_copies"] = read(header.loan_copies);
-    result["ended"] = header.ended.load(std::memory_order_relaxed) != 0;
+    result["ended"] = header.ended.load(std::memory_order_relaxed) == end_mark;
     std::uint64_t late = 0;
     std::uint64_t corrupted = 0;
     std::uint64_t kept_copies = 0;
@@ -170,9 +176,11 @@ void register_shared_memory(nb::module_& module) {
         .def_static("create", &Segment::create, "bytes"_a,
                     "Allocates a sealed segment. May block and allocate. Raises InsufficientMemory.")
         .def_static("attach", &Segment::attach, "descriptor"_a, "writable"_a,
-                    "Takes over a descriptor and maps it. Raises CorruptedSegment.")
+                    "Takes over a descriptor and maps it; it is closed if that fails.\n\n"
+                    "Raises CorruptedSegment if it is not sealed against shrinking or of another layout.")
         .def("create_bell",
              [](Segment& segment, std::uint64_t offset) {
+                 segment.require_writable("create a bell");
                  int descriptors[2];
                  const int result = create_waker(descriptors);
                  if (result != 0) throw Shortage("cannot create a pipe to wake a worker", -result, 0);
@@ -196,6 +204,7 @@ void register_shared_memory(nb::module_& module) {
                          segment.require_shared();
                          return segment.descriptor();
                      })
+        .def_prop_ro("writable", &Segment::writable, "False: an observer's; whatever would write raises StateError.")
         .def_prop_ro("bytes", &Segment::bytes);
     module.attr("SEGMENT_HEADER_BYTES") = sizeof(SegmentHeader);
     module.attr("BELL_BYTES") = Bell::bytes();
@@ -233,7 +242,12 @@ void register_shared_memory(nb::module_& module) {
     module.attr("CONTROL_BIT") = control_bit;
 
     nb::class_<Ring>(module, "Ring", "The control plane's view of one pipeline: counters, rule, recovery.")
-        .def(nb::init<SegmentPointer, std::uint64_t>(), "segment"_a, "offset"_a)
+        .def(nb::new_([](SegmentPointer segment, std::uint64_t offset, const std::string& pipeline) {
+                 return in_pipeline(pipeline, [&] { return std::make_shared<Ring>(std::move(segment), offset); });
+             }),
+             "segment"_a, "offset"_a, "pipeline"_a, "Raises CorruptedSegment, which names the pipeline.")
+        .def_prop_ro("segment", &Ring::segment)
+        .def_prop_ro("offset", &Ring::offset)
         .def("counters", &counters_of, "The derived accounting and counters; consistent once the flow is quiet.")
         .def("histograms", &histograms_of, "name -> (counts, sum_ns, max_ns); bounds from bucket_bounds().")
         .def("consumed",
@@ -247,42 +261,53 @@ void register_shared_memory(nb::module_& module) {
              "consumer"_a, "How many blocks one of the consumers has taken, and its work on them in ns.")
         .def("set_rule",
              [](const Ring& ring, int kind, int then, std::uint64_t timeout_us) {
-                 shared(ring).header().rule.store(rule_from(kind, then, timeout_us).pack(), std::memory_order_release);
+                 writable(ring, "set_rule").header().rule.store(rule_from(kind, then, timeout_us).pack(),
+                                                                std::memory_order_release);
              },
              "kind"_a, "then"_a, "timeout_us"_a, "Switches the overflow rule; takes effect at the next send. Wait-free.")
-        .def("set_ended", [](const Ring& ring) { shared(ring).header().ended.store(1, std::memory_order_release); },
+        .def("set_ended", [](const Ring& ring) { writable(ring, "set_ended").end(); },
              "Ends the stream for a producer that is gone.")
-        .def("set_abandoned", [](const Ring& ring) { shared(ring).header().abandoned.store(1, std::memory_order_release); },
+        .def("set_abandoned", [](const Ring& ring) { writable(ring, "set_abandoned").set_abandoned(); },
              "Tells the producer that nobody will consume: its blocks are dropped (failed) from now on.")
-        .def("reap", [](const Ring& ring, unsigned process) { return reap(shared(ring), process); }, "process"_a,
+        .def("reap", [](const Ring& ring, unsigned process) { return reap(writable(ring, "reap"), process); }, "process"_a,
              "Gives back what a dead process had claimed.")
         .def("abandon",
              [](const Ring& ring, unsigned reason) {
                  if (reason >= reasons) throw Corrupted("no such reason");
-                 return abandon(shared(ring), static_cast<Reason>(reason));
+                 return abandon(writable(ring, "abandon"), static_cast<Reason>(reason));
              },
              "reason"_a, "Drops everything that still waits. Only when both ends are gone.")
-        .def("flush", [](const Ring& ring) { return flush(shared(ring)); },
+        .def("flush", [](const Ring& ring) { return flush(writable(ring, "flush")); },
              "Drops what waits at this moment (flushed), beside ends that go on; returns how many blocks. Ring the "
              "producer's bell afterwards. Any thread; allocates.")
-        .def("pause", [](const Ring& ring) { shared(ring).pause(); }, "Lets consumers find nothing. Wait-free.")
-        .def("resume", [](const Ring& ring) { shared(ring).resume(monotonic_ns()); },
+        .def("pause", [](const Ring& ring) { writable(ring, "pause").pause(); }, "Lets consumers find nothing. Wait-free.")
+        .def("resume", [](const Ring& ring) { writable(ring, "resume").resume(monotonic_ns()); },
              "Ends the pause. Ring the consumers' bells afterwards. Wait-free.")
         .def_prop_ro("paused", &Ring::paused, "Whether consumers find nothing.");
     module.def("release_process",
-               [](const SegmentPointer& segment, std::uint64_t pool_offset, unsigned process) {
+               [](const SegmentPointer& segment, std::uint64_t pool_offset, unsigned process, const std::string& pipeline) {
                    if (process >= max_processes) throw Corrupted("no such process");
-                   BufferPool(segment, pool_offset).release_process(process);
+                   segment->require_writable("release_process");
+                   in_pipeline(pipeline, [&] { BufferPool(segment, pool_offset).release_process(process); });
                },
-               "segment"_a, "pool_offset"_a, "process"_a, "Zeroes the holds of a dead process.");
+               "segment"_a, "pool_offset"_a, "process"_a, "pipeline"_a, "Zeroes the holds of a dead process.");
     module.def("take_over",
-               [](const SegmentPointer& segment, std::uint64_t pool_offset, const std::vector<std::uint64_t>& ring_offsets) {
-                   BufferPool pool(segment, pool_offset);
+               [](const SegmentPointer& segment, std::uint64_t pool_offset, const std::vector<std::uint64_t>& ring_offsets,
+                  const std::vector<std::string>& pipelines) {
+                   segment->require_writable("take_over");
                    std::vector<Ring> rings;
-                   for (const std::uint64_t offset : ring_offsets) rings.emplace_back(segment, offset);
-                   take_over(pool, std::span<const Ring>(rings));
+                   for (std::size_t index = 0; index < ring_offsets.size(); ++index) {
+                       in_pipeline(pipelines.at(index), [&] {
+                           rings.emplace_back(segment, ring_offsets[index]);
+                           rings.back().require_possible_slots();
+                       });
+                   }
+                   in_pipeline(pipelines.at(0), [&] {
+                       BufferPool pool(segment, pool_offset);
+                       take_over(pool, std::span<const Ring>(rings));
+                   });
                },
-               "segment"_a, "pool_offset"_a, "ring_offsets"_a,
+               "segment"_a, "pool_offset"_a, "ring_offsets"_a, "pipelines"_a,
                "Completes a port whose producer died, in the middle of a send perhaps; with all of its rings.");
     module.def("held_buffers",
                [](const SegmentPointer& segment, std::uint64_t pool_offset) {
@@ -332,6 +357,7 @@ void register_ends(nb::module_& module) {
         .def(nb::new_([](std::string name, const PayloadSpec& spec, nb::object format, nb::object decoder, nb::object call,
                          nb::object result_port, nb::object context, nb::object on_error, std::int64_t max_latency_ns) {
                  auto target = std::make_shared<Target>();
+                 target->pipeline = nb::cast(name);
                  target->name = std::move(name);
                  target->spec = spec;
                  target->format = std::move(format);
@@ -382,7 +408,7 @@ void register_ends(nb::module_& module) {
                                   std::move(abort));
              },
              "name"_a, "spec"_a, "format"_a.none(), "prepare"_a, "context"_a.none(), "abort"_a)
-        .def("set_pool", &Output::set_pool, "segment"_a, "offset"_a)
+        .def("set_pool", &Output::set_pool, "segment"_a, "offset"_a, "pipeline"_a)
         .def("set_bell", &Output::set_bell, "segment"_a, "offset"_a)
         .def("set_inbox", &Output::set_inbox, "inbox"_a)
         .def("add_ring", &Output::add_ring, "name"_a, "segment"_a, "offset"_a, "bell_segment"_a, "bell_offset"_a, "bit"_a)
@@ -393,8 +419,9 @@ void register_ends(nb::module_& module) {
              [](Output& output, std::shared_ptr<Target> target, SegmentPointer segment, std::uint64_t ring_offset,
                 const Inbox& inbox) {
                  auto link = std::make_shared<FusedLink>();
+                 link->ring = in_pipeline(target->name, [&] { return Ring(std::move(segment), ring_offset); });
+                 writable(link->ring, "add_fused");
                  link->target = std::move(target);
-                 link->ring = Ring(std::move(segment), ring_offset);
                  link->clock = inbox.clock();
                  output.add_fused(std::move(link));
              },
@@ -459,8 +486,10 @@ NB_MODULE(_native, module) {
     nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
         try {
             std::rethrow_exception(thrown);
-        } catch (const Corrupted& error) {
-            const nb::object kind = nb::module_::import_("steadyflow.errors").attr("CorruptedSegment");
+        } catch (const Corrupted& damage) {
+            set_error(damage);
+        } catch (const ReadOnly& error) {
+            const nb::object kind = nb::module_::import_("steadyflow.errors").attr("StateError");
             PyErr_SetString(kind.ptr(), error.what());
         } catch (const Forked& error) {
             const nb::object kind = nb::module_::import_("steadyflow.errors").attr("StateError");

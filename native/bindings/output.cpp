@@ -16,6 +16,11 @@ std::string in_milliseconds(std::uint64_t microseconds) {
     return text;
 }
 
+// Out of the way of the hot path.
+[[noreturn, gnu::noinline, gnu::cold]] void refuse_damage(const char* what, const std::string& pipeline) {
+    throw Corrupted(what, pipeline);
+}
+
 }  // namespace
 
 void Output::configure(std::string name, PayloadSpec spec, nb::object format, nb::object prepare,
@@ -33,8 +38,9 @@ void Output::configure(std::string name, PayloadSpec spec, nb::object format, nb
     next_frame_ = 0;
 }
 
-void Output::set_pool(std::shared_ptr<Segment> segment, std::uint64_t offset) {
-    pool_ = BufferPool(std::move(segment), offset);
+void Output::set_pool(std::shared_ptr<Segment> segment, std::uint64_t offset, const std::string& pipeline) {
+    segment->require_writable("set_pool");
+    pool_ = in_pipeline(pipeline, [&] { return BufferPool(std::move(segment), offset); });
 }
 
 void Output::set_bell(std::shared_ptr<Segment> segment, std::uint64_t offset) {
@@ -48,11 +54,12 @@ void Output::set_inbox(nb::object inbox_owner) {
 
 void Output::add_ring(std::string name, std::shared_ptr<Segment> segment, std::uint64_t offset,
                       std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset, unsigned bit) {
-    if (!pool_) throw Corrupted(name + ": a ring needs its port's buffers first");
-    auto link = std::make_shared<RingLink>(
-        RingLink{std::move(name), RingProducer(Ring(std::move(segment), offset), &pool_), {}});
-    link->consumers.add(Bell(std::move(bell_segment), bell_offset), bit);
-    rings_.push_back(std::move(link));
+    if (!pool_) throw Corrupted("a ring needs its port's buffers first", name);
+    rings_.push_back(in_pipeline(name, [&] {
+        auto link = std::make_shared<RingLink>(RingLink{name, RingProducer(Ring(std::move(segment), offset), &pool_), {}});
+        link->consumers.add(Bell(std::move(bell_segment), bell_offset), bit);
+        return link;
+    }));
     verdicts_.resize(rings_.size());
 }
 
@@ -60,7 +67,7 @@ Output::RingLink& Output::ring_named(const std::string& name) const {
     for (const auto& link : rings_) {
         if (link->name == name) return *link;
     }
-    throw Corrupted(name_ + ": no ring of the name " + name);
+    throw Corrupted(name_ + ": no ring of this name", name);
 }
 
 void Output::add_consumer(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset,
@@ -312,7 +319,7 @@ void Output::decide_all(Nanoseconds& sent_ns) {
 // Carries out what was decided; the GIL has been held since.
 std::uint32_t Output::copy_into_buffer(const PayloadView& view, const Stamps& stamps) {
     const auto buffer = pool_.allocate();
-    if (!buffer) raise_error("CorruptedSegment", name_ + ": no free buffer, although every pipeline has room");
+    if (!buffer) refuse_damage("no buffer is free, although there is room", rings_.front()->name);
     std::byte* memory = pool_.payload(*buffer);
     std::memcpy(memory, view.data, view.bytes);
     if (stamps.metadata_bytes != 0) std::memcpy(memory + view.bytes, stamps.metadata, stamps.metadata_bytes);
@@ -350,8 +357,7 @@ bool Output::publish(const PayloadView& view, const Stamps& stamps, BlockHeader&
             case Verdict::drop_failed: link.producer.drop(Reason::failed, view.bytes); break;
             default:
                 if (!link.producer.publish(header, sent_ns, origin)) {
-                    raise_error("CorruptedSegment",
-                                link.name + ": every slot is occupied, although the pipeline has room");
+                    refuse_damage("every slot is occupied, although there is room", link.name);
                 }
                 if (loan_copied) add(link.producer.ring().header().loan_copies);
                 link.consumers.ring_one();
@@ -368,6 +374,7 @@ void Output::wait_for_room(RingLink& link, Nanoseconds deadline_ns) {
     if (abort_ && abort_->load(std::memory_order_acquire)) {
         raise_error("PipelineClosed", link.name + ": the flow was stopped while this send waited for room");
     }
+    in_pipeline(link.name, [&] { link.producer.ring().verify(); });
     const bool on_worker = inbox_ != nullptr && inbox_->owned_by_this_thread();
     if (on_worker && inbox_->in_event_loop()) {
         raise_error("StateError", link.name + ": expected room for one block, but the pipeline is full, and waiting in "

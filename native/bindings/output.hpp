@@ -38,7 +38,8 @@ public:
     // Control plane, before the flow starts. GIL held.
     void configure(std::string name, PayloadSpec spec, nb::object format, nb::object prepare, nb::object context_owner,
                    AbortFlag abort);
-    void set_pool(std::shared_ptr<Segment> segment, std::uint64_t offset);
+    // `pipeline`: one of its pipelines, to be named where the buffers are damaged.
+    void set_pool(std::shared_ptr<Segment> segment, std::uint64_t offset, const std::string& pipeline);
     void set_bell(std::shared_ptr<Segment> segment, std::uint64_t offset);
     void set_inbox(nb::object inbox_owner);
     void add_ring(std::string name, std::shared_ptr<Segment> segment, std::uint64_t offset,

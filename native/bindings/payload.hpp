@@ -38,7 +38,8 @@ struct PayloadSpec {
     std::uint64_t frame_bytes() const noexcept { return std::uint64_t{channels} * item_bytes * (packed ? 3U : 1U); }
 
     // Whether `object` is an array that this format takes as it is: type, byte order, shape, contiguity, size.
-    bool match(PyObject* object, PayloadView& view) const noexcept {
+    // Inlined by force: every send asks first.
+    [[gnu::always_inline]] bool match(PyObject* object, PayloadView& view) const noexcept {
         if (kind == PayloadKind::bytes || !PyArray_Check(object)) return false;
         auto* array = reinterpret_cast<PyArrayObject*>(object);
         const int number = PyArray_TYPE(array);
@@ -72,8 +73,8 @@ struct PayloadSpec {
     bool plausible(std::uint32_t bytes, std::uint32_t frames) const noexcept {
         switch (kind) {
             case PayloadKind::audio: return frames > 0 && frames <= max_frames && bytes == frames * frame_bytes();
-            case PayloadKind::array: return bytes == max_bytes;
-            default: return bytes <= max_bytes;
+            case PayloadKind::array: return frames == 0 && bytes == max_bytes;
+            default: return frames == 0 && bytes <= max_bytes;
         }
     }
 

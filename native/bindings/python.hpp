@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "fork.hpp"
+#include "segment.hpp"
 
 namespace nb = nanobind;
 
@@ -36,6 +37,13 @@ namespace steadyflow {
     const nb::object error = nb::module_::import_("steadyflow.errors").attr(kind);
     PyErr_SetString(error.ptr(), message.c_str());
     throw nb::python_error();
+}
+
+// Makes damage the current Python exception. GIL held.
+inline void set_error(const Corrupted& damage) {
+    const nb::object kind = nb::module_::import_("steadyflow.errors").attr("CorruptedSegment");
+    const nb::object error = kind(damage.what(), nb::arg("pipeline") = damage.pipeline);
+    PyErr_SetObject(kind.ptr(), error.ptr());
 }
 
 // Runs `call`, which may give up the interpreter lock. Python before 3.14 ends a thread that wants the lock back while the

@@ -25,6 +25,7 @@ nb::object SendAttempt::settle() {
         if (output_.abort_ && output_.abort_->load(std::memory_order_acquire)) {
             raise_error("PipelineClosed", full->name + ": the flow was stopped while this send waited for room");
         }
+        in_pipeline(full->name, [&] { full->producer.ring().verify(); });
         full->producer.request_wake();
         // Never cancelled: others of the same loop may wait for the same ring, and one ring too many does no harm.
         if (full->producer.has_room()) continue;

@@ -30,6 +30,10 @@ bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats
         error.restore();
         report_failure(block);
         return false;
+    } catch (const Corrupted& damage) {
+        set_error(damage);
+        report_failure(block);
+        return false;
     }
     clock.free_since_ns = monotonic_ns();
     return true;

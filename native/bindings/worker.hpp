@@ -88,6 +88,7 @@ using AbortFlag = std::shared_ptr<std::atomic<bool>>;
 // Where a pipeline ends: the Python callable, and what becomes of its result.
 struct Target {
     std::string name;              // the pipeline, for errors
+    nb::object pipeline;           // the same, for Python
     PayloadSpec spec;
     nb::object format;
     nb::object decoder;            // None: arrays

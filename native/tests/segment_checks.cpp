@@ -75,6 +75,17 @@ void creation() {
     CHECK_EQUAL(-1, ftruncate(segment->descriptor(), 1 << 20));
 }
 
+// What the message of damage says.
+template <class Call>
+std::string refusal(Call call) {
+    try {
+        call();
+    } catch (const Corrupted& damage) {
+        return damage.what();
+    }
+    return "nothing";
+}
+
 void attaching() {
     const auto segment = Segment::create(8192);
     *segment->at<std::uint64_t>(4096) = 0x1234;
@@ -88,34 +99,55 @@ void attaching() {
     auto* header = segment->at<SegmentHeader>(0);
     const SegmentHeader good = *header;
     header->magic ^= 1;
-    CHECK_THROWS(Corrupted, Segment::attach(duplicate(*segment), true));
+    const auto attach = [&] { Segment::attach(duplicate(*segment), true); };
+    const std::string prefix = "the descriptor is no steadyflow segment that this version can use: expected ";
+    const auto magic = [](std::uint64_t number) { return std::to_string(number); };
+    CHECK_EQUAL(prefix + "magic " + magic(segment_magic) + ", got " + magic(segment_magic ^ 1), refusal(attach));
     *header = good;
-    header->version += 1;
-    CHECK_THROWS(Corrupted, Segment::attach(duplicate(*segment), true));
+    header->version = 1;
+    CHECK_EQUAL(prefix + "layout version 3, got 1", refusal(attach));
     *header = good;
-    header->bytes -= 1;
-    CHECK_THROWS(Corrupted, Segment::attach(duplicate(*segment), true));
+    header->bytes = 8191;
+    CHECK_EQUAL(prefix + "a header that says bytes 8192, got 8191", refusal(attach));
     header->bytes = 1 << 20;
-    CHECK_THROWS(Corrupted, Segment::attach(duplicate(*segment), true));
+    CHECK_EQUAL(prefix + "a header that says bytes 8192, got 1048576", refusal(attach));
     *header = good;
-    Segment::attach(duplicate(*segment), true);
+    attach();
 
     // No segments at all: too small, a pipe, a closed descriptor. Refused, and the descriptor is closed.
-    const int small = memfd_create("small", MFD_CLOEXEC);
-    CHECK(small >= 0);
-    CHECK_EQUAL(0, ftruncate(small, 63));
-    CHECK_THROWS(Corrupted, Segment::attach(small, true));
+    const auto memory_file = [](off_t bytes, int seals) {
+        const int descriptor = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        CHECK(descriptor >= 0);
+        CHECK_EQUAL(0, ftruncate(descriptor, bytes));
+        CHECK_EQUAL(0, fcntl(descriptor, F_ADD_SEALS, seals));
+        return descriptor;
+    };
+    const int small = memory_file(63, F_SEAL_SHRINK);
+    CHECK_EQUAL("the descriptor is no steadyflow segment: expected at least 64 bytes, got 63",
+                refusal([&] { Segment::attach(small, true); }));
     CHECK_EQUAL(-1, fcntl(small, F_GETFD));
     int ends[2];
     CHECK_EQUAL(0, pipe(ends));
     CHECK_THROWS(Corrupted, Segment::attach(ends[0], true));
     close(ends[1]);
     CHECK_THROWS(Corrupted, Segment::attach(-1, true));
-    const int zeros = memfd_create("zeros", MFD_CLOEXEC);
-    CHECK(zeros >= 0);
-    CHECK_EQUAL(0, ftruncate(zeros, 4096));
-    CHECK_THROWS(Corrupted, Segment::attach(zeros, true));
+    const int zeros = memory_file(4096, F_SEAL_SHRINK);
+    CHECK_EQUAL(prefix + "magic " + magic(segment_magic) + ", got 0", refusal([&] { Segment::attach(zeros, true); }));
     CHECK_EQUAL(-1, fcntl(zeros, F_GETFD));
+    // A file that may shrink takes pages away under whoever looks at them: refused before the first look.
+    const std::string unsealed =
+        "the descriptor is no steadyflow segment: expected shared memory that is sealed against shrinking, got a file "
+        "that is not";
+    const int shrinking = memory_file(4096, F_SEAL_GROW);
+    CHECK_EQUAL(unsealed, refusal([&] { Segment::attach(shrinking, true); }));
+    CHECK_EQUAL(-1, fcntl(shrinking, F_GETFD));
+    char name[] = "/tmp/segment_checks_XXXXXX";
+    const int ordinary = mkstemp(name);
+    CHECK(ordinary >= 0);
+    unlink(name);
+    CHECK_EQUAL(4096, pwrite(ordinary, segment->at<std::byte>(0), 4096, 0));
+    CHECK_EQUAL(unsealed, refusal([&] { Segment::attach(ordinary, true); }));
+    CHECK_EQUAL(-1, fcntl(ordinary, F_GETFD));
 }
 
 constexpr std::size_t pool_at = 64;
@@ -349,6 +381,47 @@ void block_headers() {
     refused(damaged);
 }
 
+// An observer has a descriptor that was opened for reading: the system refuses every way to write, and the classes refuse
+// before it would have to.
+void observers() {
+    Link link;
+    const std::string path = "/proc/self/fd/" + std::to_string(link.segment->descriptor());
+    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    CHECK(descriptor >= 0);
+    const std::size_t bytes = link.segment->bytes();
+    CHECK(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0) == MAP_FAILED);
+    CHECK_EQUAL(EACCES, errno);
+    void* mapped = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
+    CHECK(mapped != MAP_FAILED);
+    CHECK_EQUAL(-1, mprotect(mapped, bytes, PROT_READ | PROT_WRITE));
+    CHECK_EQUAL(EACCES, errno);
+    munmap(mapped, bytes);
+    CHECK_EQUAL(-1, pwrite(descriptor, "x", 1, 0));
+    CHECK_EQUAL(EBADF, errno);
+    CHECK_EQUAL(-1, ftruncate(descriptor, 0));
+    CHECK_EQUAL(-1, fcntl(descriptor, F_ADD_SEALS, F_SEAL_WRITE));
+    CHECK_EQUAL(EPERM, errno);
+
+    RingProducer producer = link.producer();
+    CHECK(producer.publish(BlockHeader{}, 1));
+    const auto seen = Segment::attach(descriptor, false);
+    CHECK(!seen->writable());
+    CHECK(link.segment->writable());
+    const Ring ring(seen, Link::ring_at);
+    BufferPool pool(seen, link.pool_offset);
+    CHECK_EQUAL(1, read_account(ring).sent);
+    CHECK_EQUAL(1, read_account(ring).fill);
+    CHECK_EQUAL(0, pool.held_buffers());
+    CHECK_THROWS(ReadOnly, RingProducer(ring, &pool));
+    CHECK_THROWS(ReadOnly, RingConsumer(ring, pool, Bell(), 0, 0));
+    CHECK_THROWS(ReadOnly, RingConsumer(link.ring(), pool, Bell(), 0, 0));
+    CHECK_THROWS(ReadOnly, RingProducer(link.ring(), &pool));
+    CHECK_THROWS(ReadOnly, Ring::create(*seen, Link::ring_at, 2, 4, 1, 0, {}));
+    CHECK_THROWS(ReadOnly, BufferPool::create(*seen, link.pool_offset, 1, pool_capacity));
+    add_bell(*seen, 0);
+    CHECK_THROWS(ReadOnly, Bell(seen, 0));
+}
+
 }  // namespace
 
 int main() {
@@ -360,6 +433,7 @@ int main() {
     rings();
     bells();
     block_headers();
+    observers();
     std::puts("segment_checks: everything impossible was refused");
     return 0;
 }

@@ -12,6 +12,7 @@ The layout, in the order in which data flows:
     recording                          what went through a pipeline, in a file
     diagrams                           what it looks like
     coordinator                        who owns it all
+    observation                        who looks at it from another process
     toml, flow_files                   the same, described in a file
     audio, testing, cli, benchmarks    what comes with it; loaded when asked for
 """
@@ -29,6 +30,7 @@ from steadyflow.errors import (
     FlowError,
     FlowFailed,
     FormatClash,
+    ObservationFailed,
     PipelineClosed,
     PipelineFull,
     ReceiveTimeout,
@@ -38,6 +40,7 @@ from steadyflow.flow_files import load_flow
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, BytesFormat, Format, StructFormat
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.module import Input, Module, Output, Source, module
+from steadyflow.observation import Observation, ObservedPipeline, observable_flows, observe
 from steadyflow.pipeline import Pipeline
 from steadyflow.report import FlowReport
 
@@ -69,6 +72,9 @@ __all__ = [
     "Input",
     "Latest",
     "Module",
+    "Observation",
+    "ObservationFailed",
+    "ObservedPipeline",
     "Output",
     "Pipeline",
     "PipelineClosed",
@@ -85,6 +91,8 @@ __all__ = [
     "events",
     "load_flow",
     "module",
+    "observable_flows",
+    "observe",
     "recording",
     "testing",
 ]

@@ -102,7 +102,11 @@ class Segment:
 
     @staticmethod
     def attach(descriptor: int, writable: bool) -> Segment:
-        """Takes over a descriptor and maps it. Raises CorruptedSegment."""
+        """
+        Takes over a descriptor and maps it; it is closed if that fails.
+
+        Raises CorruptedSegment if it is not sealed against shrinking or of another layout.
+        """
 
     def create_bell(self, offset: int) -> None:
         """
@@ -117,6 +121,10 @@ class Segment:
 
     @property
     def descriptor(self) -> int: ...
+
+    @property
+    def writable(self) -> bool:
+        """False: an observer's; whatever would write raises StateError."""
 
     @property
     def bytes(self) -> int: ...
@@ -159,7 +167,14 @@ CONTROL_BIT: int = 63
 class Ring:
     """The control plane's view of one pipeline: counters, rule, recovery."""
 
-    def __init__(self, segment: Segment, offset: int) -> None: ...
+    def __init__(self, segment: Segment, offset: int, pipeline: str) -> None:
+        """Raises CorruptedSegment, which names the pipeline."""
+
+    @property
+    def segment(self) -> Segment: ...
+
+    @property
+    def offset(self) -> int: ...
 
     def counters(self) -> dict[str, Any]:
         """
@@ -206,10 +221,10 @@ class Ring:
     def paused(self) -> bool:
         """Whether consumers find nothing."""
 
-def release_process(segment: Segment, pool_offset: int, process: int) -> None:
+def release_process(segment: Segment, pool_offset: int, process: int, pipeline: str) -> None:
     """Zeroes the holds of a dead process."""
 
-def take_over(segment: Segment, pool_offset: int, ring_offsets: Sequence[int]) -> None:
+def take_over(segment: Segment, pool_offset: int, ring_offsets: Sequence[int], pipelines: Sequence[str]) -> None:
     """
     Completes a port whose producer died, in the middle of a send perhaps; with all of its rings.
     """
@@ -324,7 +339,7 @@ class OutputCore:
 
     def configure(self, name: str, spec: PayloadSpec, format: object | None, prepare: object, context: object | None, abort: AbortFlag) -> None: ...
 
-    def set_pool(self, segment: Segment, offset: int) -> None: ...
+    def set_pool(self, segment: Segment, offset: int, pipeline: str) -> None: ...
 
     def set_bell(self, segment: Segment, offset: int) -> None: ...
 

@@ -25,6 +25,7 @@ NEVER: Final = -1
 """The deadline of a wait that has none."""
 
 _LOOK_S: Final = 0.001  # between two looks of a task where somebody else sleeps on the bell
+_LOOK_UP_S: Final = 0.25  # between two looks of a task that no bell wakes: one that is damaged may never ring
 _AT_ONCE: Final = 32  # calls that found what they wanted; then the other tasks of the loop have their turn
 
 
@@ -46,6 +47,7 @@ class BellWatch:
         self._bell = bell
         self._collect = collect
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that has the bell's seat for us
+        self._look_up: asyncio.TimerHandle | None = None  # while we have the seat
         self._seat = threading.Lock()  # around a change of it
         self._waiting: dict[asyncio.Future[None], None] = {}  # in the order in which they came
 
@@ -103,6 +105,7 @@ class BellWatch:
                 self._bell.leave_seat()
                 raise
             self._loop = loop
+            self._look_up = loop.call_later(_LOOK_UP_S, self._look_again)
             return True
 
     def _stand_up(self) -> None:
@@ -111,8 +114,15 @@ class BellWatch:
                 return
             if not self._loop.is_closed():
                 self._loop.remove_reader(self._bell.descriptor)
+                if self._look_up is not None:
+                    self._look_up.cancel()
             self._loop = None
             self._bell.leave_seat()
+
+    def _look_again(self) -> None:
+        self.wake()
+        if self._loop is not None:
+            self._look_up = self._loop.call_later(_LOOK_UP_S, self._look_again)
 
     def _hear(self) -> None:
         self._bell.hear()

@@ -22,9 +22,17 @@ from steadyflow.errors import (
     FlowFailed,
     PipelineClosed,
     StateError,
+    SystemShortage,
     UnknownName,
 )
-from steadyflow.events import FlowEvent, PipelinePaused, PipelineRegistered, PipelineResumed, RuleSwitched
+from steadyflow.events import (
+    FlowEvent,
+    ObservationUnavailable,
+    PipelinePaused,
+    PipelineRegistered,
+    PipelineResumed,
+    RuleSwitched,
+)
 from steadyflow.formats import AnyFormat, Format, agree, checked_integer
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.module import (
@@ -45,8 +53,11 @@ from steadyflow.runtime.replicas import check_replicated
 
 if TYPE_CHECKING:
     # Loaded when a flow needs them, not at import: they bring subprocess, sockets and the encoding of arguments.
+    from steadyflow._native import Segment
     from steadyflow.diagrams import DiagramFormat
     from steadyflow.runtime.execution import Execution
+    from steadyflow.runtime.flow_description import FlowDescription
+    from steadyflow.runtime.observers import Observers
     from steadyflow.runtime.open_ends import OpenPlace
     from steadyflow.runtime.workers import Worker
 
@@ -106,6 +117,7 @@ class DataFlowCoordinator:
         # The latest ones: what ended a flow matters more than how it began.
         self._events: deque[FlowEvent] = deque(maxlen=_MAX_EVENTS)
         self._execution: Execution | None = None
+        self._observers: Observers | None = None
         _open_flows.add(self)
 
     # --- description ------------------------------------------------------------------------------------------------------
@@ -481,6 +493,7 @@ class DataFlowCoordinator:
         if not started:
             self._state = "stopped"
             self._raise_failure()
+        self._admit_observers()
 
     def run(self, duration_s: float | None = None) -> FlowReport:
         """
@@ -619,6 +632,7 @@ class DataFlowCoordinator:
                 self.stop()
         finally:
             self._state = "closed"
+            self._end_observers()
             self._abort.set()
             if self._execution is not None and not self._execution.ended_ns:
                 self._execution.give_up()  # the stop was interrupted
@@ -658,14 +672,38 @@ class DataFlowCoordinator:
 
     # --- inside ---------------------------------------------------------------------------------------------------------------
 
+    def _admit_observers(self) -> None:
+        from steadyflow.runtime.observers import Observers
+
+        try:
+            self._observers = observers = Observers(self.name, self._describe)
+        except SystemShortage as shortage:
+            self._publish(ObservationUnavailable(flow=self.name, reason=str(shortage)))
+        else:
+            weakref.finalize(self, observers.request_end)
+
+    def _describe(self) -> tuple[FlowDescription, list[Segment]]:
+        from steadyflow.runtime.flow_description import describe_flow
+
+        assert self._execution is not None
+        pipelines = list(self._pipelines.values())
+        return describe_flow(self.name, self._execution.started_ns, pipelines, self.workers, self.modules)
+
+    def _end_observers(self) -> None:
+        if self._observers is not None:
+            self._observers.close()
+
     def _forget(self) -> None:
         self._state = "forked"
+        if self._observers is not None:
+            self._observers.forget()
         for link in self._pipelines.values():
             link.forget(f"{link.id}: this process was forked from the one that runs flow {self.name!r}; {_OWN_FLOW}")
         if self._execution is not None:
             self._execution.forget()
 
     def _close_at_exit(self) -> None:
+        self._end_observers()
         self._abort.set()
         if self._execution is not None and not self._execution.ended_ns:
             self._execution.give_up()
@@ -687,6 +725,7 @@ class DataFlowCoordinator:
     def _finish(self) -> FlowReport:
         if self._state == "running":
             self._state = "stopped"
+            self._end_observers()
             for link in self._pipelines.values():
                 if link.source_open and link.target_open:
                     link.end_pausing("the flow was stopped")

@@ -133,9 +133,13 @@ def encode_metadata(metadata: Mapping[str, MetadataValue]) -> bytes:
     return payload
 
 
-def decode_metadata(payload: bytes) -> dict[str, MetadataValue]:
+def decode_metadata(payload: bytes, pipeline: str | None = None) -> dict[str, MetadataValue]:
     """
     Undo `encode_metadata`.
+
+    Args:
+        payload: The encoded metadata.
+        pipeline: Where it came through, for the message of an error.
 
     Raises:
         DataError: The bytes are not encoded metadata.
@@ -144,5 +148,6 @@ def decode_metadata(payload: bytes) -> dict[str, MetadataValue]:
         return {}
     try:
         return _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"expected encoded metadata, got {bytes(payload)[:32]!r}: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        where = f"{pipeline}: " if pipeline else ""
+        raise DataError(f"{where}expected encoded metadata, got {bytes(payload)[:32]!r}: {error}") from None

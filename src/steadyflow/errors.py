@@ -20,6 +20,7 @@ The errors of steadyflow: one tree, ordered by who caused them.
     ├── StateError (RuntimeError)               the right call at the wrong time
     │   ├── FlowNotRunning
     │   └── PipelineClosed
+    ├── ObservationFailed (OSError)             a flow that runs cannot be observed
     ├── PipelineFull                            the rule `Fail` met a full pipeline
     ├── SendTimeout (TimeoutError)              no room in time
     ├── ReceiveTimeout (TimeoutError)           no block in time
@@ -175,6 +176,10 @@ class PipelineClosed(StateError):
     """The pipeline has been closed by one of its ends."""
 
 
+class ObservationFailed(FlowError, OSError):
+    """A flow cannot be observed: it does not answer, it refuses, or what it answers makes no sense."""
+
+
 # --- what a pipeline answers --------------------------------------------------------------------------------------
 
 
@@ -297,6 +302,7 @@ class CorruptedSegment(FlowError):
     """
 
     def __init__(self, message: str, *, pipeline: str = "") -> None:
+        self.problem = message
         self.pipeline = pipeline
         super().__init__(f"pipeline {pipeline!r}: {message}" if pipeline else message)
 

@@ -430,7 +430,7 @@ def make_sender(
     """Make the sending end of an open source; its ring is added by the caller."""
     output = OutputCore()
     output.configure(name, native_spec(fmt), fmt, Preparer(name, fmt), None, abort)
-    output.set_pool(segment, pool_offset)
+    output.set_pool(segment, pool_offset, name)
     output.set_bell(segment, bell_offset)
     return output
 

@@ -349,10 +349,10 @@ REFUSED = {
     "inbox.serve(0, 1)": "PipelineClosed: serve: this process was forked",
     "segment.descriptor": "StateError: this process was forked",
     "segment.bell_descriptors(place.producer_bell)": "StateError: this process was forked",
-    "_native.Ring(segment, place.ring)": "StateError: this process was forked",
+    "_native.Ring(segment, place.ring, pipe.id)": "StateError: this process was forked",
     "_native.ring_bell(segment, place.producer_bell, 0)": "StateError: this process was forked",
     "_native.held_buffers(segment, place.pool)": "StateError: this process was forked",
-    "_native.release_process(segment, place.pool, 0)": "StateError: this process was forked",
+    "_native.release_process(segment, place.pool, 0, pipe.id)": "StateError: this process was forked",
 }
 
 

@@ -22,7 +22,7 @@ LAYERS = [
     {"pipeline", "report", "recording"},  # a pipeline reads its own metrics
     {"runtime"},
     {"diagrams"},
-    {"coordinator"},
+    {"coordinator", "observation"},
     {"flow_files"},
     {"steadyflow"},  # the public names
     {"audio", "testing"},

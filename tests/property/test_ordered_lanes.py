@@ -179,10 +179,10 @@ class OrderedLanes(RuleBasedStateMachine):
         spec = _native.PayloadSpec(1, "f4", 1, False, False, 2, [], 8)
         _native.create_pool(segment, input_pool, input_slots + 1, CAPACITY_BYTES)
         _native.create_ring(segment, input_ring, input_size, input_slots, replicas, 0, *input_rule.to_native())
-        self.input_ring = _native.Ring(segment, input_ring)
+        self.input_ring = _native.Ring(segment, input_ring, "input")
         self.source = _native.OutputCore()
         self.source.configure("in", spec, FORMAT, lambda data: data, None, abort)
-        self.source.set_pool(segment, input_pool)
+        self.source.set_pool(segment, input_pool, "input")
         self.source.set_bell(segment, source_bell)
 
         self.replicas: list[Replica] = []
@@ -191,7 +191,7 @@ class OrderedLanes(RuleBasedStateMachine):
             context = _native.ModuleContext()
             output.configure(f"lane{index}", spec, FORMAT, lambda data: data, context, abort)
             _native.create_pool(segment, pools[index], buffers, CAPACITY_BYTES)
-            output.set_pool(segment, pools[index])
+            output.set_pool(segment, pools[index], "lanes")
             inbox = _native.Inbox(segment, replica_bells[index], index, abort)
             output.set_inbox(inbox)
             replica = Replica(inbox, output)
@@ -211,7 +211,7 @@ class OrderedLanes(RuleBasedStateMachine):
                 output.add_ring(f"out{number}", segment, rings[index][number], segment, receiver_bells[number], 0)
                 inbox.tell_finished(segment, receiver_bells[number], 0)
         self.lane_rings = [
-            [_native.Ring(segment, rings[index][number]) for index in range(replicas)]
+            [_native.Ring(segment, rings[index][number], "lane") for index in range(replicas)]
             for number in range(len(pipelines))
         ]
 

@@ -181,13 +181,13 @@ class FanOut(RuleBasedStateMachine):
         abort = _native.AbortFlag()
         self.output = _native.OutputCore()
         self.output.configure("out", spec, FORMAT, prepare, None, abort)
-        self.output.set_pool(segment, self.pool)
+        self.output.set_pool(segment, self.pool, "port")
         self.output.set_bell(segment, producer_bell)
         for index, pipe in enumerate(self.pipes):
             _native.create_ring(
                 segment, rings[index], pipe.buffer_size, pipe.slots, 1, index, *pipe.overflow.to_native()
             )
-            pipe.ring = _native.Ring(segment, rings[index])
+            pipe.ring = _native.Ring(segment, rings[index], pipe.name)
             pipe.bell = bells[index]
             pipe.inbox = _native.Inbox(segment, bells[index], index, abort)
             target = _native.Target(

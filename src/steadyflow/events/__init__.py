@@ -84,6 +84,12 @@ class RealtimeRefused(FlowEvent, frozen=True, kw_only=True):
     reason: str
 
 
+class ObservationUnavailable(FlowEvent, frozen=True, kw_only=True):
+    """Other processes cannot observe this flow, because its socket could not be made; the flow runs all the same."""
+
+    reason: str
+
+
 class WorkerUnresponsive(FlowEvent, frozen=True, kw_only=True):
     """A worker had not ended by its deadline; a process was killed, a thread was left behind."""
 

@@ -28,7 +28,8 @@ class Histogram:
     __slots__ = ("_cumulative", "_max_ns", "_sum_ns", "count")
 
     def __init__(self, counts: npt.NDArray[np.uint64], sum_ns: int, max_ns: int) -> None:
-        self._cumulative: npt.NDArray[Any] = np.cumsum(counts)
+        # As floats: exact up to 2**53 blocks, and no sum of whatever a damaged segment holds wraps around.
+        self._cumulative: npt.NDArray[Any] = np.cumsum(counts, dtype=np.float64)
         self.count = int(self._cumulative[-1])
         self._sum_ns = sum_ns
         self._max_ns = max_ns
@@ -51,6 +52,6 @@ class Histogram:
         """
         if self.count == 0:
             return 0.0
-        rank = max(1, int(np.ceil(self.count * percent / 100)))
+        rank = max(1.0, float(np.ceil(self._cumulative[-1] * percent / 100)))
         bucket = int(np.searchsorted(self._cumulative, rank))
         return float(min(_MIDDLES[bucket], self._max_ns)) / 1e6

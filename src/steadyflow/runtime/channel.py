@@ -1,9 +1,10 @@
-"""Messages between the coordinator and a worker process: msgpack with a length in front, over a Unix socket."""
+"""Messages from the coordinator to a worker process or an observer, and back: msgpack with a length in front, over a socket."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import threading
@@ -13,6 +14,7 @@ import msgspec
 
 from steadyflow.errors import FlowError, LimitExceeded
 from steadyflow.report import AlignedInputReport
+from steadyflow.runtime.flow_description import FlowDescription
 
 ModuleReports: TypeAlias = dict[str, tuple[int, int, str, dict[str, AlignedInputReport]]]
 """What the modules of a worker did, by name: calls, busy ns, state, and what became of aligned inputs."""
@@ -51,12 +53,17 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """From the worker: a module raised; or, without a module, the worker could not be built."""
+    """
+    From the worker: a module raised; without a module, the worker itself failed.
+
+    With a pipeline, neither is to blame: its shared memory is damaged.
+    """
 
     module: str | None
     problem: str
     text: str
     block_sequence: int | None
+    pipeline: str | None = None
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
@@ -78,9 +85,24 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     modules: ModuleReports
 
 
-Message: TypeAlias = Setup | Start | Stop | Abort | Ready | Failed | Ended | Exhausted | Done
+class Observed(msgspec.Struct, frozen=True, tag="observed"):
+    """To an observer, with the descriptors of the segments, to be read only: the flow as it is."""
+
+    description: FlowDescription
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """To an observer, and nothing follows: why it is not served."""
+
+    reason: str
+
+
+Message: TypeAlias = (
+    Setup | Start | Stop | Abort | Ready | Failed | Ended | Exhausted | Done | Observed | Refused
+)
 
 _LENGTH: Final = struct.Struct("!I")
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 _MAX_MESSAGE_BYTES: Final = 1 << 30
 _MAX_DESCRIPTORS: Final = 250
 
@@ -150,6 +172,18 @@ class Channel:
         """Return the descriptors that came with messages so far; they are the caller's now."""
         descriptors, self._descriptors = self._descriptors, []
         return descriptors
+
+    def peer_uid(self) -> int:
+        """Return the user at the other end, as the kernel knows it."""
+        option = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        uid: int = _CREDENTIALS.unpack(option)[1]
+        return uid
+
+    def is_closed_by_peer(self) -> bool:
+        """Tell whether the other side has ended the conversation, or said something. Does not wait, takes nothing."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def finish_reading(self) -> None:
         """Let `receive` give what has come, and then report the other side as gone. Any thread."""

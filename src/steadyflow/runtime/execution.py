@@ -125,7 +125,7 @@ class Execution:
             consumer_bells = [(*self._at(bell), wiring.consumer_bit) for bell in wiring.consumer_bells]
             if not pipeline.source_open:
                 pipeline.attach(
-                    [Ring(*self._at(lane.ring)) for lane in wiring.lanes],
+                    [Ring(*self._at(lane.ring), pipeline.id) for lane in wiring.lanes],
                     pipeline.format,
                     [self._at(lane.producer_bell) for lane in wiring.lanes],
                     consumer_bells,
@@ -305,10 +305,7 @@ class Execution:
     def worker_died(self, worker: Worker, problem: WorkerDied) -> None:
         """See `workers.Owner`."""
         self._failed_modules.update(module.name for module in worker.wiring.modules)
-        try:
-            self._reclaim(worker)
-        except CorruptedSegment as damage:
-            self._failed(worker, damage, None)
+        self._reclaim(worker)
         self._failed(worker, problem, None)
 
     def worker_ended(self, worker: Worker) -> None:
@@ -392,42 +389,50 @@ class Execution:
 
     def _reclaim(self, worker: Worker) -> None:
         """Take over what a dead process had in hand: its blocks, its views, its ends."""
-        self._take_over(worker)
-        retire_bell(*self._at(worker.wiring.bell))
         names = {module.name for module in worker.wiring.modules}
+        self._take_over(worker, names)
+        retire_bell(*self._at(worker.wiring.bell))
         for wiring in worker.wiring.pipelines:
-            if wiring.target[0] in names:
-                self._reclaim_input(worker, wiring)
-            # Its views, and on its own outputs its loans.
-            for lane in wiring.lanes:
-                if lane.pool is not None:
-                    release_process(*self._at(lane.pool), worker.wiring.process)
-            if wiring.source[0] in names:
-                Ring(*self._at(wiring.lanes[worker.wiring.replica].ring)).set_ended()
+            try:
+                self._reclaim_pipeline(worker, wiring, names)
+            except CorruptedSegment as damage:
+                self._failed(worker, damage, None)  # the others are reclaimed all the same
             for bell in wiring.consumer_bells:
                 ring_bell(*self._at(bell), wiring.consumer_bit)
             for lane in wiring.lanes:
                 ring_bell(*self._at(lane.producer_bell), ROOM_BIT)
 
+    def _reclaim_pipeline(self, worker: Worker, wiring: PipelineWiring, names: set[str]) -> None:
+        if wiring.target[0] in names:
+            self._reclaim_input(worker, wiring)
+        # Its views, and on its own outputs its loans.
+        for lane in wiring.lanes:
+            if lane.pool is not None:
+                release_process(*self._at(lane.pool), worker.wiring.process, wiring.id)
+        if wiring.source[0] in names:
+            Ring(*self._at(wiring.lanes[worker.wiring.replica].ring), wiring.id).set_ended()
+
     def _reclaim_input(self, worker: Worker, wiring: PipelineWiring) -> None:
         # Other replicas go on with what it had claimed, and with what still comes.
         nobody_left = all(self.workers[name].ended for name in self._modules[wiring.target[0]].workers)
         for lane in wiring.lanes:
-            ring = Ring(*self._at(lane.ring))
+            ring = Ring(*self._at(lane.ring), wiring.id)
             ring.reap(worker.wiring.process)
             if nobody_left:
                 ring.set_abandoned()
 
-    def _take_over(self, worker: Worker) -> None:
+    def _take_over(self, worker: Worker, names: set[str]) -> None:
         """Complete what a dead process may have left half sent, before anything says that its streams have ended."""
-        names = {module.name for module in worker.wiring.modules}
-        ports: dict[Place, list[int]] = {}
+        ports: dict[Place, dict[str, int]] = {}
         for wiring in worker.wiring.pipelines:
             lane = wiring.lanes[worker.wiring.replica] if wiring.source[0] in names else None
             if lane is not None and lane.pool is not None:
-                ports.setdefault(lane.pool, []).append(lane.ring.offset)
+                ports.setdefault(lane.pool, {})[wiring.id] = lane.ring.offset
         for pool, rings in ports.items():
-            take_over(*self._at(pool), rings)
+            try:
+                take_over(*self._at(pool), list(rings.values()), list(rings))
+            except CorruptedSegment as damage:
+                self._failed(worker, damage, None)
 
     def _is_over(self) -> bool:
         return self._running == 0 or self.ended_ns != 0

@@ -238,7 +238,7 @@ class WorkerLoop(ABC):
         lane = pipeline.lanes[self._wiring.replica]
         assert lane.pool is not None
         port = output_ports(self._seats[pipeline.source[0]].module)[pipeline.source[1]]
-        port.set_pool(*self._at(lane.pool))
+        port.set_pool(*self._at(lane.pool), pipeline.id)
         first, *others = pipeline.consumer_bells
         port.add_ring(pipeline.id, *self._at(lane.ring), *self._at(first), pipeline.consumer_bit)
         for bell in others:

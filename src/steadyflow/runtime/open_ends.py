@@ -76,7 +76,9 @@ def open_source(
     segment.create_bell(consumer_bell)
     create_ring(segment, ring, shape.buffer_size, shape.slots, consumers, 0, *rule.to_native())
     create_pool(segment, pool, *buffers)
-    pipeline.attach([Ring(segment, ring)], fmt, [(segment, producer_bell)], [(segment, consumer_bell, _FIRST_BIT)])
+    pipeline.attach(
+        [Ring(segment, ring, pipeline.id)], fmt, [(segment, producer_bell)], [(segment, consumer_bell, _FIRST_BIT)]
+    )
     pipeline.set_rule(rule)
     sender = make_sender(pipeline.id, fmt, abort, segment, pool, producer_bell)
     sender.add_ring(pipeline.id, segment, ring, segment, consumer_bell, _FIRST_BIT)

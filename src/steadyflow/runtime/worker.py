@@ -16,7 +16,7 @@ from functools import partial
 import msgspec
 
 from steadyflow._native import AbortFlag, Segment, watch_lifeline
-from steadyflow.errors import FlowError
+from steadyflow.errors import CorruptedSegment, FlowError
 from steadyflow.module import Module
 from steadyflow.runtime.arguments import decode_arguments
 from steadyflow.runtime.channel import (
@@ -47,13 +47,19 @@ class _RemoteHost:
         self._channel = channel
 
     def module_failed(self, module: str, problem: Exception, text: str, block_sequence: int | None) -> None:
-        self._channel.send(Failed(module, in_one_line(problem), text, block_sequence))
+        self._channel.send(_failed(module, problem, text, block_sequence))
 
     def module_ended(self, module: str) -> None:
         self._channel.send(Ended(module))
 
     def views_exhausted(self, pipeline: str, limit: int) -> None:
         self._channel.send(Exhausted(pipeline, limit))
+
+
+def _failed(module: str | None, problem: BaseException, text: str, block_sequence: int | None) -> Failed:
+    if isinstance(problem, CorruptedSegment) and problem.pipeline:
+        return Failed(module, problem.problem, text, block_sequence, problem.pipeline)
+    return Failed(module, in_one_line(problem), text, block_sequence)
 
 
 def main(arguments: list[str]) -> int:
@@ -89,7 +95,7 @@ def _serve(channel: Channel) -> int:
         modules = _construct(wiring, script)
         loop = make_loop(wiring, modules, segments, abort, _RemoteHost(channel), script.resolve)
     except BaseException as problem:  # also sys.exit() in the main script or a constructor
-        channel.send(Failed(None, in_one_line(problem), with_traceback(problem), None))
+        channel.send(_failed(None, problem, with_traceback(problem), None))
         return 1
     refusal = request_realtime() if wiring.realtime else None
     if not loop.setup():
@@ -102,8 +108,13 @@ def _serve(channel: Channel) -> int:
         return 0
     listener = threading.Thread(target=_listen, args=(channel, loop, abort), name="steadyflow-control", daemon=True)
     listener.start()
-    loop.run()
-    loop.detach()
+    try:
+        loop.run()
+    except CorruptedSegment as damage:
+        channel.send(_failed(None, damage, with_traceback(damage), None))
+        return 1
+    finally:
+        loop.detach()
     channel.send(Done(loop.module_reports()))
     return 0
 

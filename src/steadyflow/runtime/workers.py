@@ -16,7 +16,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from steadyflow._native import AbortFlag, Segment
-from steadyflow.errors import ConfigurationError, FlowError, ModuleFailed, SystemShortage, WorkerDied
+from steadyflow.errors import ConfigurationError, CorruptedSegment, FlowError, ModuleFailed, SystemShortage, WorkerDied
 from steadyflow.module import Module
 from steadyflow.runtime.channel import (
     Abort,
@@ -187,6 +187,9 @@ class ThreadWorker(Worker):
 
     def module_failed(self, module: str, problem: Exception, text: str, block_sequence: int | None) -> None:
         """See `loop.Host`."""
+        if isinstance(problem, CorruptedSegment):
+            self._owner.worker_failed(self, problem, module)  # the module is not to blame
+            return
         failure = ModuleFailed(
             module, self.name, in_one_line(problem), block_sequence=block_sequence, traceback_text=text
         )
@@ -216,6 +219,9 @@ class ThreadWorker(Worker):
             else:
                 state = "failed"
                 self._loop.close()
+        except CorruptedSegment as damage:
+            state = "failed"
+            self._owner.worker_failed(self, damage, None)
         except BaseException as problem:  # a defect of the runtime itself: the flow must hear of it, not only stderr
             if os.getpid() != self.pid:
                 raise  # a module forked, and the child came back from it
@@ -375,22 +381,10 @@ class ProcessWorker(Worker):
                 self.realtime = message.realtime
                 self.realtime_refusal = message.realtime_refusal
                 self._owner.worker_ready(self)
-            case Failed(module=None):
-                self.state = "failed"
-                problem = FlowError(f"worker {self.name!r} could not be built: {message.problem}\n{message.text}")
-                self._owner.worker_failed(self, problem, None)
             case Failed():
-                assert message.module is not None
-                if self.state == "starting":
+                if self.state == "starting" or message.module is None:
                     self.state = "failed"
-                failure = ModuleFailed(
-                    message.module,
-                    self.name,
-                    message.problem,
-                    block_sequence=message.block_sequence,
-                    traceback_text=message.text,
-                )
-                self._owner.worker_failed(self, failure, message.module)
+                self._owner.worker_failed(self, self._failure(message), message.module)
             case Ended():
                 self._owner.module_ended(message.module)
             case Exhausted():
@@ -400,6 +394,19 @@ class ProcessWorker(Worker):
                 self._done = True
             case _:
                 raise ChannelBroken(f"a worker never sends {type(message).__name__}")
+
+    def _failure(self, told: Failed) -> Exception:
+        if told.pipeline is not None:
+            return CorruptedSegment(told.problem, pipeline=told.pipeline)
+        if told.module is None:
+            return FlowError(f"worker {self.name!r} could not be built: {told.problem}\n{told.text}")
+        return ModuleFailed(
+            told.module,
+            self.name,
+            told.problem,
+            block_sequence=told.block_sequence,
+            traceback_text=told.text,
+        )
 
     def _conclude(self, code: int) -> None:
         assert self._channel is not None

@@ -1,0 +1,268 @@
+"""
+Observing a flow from another process of the same user: its description, and its metrics, read from its own memory.
+
+An observer can't disturb the flow: its memory is mapped read-only, and the flow does not wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from steadyflow._native import Ring, Segment, monotonic_ns
+from steadyflow.errors import (
+    ConfigurationError,
+    CorruptedSegment,
+    FlowNotRunning,
+    ObservationFailed,
+    StateError,
+    SystemShortage,
+    UnknownName,
+)
+from steadyflow.metrics.flow_metrics import FlowMetrics, read_flow_metrics
+
+if TYPE_CHECKING:
+    from steadyflow.runtime.channel import Channel
+    from steadyflow.runtime.flow_description import FlowDescription, PipelineDescription
+
+ANSWER_TIMEOUT_S: Final = 5.0
+"""How long `observe` waits for the flow to answer."""
+
+
+class ObservableFlow(NamedTuple):
+    """
+    A flow that can be observed.
+
+    Args:
+        flow: Its name as file names have it: other characters than letters, digits, ``_``, ``-`` and ``.`` are replaced.
+        pid: The process of its coordinator.
+        path: Its socket.
+    """
+
+    flow: str
+    pid: int
+    path: Path
+
+
+class ObservedPipeline:
+    """
+    A pipeline of another process; made by `observe`.
+
+    Args:
+        description: What it is.
+        rings: Its rings, mapped read-only.
+        observation: What it belongs to.
+    """
+
+    def __init__(self, description: PipelineDescription, rings: list[Ring], observation: Observation) -> None:
+        self.id = description.id
+        self.description = description
+        self._rings = rings
+        self._observation = observation
+
+    def statistics(self) -> FlowMetrics:
+        """
+        Read its metrics, as `Pipeline.statistics` does in the flow's own process. Does not disturb the flow; allocates.
+
+        Raises:
+            StateError: The observation has been closed.
+        """
+        rings = self._rings  # close() may take them away
+        if not rings:
+            raise StateError(f"{self.id}: this observation has been closed; observe the flow again.")
+        until = self.description.ended_ns or self._observation.ended_ns or monotonic_ns()
+        seconds = (until - self.description.opened_ns) / 1e9
+        return read_flow_metrics(rings, buffer_size=self.description.buffer_size, seconds=seconds)
+
+    def _close(self) -> None:
+        self._rings = []
+
+    def __repr__(self) -> str:
+        return f"<ObservedPipeline {self.id}: {self.description.format}>"
+
+
+class Observation:
+    """
+    A flow as another process sees it; made by `observe`, a context manager.
+
+    It outlives the flow: what was counted last can still be read. One thread at a time.
+
+    Args:
+        description: The flow as it was when it answered.
+        segments: Its memory.
+        channel: The conversation, which ends with the flow.
+    """
+
+    def __init__(self, description: FlowDescription, segments: list[Segment], channel: Channel) -> None:
+        self.description = description
+        self.ended_ns = 0
+        """When `ended` was first seen to be true, on the monotonic clock; 0: not yet."""
+        self._channel: Channel | None = channel
+        pipelines = {}
+        for pipeline in description.pipelines:
+            places = pipeline.rings
+            if not places or pipeline.buffer_size < 1 or any(not 0 <= each.segment < len(segments) for each in places):
+                raise ObservationFailed(f"{pipeline.id}: the flow describes a pipeline that cannot be: {pipeline}")
+            rings = [Ring(segments[place.segment], place.offset, pipeline.id) for place in places]
+            pipelines[pipeline.id] = ObservedPipeline(pipeline, rings, self)
+        self.pipelines: Mapping[str, ObservedPipeline] = MappingProxyType(pipelines)
+        """The pipelines by id. Those that are registered later are seen by a later observation."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the flow has stopped, or its process is gone."""
+        if not self.ended_ns and (self._channel is None or self._channel.is_closed_by_peer()):
+            self.ended_ns = monotonic_ns()
+        return self.ended_ns != 0
+
+    def close(self) -> None:
+        """Give the memory back, and tell the flow. Idempotent."""
+        for pipeline in self.pipelines.values():
+            pipeline._close()
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended else "running"
+        return f"<Observation of {self.description.flow!r} (pid {self.description.pid}): {state}, {len(self.pipelines)} pipelines>"
+
+
+def observable_flows() -> list[ObservableFlow]:
+    """
+    Return the started flows of this user, in the order of their names. May block for a moment; any thread.
+
+    Raises:
+        SystemShortage: The folder of their sockets is not this user's own.
+    """
+    from steadyflow.runtime.socket_folder import SocketFolder
+
+    try:
+        opened = SocketFolder(create=False)
+    except SystemShortage as shortage:
+        if isinstance(shortage.__cause__, FileNotFoundError):
+            return []  # no flow of this user has ever been started here
+        raise
+    with opened as folder:
+        return [
+            ObservableFlow(name.flow, name.pid, folder.path / name.file)
+            for name in folder.names()
+            if folder.is_served(name.file)
+        ]
+
+
+def observe(
+    flow: str | None = None,
+    *,
+    pid: int | None = None,
+    path: str | os.PathLike[str] | None = None,
+    timeout_s: float = ANSWER_TIMEOUT_S,
+) -> Observation:
+    """
+    Observe a flow of this user in another process, or in this one. Blocks until it has answered; any thread.
+
+    ::
+
+        with observe("notes") as observation:
+            while not observation.ended:
+                print(observation.pipelines["song.out->pitch.audio"].statistics().delivered)
+                time.sleep(1)
+
+    Args:
+        flow: The name of the flow; may be left out where only one flow is running.
+        pid: The process of its coordinator, where several flows have that name.
+        path: Its socket, instead of both.
+        timeout_s: How long to wait for its answer.
+
+    Raises:
+        UnknownName: No flow of this name is running; offers the nearest.
+        ConfigurationError: Several flows fit; names them.
+        FlowNotRunning: No flow is running, or it ended meanwhile.
+        ObservationFailed: The flow does not answer, refuses, or its answer makes no sense.
+        CorruptedSegment: Its memory is damaged; names the pipeline.
+    """
+    if path is not None and (flow is not None or pid is not None):
+        raise ConfigurationError("observe: expected either path, or flow and pid; got both.")
+    return _ask(Path(path) if path is not None else _choose(flow, pid), timeout_s)
+
+
+def _choose(flow: str | None, pid: int | None) -> Path:
+    from steadyflow.runtime.socket_folder import flow_in_file_names
+
+    running = observable_flows()
+    if not running:
+        raise FlowNotRunning("observe: expected a running flow of this user, got none; start one first.")
+    if flow is not None and flow_in_file_names(flow) not in {one.flow for one in running}:
+        raise UnknownName("flow", flow, dict.fromkeys(one.flow for one in running), where="observe")
+    chosen = [
+        one
+        for one in running
+        if (flow is None or one.flow == flow_in_file_names(flow)) and (pid is None or one.pid == pid)
+    ]
+    if not chosen:
+        raise UnknownName("pid", pid, dict.fromkeys(str(one.pid) for one in running), where=f"observe, flow {flow!r}")
+    if len(chosen) > 1:
+        named = ", ".join(f"{one.flow!r} (pid {one.pid}, path {str(one.path)!r})" for one in chosen)
+        raise ConfigurationError(f"observe: expected to know which flow is meant; these are running: {named}.")
+    return chosen[0].path
+
+
+def _ask(path: Path, timeout_s: float) -> Observation:
+    from steadyflow.runtime.channel import Channel, ChannelBroken
+    from steadyflow.runtime.socket_folder import connect
+
+    try:
+        channel = Channel(connect(path, timeout_s))
+    except (ConnectionRefusedError, FileNotFoundError) as error:
+        raise FlowNotRunning(f"{path}: expected a running flow, got: {error.strerror}. It has ended.") from error
+    except OSError as error:
+        raise ObservationFailed(f"{path}: expected the socket of a running flow, got: {error}.") from error
+    try:
+        description, descriptors = _take_answer(path, channel)
+        return Observation(description, _map(path, descriptors, description.segments), channel)
+    except BaseException as error:
+        channel.close()
+        if isinstance(error, ChannelBroken):
+            raise ObservationFailed(f"{path}: expected an answer within {timeout_s:g} s; {error}.") from error
+        raise
+
+
+def _take_answer(path: Path, channel: Channel) -> tuple[FlowDescription, list[int]]:
+    from steadyflow.runtime.channel import Observed, Refused
+
+    if channel.peer_uid() != os.geteuid():
+        raise ObservationFailed(
+            f"{path}: expected a flow of user {os.geteuid()}, got one of user {channel.peer_uid()}."
+        )
+    message = channel.receive()
+    if isinstance(message, Refused):
+        raise ObservationFailed(f"{path}: {message.reason}.")
+    if not isinstance(message, Observed):
+        raise ObservationFailed(f"{path}: expected a description of the flow, got {type(message).__name__}.")
+    return message.description, channel.take_descriptors()
+
+
+def _map(path: Path, descriptors: list[int], expected: int) -> list[Segment]:
+    segments = []
+    try:
+        if len(descriptors) != expected:
+            raise ObservationFailed(
+                f"{path}: expected {expected} descriptors, got {len(descriptors)}; too many are open."
+            )
+        while descriptors:
+            segments.append(Segment.attach(descriptors.pop(0), False))
+    except CorruptedSegment as error:
+        raise ObservationFailed(f"{path}: {error}") from error
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    return segments

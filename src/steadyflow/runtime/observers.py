@@ -1,0 +1,160 @@
+"""
+The observers of a running flow: a socket where another process of the same user gets a description of it, and its memory
+to read.
+
+Whatever an observer does, the flow goes on: it is served by a thread that does nothing else, a bounded number of observers
+at a bounded pace, each within a bounded time.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from steadyflow._native import Segment
+from steadyflow.errors import LimitExceeded, SystemShortage
+from steadyflow.runtime.channel import Channel, ChannelBroken, Observed, Refused
+from steadyflow.runtime.flow_description import FlowDescription
+from steadyflow.runtime.socket_folder import SocketFolder
+
+MAX_OBSERVERS: Final = 16
+
+_SEND_TIMEOUT_S: Final = 1.0
+_PAUSE_MS: Final = 20  # after each observer: however many ask, the flow's interpreter lock is rarely asked for
+_CLOSE_TIMEOUT_S: Final = 2.0
+
+Describe = Callable[[], tuple[FlowDescription, list[Segment]]]
+
+
+class Observers:
+    """
+    The socket of one flow and those who are connected to it; serves them from now on, in a thread of its own.
+
+    Args:
+        flow: The name of the flow.
+        describe: A bound method that returns the flow's description and the segments it speaks of. Any thread. It is
+            not kept alive by this.
+
+    Raises:
+        SystemShortage: The socket cannot be made; says why.
+    """
+
+    def __init__(self, flow: str, describe: Describe) -> None:
+        self._describe = weakref.WeakMethod(describe)
+        self._folder = SocketFolder(create=True)
+        try:
+            self._listener, self._file = self._folder.listen(flow, MAX_OBSERVERS)
+        except OSError as error:
+            self._folder.close()
+            raise SystemShortage(
+                f"{self._folder.path}: the socket of the flow cannot be made: {error.strerror}"
+            ) from error
+        self._listener.setblocking(False)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._connections: dict[int, socket.socket] = {}
+        self._closing = False
+        self._ending = threading.RLock()  # recursive: the garbage collector may end this in the middle of its end
+        self._thread = threading.Thread(target=self._serve, name="steadyflow-observers", daemon=True)
+        self._thread.start()
+
+    @property
+    def path(self) -> Path:
+        """Where the socket is."""
+        return self._folder.path / self._file
+
+    def close(self) -> None:
+        """Remove the socket and end every observation. Idempotent; blocks while an observer is being served."""
+        self.request_end()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_CLOSE_TIMEOUT_S)
+
+    def request_end(self) -> None:
+        """The same without waiting for it."""
+        with self._ending:
+            if not self._closing:
+                self._folder.remove(self._file)
+                os.eventfd_write(self._wake, 1)
+                self._closing = True  # last: from here on the thread closes what is used above
+
+    def forget(self) -> None:
+        """Let go of the descriptors in a forked child, where the thread does not run; the socket is the parent's."""
+        if self._closing:
+            return
+        self._closing = True
+        self._release()
+
+    def _serve(self) -> None:
+        try:
+            while not self._closing:
+                ready = self._wait(None, self._listener.fileno(), *self._connections)
+                for descriptor in ready & self._connections.keys():
+                    # Observers have nothing to say: this one is gone, or none of ours.
+                    self._connections.pop(descriptor).close()
+                if self._listener.fileno() in ready:
+                    self._admit()
+                    self._wait(_PAUSE_MS)
+        finally:
+            self.request_end()
+            self._release()
+
+    def _wait(self, timeout_ms: int | None, *descriptors: int) -> set[int]:
+        poll = select.poll()
+        for descriptor in (self._wake, *descriptors):
+            poll.register(descriptor, select.POLLIN)
+        return {descriptor for descriptor, _ in poll.poll(timeout_ms)}
+
+    def _admit(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return  # it was given up meanwhile; or there is no descriptor left, and it waits
+        connection.settimeout(_SEND_TIMEOUT_S)
+        try:
+            if self._answer(Channel(connection)):
+                self._connections[connection.fileno()] = connection
+                return
+        except ChannelBroken:
+            pass  # gone, or it does not read: its own loss
+        connection.close()
+
+    def _answer(self, channel: Channel) -> bool:
+        describe = self._describe()
+        if channel.peer_uid() != os.geteuid():
+            channel.send(Refused(f"only user {os.geteuid()} may observe this flow"))
+        elif len(self._connections) >= MAX_OBSERVERS:
+            channel.send(Refused(f"the flow has {MAX_OBSERVERS} observers, which is as many as it serves"))
+        elif describe is None:
+            channel.send(Refused("the flow has been given up"))
+        else:
+            return self._hand_out(channel, *describe())
+        return False
+
+    def _hand_out(self, channel: Channel, description: FlowDescription, segments: list[Segment]) -> bool:
+        descriptors: list[int] = []
+        try:
+            for segment in segments:
+                # Opened anew, so that nobody can write through it, or map it for writing.
+                path = f"/proc/self/fd/{segment.descriptor}"
+                descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            channel.send(Observed(description), descriptors)
+        except (OSError, LimitExceeded) as error:
+            channel.send(Refused(f"the flow cannot hand out its memory: {error}"))
+            return False
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _release(self) -> None:
+        self._listener.close()
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+        self._folder.close()
+        os.close(self._wake)
