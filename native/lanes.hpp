@@ -65,9 +65,10 @@ private:
         std::uint64_t first = position;
         for (std::uint32_t index = 0; index < input_.count(); ++index) {
             const SlotWord word = load(input_.slot(index));
-            if (in_hand(word)) first = std::min(first, word.position());
+            // What is answered is in nobody's hands any more, whatever a damaged slot says.
+            if (in_hand(word) && word.position() >= answered_) first = std::min(first, word.position());
         }
-        answered_ = std::max(answered_, first);
+        answered_ = first;
         return knows(position);
     }
 

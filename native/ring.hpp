@@ -33,17 +33,29 @@
 
 namespace steadyflow {
 
-enum class SlotState : std::uint64_t { empty = 0, ready = 1, claimed = 2, done = 3, evicted = 4 };
+// Two bits of four each: one flipped bit makes no other state of it, nor do zeros or ones.
+enum class SlotState : std::uint64_t { empty = 0b0011, ready = 0b0101, claimed = 0b0110, done = 0b1001, evicted = 0b1010 };
+static_assert(max_processes <= 16 && reasons <= 16, "an owner or a reason has four bits");
 
 struct SlotWord {
     std::uint64_t bits;
 
     static constexpr SlotWord make(SlotState state, std::uint64_t position, std::uint64_t owner = 0,
                                    std::uint64_t attempt = 0) noexcept {
-        return {position << 16 | (attempt & 255) << 8 | (owner & 31) << 3 | static_cast<std::uint64_t>(state)};
+        return {position << 16 | (attempt & 255) << 8 | (owner & 15) << 4 | static_cast<std::uint64_t>(state)};
     }
-    constexpr SlotState state() const noexcept { return static_cast<SlotState>(bits & 7); }
-    constexpr unsigned owner() const noexcept { return static_cast<unsigned>(bits >> 3 & 31); }
+    constexpr SlotState state() const noexcept { return static_cast<SlotState>(bits & 15); }
+    constexpr bool has_a_state() const noexcept {
+        switch (state()) {
+            case SlotState::empty:
+            case SlotState::ready:
+            case SlotState::claimed:
+            case SlotState::done:
+            case SlotState::evicted: return true;
+        }
+        return false;
+    }
+    constexpr unsigned owner() const noexcept { return static_cast<unsigned>(bits >> 4 & 15); }
     constexpr unsigned attempt() const noexcept { return static_cast<unsigned>(bits >> 8 & 255); }
     constexpr std::uint64_t position() const noexcept { return bits >> 16; }
     constexpr SlotWord with(SlotState state, std::uint64_t owner = 0) const noexcept {
@@ -52,6 +64,24 @@ struct SlotWord {
 };
 
 inline constexpr std::uint64_t last_position = ~std::uint64_t{0} >> 16;
+
+// What a block was made from: the position of the sending module's input block in its own ring, with 16 bits that say so.
+// A receiver that restores the order may wait for a position that this names, so a damaged one must be known.
+struct Origin {
+    std::uint64_t bits;
+
+    // `place`: the position of the block itself.
+    static constexpr Origin make(std::uint64_t position, std::uint64_t place) noexcept {
+        return {(position & last_position) | check(position & last_position, place) << 48};
+    }
+    constexpr std::uint64_t position() const noexcept { return bits & last_position; }
+    constexpr bool fits(std::uint64_t place) const noexcept { return bits >> 48 == check(position(), place); }
+
+private:
+    static constexpr std::uint64_t check(std::uint64_t position, std::uint64_t place) noexcept {
+        return (position ^ place << 20 ^ 0x5eed) * 0x9e3779b97f4a7c15 >> 48;
+    }
+};
 
 // What travels with a block; one copy per pipeline.
 struct BlockHeader {
@@ -69,8 +99,7 @@ template <class Memory>
 struct alignas(cache_line) BasicSlot {
     typename Memory::template Atomic<std::uint64_t> word;
     typename Memory::template Atomic<std::int64_t> sent_ns;  // atomic: a worker peeks at it before it claims
-    // What the block was made from: the position of the sending module's input block in its own ring. Atomic, likewise.
-    typename Memory::template Atomic<std::uint64_t> origin;
+    typename Memory::template Atomic<std::uint64_t> origin;  // an Origin; atomic, likewise
     typename Memory::template Plain<BlockHeader> header;
 };
 static_assert(sizeof(BasicSlot<SharedMemory>) == cache_line);
@@ -207,7 +236,7 @@ public:
 
     // Throws Corrupted if a word can't be that of the slot at `index`: a state or a position that no end writes there.
     void require_possible(SlotWord word, std::uint32_t index) const {
-        if (word.state() > SlotState::evicted || word.position() % count_ != index) refuse_slot(word, index);
+        if (!word.has_a_state() || word.position() % count_ != index) refuse_slot(word, index);
     }
 
     // The same of all slots; consumers may go on meanwhile.
@@ -223,8 +252,9 @@ public:
     }
     // release: see ended().
     void end() const noexcept { header_->ended.store(end_mark, std::memory_order_release); }
-    bool abandoned() const noexcept { return header_->abandoned.load(std::memory_order_acquire) == abandoned_mark; }
-    void set_abandoned() const noexcept { header_->abandoned.store(abandoned_mark, std::memory_order_release); }
+    // relaxed: it says no more than that nobody will consume.
+    bool abandoned() const noexcept { return header_->abandoned.load(std::memory_order_relaxed) == abandoned_mark; }
+    void set_abandoned() const noexcept { header_->abandoned.store(abandoned_mark, std::memory_order_relaxed); }
 
     Rule rule() const noexcept { return Rule::unpack(header_->rule.load(std::memory_order_relaxed)); }
     // READY blocks that may wait; never more than the slots allow, whatever the shared word says.

@@ -77,8 +77,11 @@ public:
             if (head.slot == nullptr) return head;
             head.sent_ns = sent_ns_of(*head.slot);
             // acquire: pairs with publish(). If this is the origin of a later block, the look below sees another word.
-            head.origin = head.slot->origin.load(std::memory_order_acquire);
-            if (head.slot->word.load(std::memory_order_relaxed) == head.word.bits) return head;
+            const Origin origin{head.slot->origin.load(std::memory_order_acquire)};
+            if (head.slot->word.load(std::memory_order_relaxed) != head.word.bits) continue;
+            if (!origin.fits(head.word.position())) refuse_origin(head.word);
+            head.origin = origin.position();
+            return head;
         }
     }
 
@@ -120,8 +123,11 @@ public:
         astray_ = true;
     }
 
-
 private:
+    [[noreturn, gnu::noinline, gnu::cold]] static void refuse_origin(SlotWord word) {
+        throw Corrupted("the block at position " + std::to_string(word.position()) + " does not say what it was made from");
+    }
+
     bool claim_exactly(Slot* slot, SlotWord word, Claim& claim) {
         const SlotWord mine = word.with(SlotState::claimed, process_);
         // Compares the whole word, position included, so a producer that lapped the slot meanwhile wins.

@@ -63,7 +63,7 @@ public:
             slot.header.write(numbered);
             slot.sent_ns.store(sent_ns, std::memory_order_relaxed);
             // release: whoever peeks at it too late also sees that the slot is no longer the one it was.
-            slot.origin.store(origin, std::memory_order_release);
+            slot.origin.store(Origin::make(origin, position).bits, std::memory_order_release);
             // release: the fields above belong to whoever claims the slot.
             slot.word.store(SlotWord::make(SlotState::ready, position).bits, std::memory_order_release);
             break;

@@ -124,6 +124,46 @@ void random_damage(Segments& where, std::uint64_t seed, unsigned rounds) {
     }
 }
 
+// In what state a block is and what it was made from decides who waits for whom: no bit of these can be flipped unnoticed.
+void hand_overs(Segments& where) {
+    Steps::allow_all();
+    for (const Region& region : where.regions) {
+        if (region.part != Part::slots) continue;
+        const std::size_t origin = offsetof(BasicSlot<CountedMemory>, origin) * 8;
+        for (std::size_t bit = 0; bit < origin + 64; bit = bit == 3 ? origin : bit + 1) {
+            describe(region, "hand-over, bit " + std::to_string(bit));
+            where.restore();
+            Port port(where);
+            port.send_one();
+            port.look();
+            flip(where.at(region), bit);
+            CHECK(is_corrupted([&] { port.look(); }));
+        }
+    }
+}
+
+// Nobody waits for ever for a block whose turn a flipped bit has put off.
+void order(Segments& where, std::uint64_t seed) {
+    std::uint64_t found = 0;
+    std::uint64_t bits = 0;
+    for (const Region& region : where.regions) {
+        if (region.part != Part::slots && region.part != Part::ring) continue;
+        for (std::size_t bit = 0; bit < region.bytes * 8; ++bit, ++bits) {
+            describe(region, "order, bit " + std::to_string(bit));
+            Random random(seed + bit);
+            where.restore();
+            Steps::allow_all();
+            Port port(where);
+            port.work(random, 12 + static_cast<unsigned>(random.below(30)));
+            flip(where.at(region), bit);
+            found += is_corrupted([&] { port.drain_in_order(); }) ? 1 : 0;
+        }
+    }
+    Steps::allow_all();
+    std::printf("hostile_memory: order restored or damage found after each of %llu bits, found %llu times\n",
+                static_cast<unsigned long long>(bits), static_cast<unsigned long long>(found));
+}
+
 // Constants are known by their fingerprint: none of their bits can be flipped unnoticed before somebody attaches.
 void constants(Segments& where) {
     const auto refused = [&](const char* what, const Region& region, std::size_t bytes, const std::function<void()>& attach) {
@@ -206,14 +246,16 @@ int main(int count, char** arguments) {
     std::signal(SIGALRM, [](int) { fail(__FILE__, __LINE__, "the whole test", "to end", "no end"); });
     alarm(280);
     {
-        Segments small({{1, 1}, {2, 2}});
+        Segments small({{1, 1}, {2, 2}, {1, 1}});
         constants(small);
+        hand_overs(small);
         every_bit(small, seed);
         Steps::allow_all();
     }
     {
         Segments mixed({{1, 1}, {3, 2}, {6, 3}});
         random_damage(mixed, seed, 4000);
+        order(mixed, seed);
     }
     situation = "memory that changes meanwhile";
     while_working(seed, 200'000);

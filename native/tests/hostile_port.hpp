@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "lanes.hpp"
 #include "traffic.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -138,6 +139,13 @@ public:
                 links_.back()->ends.emplace_back(Consumer(ring, pool_, bell_, consumer, 1 + consumer));
             }
         }
+        // The others as the lanes of replicas that consume the first, competing with the ends above.
+        const auto lane = [&](std::size_t index) {
+            return Consumer(links_[index]->ring, pool_, bell_, 0, max_processes - 1);
+        };
+        lanes_.emplace(lane(1));
+        for (std::size_t index = 2; index < links_.size(); ++index) lanes_->add(lane(index));
+        lanes_->restore_order_of(links_[0]->ring);
     }
 
     // A little of everything, as modules do it: what is damaged afterwards has blocks in every state.
@@ -155,7 +163,7 @@ public:
         }
     }
 
-    static constexpr unsigned operations = 25;
+    static constexpr unsigned operations = 31;
 
     void operate(unsigned operation, Random& random) {
         Link& link = *links_[random.below(links_.size())];
@@ -194,7 +202,13 @@ public:
             case 21: Steps::allow("take_over", links_.size() * ring_steps + pool_steps); succeed(); break;
             case 22: allow("ring"); link.bell.ring(static_cast<unsigned>(random.below(64))); break;
             case 23: allow("ring_anyway"); link.bell.ring_anyway(control_bit); break;
-            default: allow("take and wait"); link.bell.take(); link.bell.wait(monotonic_ns() + 1'000); break;
+            case 24: allow("take and wait"); link.bell.take(); link.bell.wait(monotonic_ns() + 1'000); break;
+            case 25: allow("peek"); CHECK(end.consumer.peek().origin <= last_position); break;
+            case 26: allow("pause"); link.ring.pause(); break;
+            case 27: allow("resume"); link.ring.resume(1); CHECK(!link.ring.paused()); break;
+            case 28: Steps::allow("claim of lanes", lanes_steps()); claim_in_order(); break;
+            case 29: Steps::allow("peek_sent_ns of lanes", lanes_steps()); CHECK(lanes_->peek_sent_ns() >= -1); break;
+            default: Steps::allow("look_again of lanes", lanes_steps()); lanes_->look_again(); lanes_->at_end(); break;
         }
     }
 
@@ -202,6 +216,7 @@ public:
     void drain() {
         for (const auto& link : links_) {
             End& end = link->ends.front();
+            link->ring.resume(1);
             for (std::uint64_t claims = 0;; ++claims) {
                 CHECK(claims <= link->ring.count());
                 Steps::allow("drain", 64 + 16 * link->ring.count());
@@ -215,12 +230,50 @@ public:
         }
     }
 
+    // One block for every ring, and a look at what waits there, without trust in positions. Throws Corrupted.
+    void send_one() {
+        Random random(1);
+        send(random);
+    }
+    void look() {
+        for (const auto& link : links_) {
+            link->ends.front().consumer.look_again();
+            CHECK(link->ends.front().consumer.peek().slot != nullptr);
+        }
+    }
+
+    // When the replicas have answered all, whoever restores their order gets what is in the lanes.
+    void drain_in_order() {
+        Link& input = *links_.front();
+        for (const auto& link : links_) link->ring.resume(1);
+        for (End& end : input.ends) {
+            for (const Claim& claim : end.claims) end.consumer.finish(claim);
+            end.claims.clear();
+            end.consumer.look_again();
+            for (Claim claim; end.consumer.claim(claim);) end.consumer.finish(claim);
+        }
+        for (std::uint64_t claims = 0;; ++claims) {
+            CHECK(claims <= lanes_steps());
+            Steps::allow("drain in order", lanes_steps());
+            lanes_->look_again();
+            Claim claim;
+            typename Lanes::Lane* lane = lanes_->claim(claim);
+            if (lane == nullptr) break;
+            lane->consumer.finish(claim);
+        }
+        for (std::size_t index = 1; index < links_.size(); ++index) {
+            const Ring& ring = links_[index]->ring;
+            for (std::uint32_t slot = 0; slot < ring.count(); ++slot) CHECK(load(ring.slot(slot)).state() != SlotState::ready);
+        }
+    }
+
 private:
     using Ring = BasicRing<Memory>;
     using Producer = BasicRingProducer<Memory>;
     using Consumer = BasicRingConsumer<Memory>;
     using Bell = BasicBell<Memory>;
     using Claim = BasicClaim<Memory>;
+    using Lanes = BasicLanes<Memory>;
 
     struct End {
         explicit End(Consumer made) : consumer(std::move(made)) {}
@@ -249,7 +302,8 @@ private:
         std::memset(pool_.payload(*buffer), 1, header.payload_bytes);
         pool_.set_branches(*buffer, branches);
         for (const auto& link : links_) {
-            if (!link->producer.publish(header, monotonic_ns())) throw Corrupted("no free slot");
+            // As a module that is at work on what came through the first ring.
+            if (!link->producer.publish(header, monotonic_ns(), origin_)) throw Corrupted("no free slot");
             link->bell.ring(0);
         }
     }
@@ -257,6 +311,7 @@ private:
     bool claim(End& end) {
         Claim claim;
         if (!end.consumer.claim(claim)) return false;
+        if (end.consumer.ring().branch() == 0) origin_ = claim.word.position();
         // Whatever the slot says, it is inside of one buffer.
         const BlockHeader& header = claim.header;
         std::array<std::byte, HostileSegment<Memory>::capacity> copy;
@@ -291,6 +346,18 @@ private:
         if (pool_.hold(buffer, process)) pool_.release(buffer, process);
     }
 
+    std::uint64_t lanes_steps() const {
+        std::uint64_t slots = 0;
+        for (const auto& link : links_) slots += link->ring.count();
+        return 256 + 64 * slots;
+    }
+
+    void claim_in_order() {
+        Claim claim;
+        typename Lanes::Lane* lane = lanes_->claim(claim);
+        if (lane != nullptr) lane->consumer.discard(claim, Reason::failed);
+    }
+
     // Whoever comes after the producer goes on from what is there.
     void succeed() {
         std::vector<Ring> rings;
@@ -310,6 +377,8 @@ private:
     BasicBufferPool<Memory> pool_;
     Bell bell_;
     std::vector<std::unique_ptr<Link>> links_;
+    std::optional<Lanes> lanes_ = {};
+    std::uint64_t origin_ = 0;
 };
 
 }  // namespace steadyflow::testing

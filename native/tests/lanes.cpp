@@ -163,7 +163,7 @@ private:
         if (lane == nullptr) return;
         const Made made = lanes_[*expected].front();
         lanes_[*expected].pop_front();
-        const Made got{claim.slot->origin.load(), claim.header.first_frame, claim.header.frames};
+        const Made got{Origin{claim.slot->origin.load()}.position(), claim.header.first_frame, claim.header.frames};
         if (got != made) {
             fail(__FILE__, __LINE__, "what is taken", std::to_string(made.number) + "." + std::to_string(made.part),
                  std::to_string(got.number) + "." + std::to_string(got.part));
