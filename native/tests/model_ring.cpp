@@ -1,9 +1,10 @@
 // Ring, buffers and bell under every order of their memory accesses that C++20 allows; and a check of that check: each
 // memory order in their source is weakened in turn, each store is left out in turn, and some scenario must notice.
 //
-//   model_ring [--whole] [--without-mutations] [--only TEXT]
+//   model_ring [--whole | --rehearse] [--only TEXT]
 //
 // --whole: also the scenarios that take long, and what is listed below as never noticed, to see that it still is not.
+// --rehearse: some random executions of each scenario, for sanitizers, which make a whole search long.
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -175,12 +176,12 @@ private:
 int main(int argument_count, char** arguments) {
     const NoLeakCheck abandoned_stacks;
     bool whole = false;
-    bool mutations = true;
+    Limits limits;
     std::string only;
     for (int index = 1; index < argument_count; ++index) {
         const std::string_view argument = arguments[index];
         if (argument == "--whole") whole = true;
-        else if (argument == "--without-mutations") mutations = false;
+        else if (argument == "--rehearse") limits.rehearse_only = true;
         else if (argument == "--only" && index + 1 < argument_count) only = arguments[++index];
         else {
             std::fprintf(stderr, "model_ring: unknown argument %s; see the beginning of its source\n", arguments[index]);
@@ -198,15 +199,15 @@ int main(int argument_count, char** arguments) {
     }
     std::uint64_t executions = 0;
     for (Subject& subject : subjects) {
-        const Report report = subject.explorer->explore({});
+        const Report report = subject.explorer->explore(limits);
         print(report);
         subject.seconds = report.seconds;
         executions += report.executions;
     }
     std::printf("model_ring: %zu scenarios, %llu executions, 0 violations\n", subjects.size(),
                 static_cast<unsigned long long>(executions));
+    if (limits.rehearse_only) return 0;
     if (only.empty()) check_coverage(orders);
-    if (!mutations) return 0;
     std::stable_sort(subjects.begin(), subjects.end(),
                      [](const Subject& one, const Subject& other) { return one.seconds < other.seconds; });
     Mutations(orders, subjects, whole).run();
