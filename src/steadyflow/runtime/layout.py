@@ -314,10 +314,9 @@ class Layout:
             port: [plan.reserve(pool_bytes(*size)) for size in sizes]
             for port, sizes in self._pool_sizes(pipelines).items()
         }
-        self.segment = Segment.create(plan.bytes)
+        self.segments = [Segment.create(plan.bytes), *(place[0] for place in opened.values())]
         for offset in (*bells.values(), *self.target_bells.values()):
             self.segment.create_bell(offset)
-        self.segments = [self.segment, *(place[0] for place in opened.values())]
         self._create(pipelines, rings, pools)
         self.bells = {name: Place(0, offset) for name, offset in bells.items()}
         bits = self._consumer_bits(pipelines)
@@ -334,11 +333,15 @@ class Layout:
             for pipeline in pipelines
         }
 
+    @property
+    def segment(self) -> Segment:
+        """The flow's own segment; the others belong to pipelines that were open before."""
+        return self.segments[0]
+
     def release(self) -> None:
-        """Let go of the segments."""
-        self.segments.clear()
+        """Let go of the segments. Idempotent: a thread may close the flow while the program ends."""
+        self.segments = []
         self._opened = {}
-        del self.segment
 
     def worker_wirings(self, workers: Sequence[WorkerPlan]) -> list[WorkerWiring]:
         """Return what each worker has to build."""
