@@ -6,11 +6,14 @@ An observer can't disturb the flow: its memory is mapped read-only, and the flow
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+import msgspec
 
 from steadyflow._native import Ring, Segment, monotonic_ns
 from steadyflow.errors import (
@@ -25,6 +28,8 @@ from steadyflow.errors import (
 from steadyflow.metrics.flow_metrics import FlowMetrics, read_flow_metrics
 
 if TYPE_CHECKING:
+    import socket
+
     from steadyflow.runtime.channel import Channel
     from steadyflow.runtime.flow_description import FlowDescription, PipelineDescription
 
@@ -196,11 +201,15 @@ def observe(
 
 
 def _choose(flow: str | None, pid: int | None) -> Path:
-    from steadyflow.runtime.socket_folder import flow_in_file_names
+    from steadyflow.runtime.socket_folder import flow_in_file_names, folder_of_sockets
 
     running = observable_flows()
     if not running:
-        raise FlowNotRunning("observe: expected a running flow of this user, got none; start one first.")
+        raise FlowNotRunning(
+            f"observe: expected a running flow of this user, got none in {folder_of_sockets()}. Start one first; if one "
+            f"is running, its report says whether it cannot be observed (ObservationUnavailable), and both programs need "
+            f"the same XDG_RUNTIME_DIR."
+        )
     if flow is not None and flow_in_file_names(flow) not in {one.flow for one in running}:
         raise UnknownName("flow", flow, dict.fromkeys(one.flow for one in running), where="observe")
     chosen = [
@@ -217,27 +226,45 @@ def _choose(flow: str | None, pid: int | None) -> Path:
 
 
 def _ask(path: Path, timeout_s: float) -> Observation:
-    from steadyflow.runtime.channel import Channel, ChannelBroken
-    from steadyflow.runtime.socket_folder import connect
+    from steadyflow.runtime.channel import Channel, ChannelBroken, ChannelClosed
 
+    channel = Channel(_connect(path, timeout_s))
     try:
-        channel = Channel(connect(path, timeout_s))
-    except (ConnectionRefusedError, FileNotFoundError) as error:
-        raise FlowNotRunning(f"{path}: expected a running flow, got: {error.strerror}. It has ended.") from error
-    except OSError as error:
-        raise ObservationFailed(f"{path}: expected the socket of a running flow, got: {error}.") from error
-    try:
-        description, descriptors = _take_answer(path, channel)
-        return Observation(description, _map(path, descriptors, description.segments), channel)
-    except BaseException as error:
+        return _take_answer(path, channel)
+    except ChannelClosed as gone:
         channel.close()
-        if isinstance(error, ChannelBroken):
-            raise ObservationFailed(f"{path}: expected an answer within {timeout_s:g} s; {error}.") from error
+        raise FlowNotRunning(f"{path}: expected a running flow; it ended before it had answered ({gone}).") from gone
+    except ChannelBroken as broken:
+        channel.close()
+        raise ObservationFailed(f"{path}: expected an answer within {timeout_s:g} s; {broken}.") from broken
+    except BaseException:
+        channel.close()
         raise
 
 
-def _take_answer(path: Path, channel: Channel) -> tuple[FlowDescription, list[int]]:
+def _connect(path: Path, timeout_s: float) -> socket.socket:
+    from steadyflow.runtime.socket_folder import connect
+
+    try:
+        return connect(path, timeout_s)
+    except (ConnectionRefusedError, FileNotFoundError) as error:
+        raise FlowNotRunning(f"{path}: expected a running flow, got: {error.strerror}. It has ended.") from error
+    except BlockingIOError as error:
+        raise ObservationFailed(
+            f"{path}: expected to be served within {timeout_s:g} s; others were waiting for it as well."
+        ) from error
+    except PermissionError as error:
+        raise ObservationFailed(
+            f"{path}: expected the socket of a flow of this user, got: {error.strerror}. Only the user who runs a flow can "
+            f"observe it."
+        ) from error
+    except OSError as error:
+        raise ObservationFailed(f"{path}: expected the socket of a running flow, got: {error}.") from error
+
+
+def _take_answer(path: Path, channel: Channel) -> Observation:
     from steadyflow.runtime.channel import Observed, Refused
+    from steadyflow.runtime.flow_description import FlowDescription
 
     if channel.peer_uid() != os.geteuid():
         raise ObservationFailed(
@@ -248,7 +275,15 @@ def _take_answer(path: Path, channel: Channel) -> tuple[FlowDescription, list[in
         raise ObservationFailed(f"{path}: {message.reason}.")
     if not isinstance(message, Observed):
         raise ObservationFailed(f"{path}: expected a description of the flow, got {type(message).__name__}.")
-    return message.description, channel.take_descriptors()
+    try:
+        description = msgspec.msgpack.decode(message.description, type=FlowDescription)
+        segments = _map(path, channel.take_descriptors(), description.segments)
+    except (msgspec.MsgspecError, UnicodeDecodeError, CorruptedSegment) as error:
+        raise ObservationFailed(
+            f"{path}: {error}. The flow runs steadyflow {message.version}, this program "
+            f"{importlib.metadata.version('steadyflow')}; observe it with the version that runs it."
+        ) from error
+    return Observation(description, segments, channel)
 
 
 def _map(path: Path, descriptors: list[int], expected: int) -> list[Segment]:
@@ -256,12 +291,10 @@ def _map(path: Path, descriptors: list[int], expected: int) -> list[Segment]:
     try:
         if len(descriptors) != expected:
             raise ObservationFailed(
-                f"{path}: expected {expected} descriptors, got {len(descriptors)}; too many are open."
+                f"{path}: expected {expected} descriptors, got {len(descriptors)}; this process has too many open."
             )
         while descriptors:
             segments.append(Segment.attach(descriptors.pop(0), False))
-    except CorruptedSegment as error:
-        raise ObservationFailed(f"{path}: {error}") from error
     finally:
         for descriptor in descriptors:
             os.close(descriptor)

@@ -38,7 +38,9 @@ from steadyflow import (
 from steadyflow.errors import ConfigurationError, CorruptedSegment, FlowNotRunning, StateError, SystemShortage, UnknownName
 from steadyflow.events import ObservationUnavailable
 from steadyflow.runtime.channel import Abort, Channel, Observed, Refused
+from steadyflow.runtime.flow_description import FlowDescription, PipelineDescription
 from steadyflow.runtime.observers import MAX_OBSERVERS
+from steadyflow.runtime.wiring import Place
 from steadyflow.testing import Collect
 
 MONO = AudioFormat(48_000, 1)
@@ -333,8 +335,7 @@ def test_whoever_talks_or_only_connects_is_sent_away(runtime_folder):
         with contextlib.ExitStack() as clients:
             for number in range(2 * MAX_OBSERVERS):
                 client = clients.enter_context(socket.socket(socket.AF_UNIX))
-                client.settimeout(LIMIT_S)
-                client.connect(str(runtime_folder / name))
+                client.connect(str(runtime_folder / name))  # waits while so many others do
                 if number % 2:
                     client.sendall(b"\xff" * 1000)
                 else:
@@ -424,13 +425,16 @@ def test_a_forked_child_has_no_part_in_it(runtime_folder):
     with running() as (flow, _):
         observation = observe()
         reader, writer = os.pipe()
+        began, begins = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(writer)
+            os.write(begins, b"x")
             select.select([reader], [], [], LIMIT_S)
             os._exit(0)
         os.close(reader)
         try:
+            os.read(began, 1)
             links = [os.readlink(link) for link in Path(f"/proc/{child}/fd").iterdir()]
             flow.stop()
             # The child, which lives on, holds neither the listening socket nor a connection open.
@@ -439,7 +443,8 @@ def test_a_forked_child_has_no_part_in_it(runtime_folder):
             assert sockets(runtime_folder) == []
             assert not [link for link in links if "eventfd" in link]
         finally:
-            os.close(writer)
+            for descriptor in (writer, began, begins):
+                os.close(descriptor)
             os.waitpid(child, 0)
             observation.close()
 
@@ -617,9 +622,6 @@ def impostor(tmp_path):
 
 def description(**changes):
     """A description of no flow."""
-    from steadyflow.runtime.flow_description import FlowDescription, PipelineDescription
-    from steadyflow.runtime.wiring import Place
-
     pipeline = PipelineDescription(
         id="a->b",
         source="a",
@@ -637,8 +639,19 @@ def description(**changes):
     return FlowDescription(flow="f", pid=1, started_ns=0, segments=1, pipelines=(pipeline,), workers=())
 
 
+def observed(description):
+    return Observed("0.0.7", msgspec.Raw(msgspec.msgpack.encode(description)))
+
+
 def segment_descriptor():
-    return os.dup(_native.Segment.create(4096).descriptor)
+    segment = _native.Segment.create(4096)
+    return os.dup(segment.descriptor)
+
+
+def segment_of_another_layout():
+    segment = _native.Segment.create(4096)
+    os.pwrite(segment.descriptor, struct.pack("@I", 77), 8)
+    return os.dup(segment.descriptor)
 
 
 def answer_with(message, descriptors=lambda: []):
@@ -654,15 +667,17 @@ def answer_with(message, descriptors=lambda: []):
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        (lambda connection: None, "closed the conversation"),
         (lambda connection: connection.sendall(b"\0\0\0\4what"), "expected a message, got something else"),
         (lambda connection: connection.sendall(struct.pack("!I", 1 << 31)), "expected a message of at most"),
         (answer_with(Refused("not today")), "not today"),
         (answer_with(Abort()), "expected a description of the flow, got Abort"),
-        (answer_with(Observed(description())), "expected 1 descriptors, got 0"),
-        (answer_with(Observed(description()), lambda: [os.memfd_create("x")]), "sealed against shrinking"),
-        (answer_with(Observed(description(rings=({"segment": 7, "offset": 64},))), lambda: [segment_descriptor()]), "."),
-        (answer_with(Observed(description(buffer_size=0)), lambda: [segment_descriptor()]), "that cannot be"),
+        (answer_with(observed(description())), "expected 1 descriptors, got 0"),
+        (answer_with(observed(description()), lambda: [os.memfd_create("x")]), "sealed against shrinking"),
+        (answer_with(observed(description()), lambda: [segment_of_another_layout()]), "expected layout version 3, got 77"),
+        (answer_with(observed(description(rings=())), lambda: [segment_descriptor()]), "that cannot be"),
+        (answer_with(observed(description(rings=(Place(7, 64),))), lambda: [segment_descriptor()]), "that cannot be"),
+        (answer_with(observed(description(buffer_size=0)), lambda: [segment_descriptor()]), "that cannot be"),
+        (answer_with(observed({"flow": "of later"})), "missing required field.*runs steadyflow 0.0.7, this program 0"),
     ],
 )
 def test_answers_that_make_no_sense(impostor, answer, problem):
@@ -670,8 +685,13 @@ def test_answers_that_make_no_sense(impostor, answer, problem):
         observe(path=impostor(answer))
 
 
+def test_a_flow_that_ends_before_it_answers(impostor):
+    with pytest.raises(FlowNotRunning, match="it ended before it had answered"):
+        observe(path=impostor(lambda connection: None))
+
+
 def test_a_description_of_memory_that_holds_something_else(impostor):
-    answer = answer_with(Observed(description()), lambda: [segment_descriptor()])
+    answer = answer_with(observed(description()), lambda: [segment_descriptor()])
     with pytest.raises(CorruptedSegment, match="pipeline 'a->b': no ring at offset 64"):
         observe(path=impostor(answer))
 

@@ -14,7 +14,6 @@ import msgspec
 
 from steadyflow.errors import FlowError, LimitExceeded
 from steadyflow.report import AlignedInputReport
-from steadyflow.runtime.flow_description import FlowDescription
 
 ModuleReports: TypeAlias = dict[str, tuple[int, int, str, dict[str, AlignedInputReport]]]
 """What the modules of a worker did, by name: calls, busy ns, state, and what became of aligned inputs."""
@@ -86,9 +85,14 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class Observed(msgspec.Struct, frozen=True, tag="observed"):
-    """To an observer, with the descriptors of the segments, to be read only: the flow as it is."""
+    """
+    To an observer, with the descriptors of the segments, to be read only: the flow as it is.
 
-    description: FlowDescription
+    The description is left encoded, so that one of another version is known for what it is.
+    """
+
+    version: str
+    description: msgspec.Raw
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -108,7 +112,11 @@ _MAX_DESCRIPTORS: Final = 250
 
 
 class ChannelBroken(FlowError):
-    """The other side is gone, or sends something that is no message."""
+    """The other side is gone, does not answer in time, or sends something that is no message."""
+
+
+class ChannelClosed(ChannelBroken):
+    """The other side is gone."""
 
 
 class Channel:
@@ -208,8 +216,10 @@ class Channel:
                 else:
                     piece = self._socket.recv(min(count - len(parts), 1 << 20))
                 if not piece:
-                    raise ChannelBroken("the other side has closed the conversation")
+                    raise ChannelClosed("the other side has closed the conversation")
                 parts += piece
+        except TimeoutError as error:
+            raise ChannelBroken("the other side said nothing in time") from error
         except OSError as error:
-            raise ChannelBroken(f"the other side is gone: {error}") from error
+            raise ChannelClosed(f"the other side is gone: {error}") from error
         return bytes(parts)

@@ -8,6 +8,7 @@ at a bounded pace, each within a bounded time.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import select
 import socket
@@ -16,6 +17,8 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from steadyflow._native import Segment
 from steadyflow.errors import LimitExceeded, SystemShortage
@@ -76,6 +79,8 @@ class Observers:
 
     def request_end(self) -> None:
         """The same without waiting for it."""
+        if self._closing:
+            return  # also in a forked child, where nobody may be left to give the lock back
         with self._ending:
             if not self._closing:
                 self._folder.remove(self._file)
@@ -142,7 +147,8 @@ class Observers:
                 # Opened anew, so that nobody can write through it, or map it for writing.
                 path = f"/proc/self/fd/{segment.descriptor}"
                 descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            channel.send(Observed(description), descriptors)
+            encoded = msgspec.Raw(msgspec.msgpack.encode(description))
+            channel.send(Observed(importlib.metadata.version("steadyflow"), encoded), descriptors)
         except (OSError, LimitExceeded) as error:
             channel.send(Refused(f"the flow cannot hand out its memory: {error}"))
             return False

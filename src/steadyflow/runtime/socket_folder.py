@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import stat
+import struct
 import tempfile
 from itertools import count
 from pathlib import Path
@@ -40,6 +41,17 @@ class SocketName(NamedTuple):
     pid: int
 
 
+def folder_of_sockets() -> Path:
+    """Return where the folder of this user's sockets is, or would be."""
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    # What is not absolute is to be ignored, says the specification of base directories.
+    if not runtime.is_absolute():
+        runtime = Path(f"/run/user/{os.geteuid()}")
+        if not runtime.is_dir():
+            return Path(tempfile.gettempdir()) / f"steadyflow-{os.geteuid()}"
+    return runtime / "steadyflow"
+
+
 def flow_in_file_names(flow: str) -> str:
     """Return the name of a flow as the names of files have it: other characters than letters, digits, _, - and . replaced."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", flow)[:_MAX_FLOW_CHARACTERS].lstrip(".") or "_"
@@ -57,7 +69,7 @@ class SocketFolder:
     """
 
     def __init__(self, *, create: bool) -> None:
-        self.path = _place()
+        self.path = folder_of_sockets()
         try:
             if create:
                 with contextlib.suppress(FileExistsError):
@@ -175,22 +187,18 @@ def _address(folder: int, file: str) -> str:
 def _connect(address: str, timeout_s: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(timeout_s)
+        if timeout_s:
+            # A socket of Python's with a timeout would not wait here: where many are waiting already, it is refused at once.
+            limit = struct.pack("@ll", int(timeout_s), max(1, int(timeout_s % 1 * 1e6)))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        else:
+            connection.setblocking(False)
         connection.connect(address)
+        connection.settimeout(timeout_s)
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _place() -> Path:
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
-    # What is not absolute is to be ignored, says the specification of base directories.
-    if not runtime.is_absolute():
-        runtime = Path(f"/run/user/{os.geteuid()}")
-        if not runtime.is_dir():
-            return Path(tempfile.gettempdir()) / f"steadyflow-{os.geteuid()}"
-    return runtime / "steadyflow"
 
 
 def _is_alive(pid: int) -> bool:
