@@ -1006,6 +1006,8 @@ signal.pause()
     process.kill()
     process.wait(LIMIT_S)
     assert [ended(10) for ended in watched] == [True, True]
+    with DataFlowCoordinator("next") as flow:
+        flow.start()  # removes the socket that the killed one could not
 
 
 def test_ctrl_c_drains_and_leaves_nothing(script, ended_by):

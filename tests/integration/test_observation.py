@@ -295,6 +295,16 @@ def test_a_damaged_place_names_the_pipeline():
         assert observation.pipelines
 
 
+def test_nobody_can_open_it_anew_for_writing(runtime_folder):
+    if os.geteuid() == 0:
+        pytest.skip("root may open whatever it likes")
+    with running() as (_, _), observe():
+        for link in Path("/proc/self/fd").iterdir():
+            if "memfd:steadyflow" in os.readlink(link):
+                with pytest.raises(PermissionError):
+                    os.open(link, os.O_RDWR)
+
+
 # --- the flow does not care -----------------------------------------------------------------------------------------------
 
 
@@ -464,7 +474,7 @@ def test_folder_and_socket_are_for_this_user_alone(runtime_folder):
             assert (mode(runtime_folder), mode(found.path)) == (0o700, 0o600)
             assert found.path.parent == runtime_folder
             flow.stop()
-            assert sockets(runtime_folder) == []
+            assert not runtime_folder.exists()
     finally:
         os.umask(before)
 
@@ -533,6 +543,20 @@ def test_a_folder_without_room_is_refused(runtime_folder, monkeypatch):
         (runtime_folder / f"flow-{os.getpid()}{number}.sock").mkdir()
     monkeypatch.setattr("steadyflow.runtime.socket_folder._MAX_SOCKETS_OF_A_NAME", 2)
     assert "the socket of the flow cannot be made" in refused(runtime_folder)
+
+
+def test_a_folder_that_another_flow_removes_in_that_moment(runtime_folder, monkeypatch):
+    removals = []
+
+    def remove(folder):
+        if not removals:
+            removals.append(folder.path.rmdir())
+
+    monkeypatch.setattr("steadyflow.runtime.socket_folder.SocketFolder._remove_stale", remove)
+    with running() as (_, _), observe() as observation:
+        assert removals == [None]
+        assert not observation.ended
+    assert not runtime_folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from typing import Final
 import msgspec
 
 from steadyflow._native import Segment
-from steadyflow.errors import LimitExceeded, SystemShortage
+from steadyflow.errors import LimitExceeded
 from steadyflow.runtime.channel import Channel, ChannelBroken, Observed, Refused
 from steadyflow.runtime.flow_description import FlowDescription
-from steadyflow.runtime.socket_folder import SocketFolder
+from steadyflow.runtime.socket_folder import listen
 
 MAX_OBSERVERS: Final = 16
 
@@ -50,14 +50,7 @@ class Observers:
 
     def __init__(self, flow: str, describe: Describe) -> None:
         self._describe = weakref.WeakMethod(describe)
-        self._folder = SocketFolder(create=True)
-        try:
-            self._listener, self._file = self._folder.listen(flow, MAX_OBSERVERS)
-        except OSError as error:
-            self._folder.close()
-            raise SystemShortage(
-                f"{self._folder.path}: the socket of the flow cannot be made: {error.strerror}"
-            ) from error
+        self._folder, self._listener, self._file = listen(flow, MAX_OBSERVERS)
         self._listener.setblocking(False)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._connections: dict[int, socket.socket] = {}

@@ -24,6 +24,7 @@ from steadyflow.errors import SystemShortage
 _NAME: Final = re.compile(r"(?P<flow>.+)-(?P<pid>[0-9]{1,10})(\.[0-9]{1,4})?\.sock")
 _MAX_FLOW_CHARACTERS: Final = 48
 _MAX_SOCKETS_OF_A_NAME: Final = 1000
+_MAX_ATTEMPTS: Final = 10
 
 
 class SocketName(NamedTuple):
@@ -101,7 +102,7 @@ class SocketFolder:
 
     def listen(self, flow: str, backlog: int) -> tuple[socket.socket, str]:
         """
-        Make the socket of a flow of this process, after removing those that nobody listens to any more.
+        Make the socket of a flow of this process, after removing those of processes that are gone.
 
         Returns:
             The listening socket, and the name of its file.
@@ -130,9 +131,11 @@ class SocketFolder:
         return listener, file
 
     def remove(self, file: str) -> None:
-        """Remove a socket's file; it may be gone already."""
+        """Remove a socket's file, and the folder with the last one; they may be gone already."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(file, dir_fd=self._descriptor)
+        with contextlib.suppress(OSError):  # others are in it, or it is not ours any more
+            self.path.rmdir()
 
     def names(self) -> list[SocketName]:
         """Return the sockets that are there, in the order of their names; nobody may be listening to some."""
@@ -152,8 +155,10 @@ class SocketFolder:
 
     def _remove_stale(self) -> None:
         for name in self.names():
-            if (name.pid == os.getpid() or not _is_alive(name.pid)) and not self.is_served(name.file):
-                self.remove(name.file)
+            # Not of a living one: it may be about to listen. Of a dead one, since one of another container seems dead here.
+            if not _is_alive(name.pid) and not self.is_served(name.file):
+                with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+                    os.unlink(name.file, dir_fd=self._descriptor)
 
     def _has(self, file: str) -> bool:
         try:
@@ -164,6 +169,28 @@ class SocketFolder:
 
     def _address(self, file: str) -> str:
         return _address(self._descriptor, file)
+
+
+def listen(flow: str, backlog: int) -> tuple[SocketFolder, socket.socket, str]:
+    """
+    Make the socket of a flow of this process, that only this user can connect to.
+
+    Returns:
+        The folder, the listening socket, and the name of its file.
+
+    Raises:
+        SystemShortage: It cannot be made; says why.
+    """
+    for _ in range(_MAX_ATTEMPTS):
+        folder = SocketFolder(create=True)
+        try:
+            return folder, *folder.listen(flow, backlog)
+        except FileNotFoundError:
+            folder.close()  # the flow that was in it has just removed it
+        except OSError as error:
+            folder.close()
+            raise SystemShortage(f"{folder.path}: the socket of the flow cannot be made: {error.strerror}") from error
+    raise SystemShortage(f"{folder.path}: the socket of the flow cannot be made: others keep removing the folder")
 
 
 def connect(path: Path, timeout_s: float) -> socket.socket:
