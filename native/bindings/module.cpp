@@ -88,7 +88,8 @@ nb::dict counters_of(const Ring& ring) {
 // One histogram, summed over the consumers: (counts as a uint64 array, sum, max).
 nb::object histogram_of(const Ring& ring, Histogram ConsumerStats::*which) {
     npy_intp buckets = histogram_buckets;
-    const nb::object counts = take(PyArray_ZEROS(1, &buckets, NPY_UINT64, 0));
+    // numpy gives up the interpreter lock while it gets memory that is zero.
+    const nb::object counts = take(survive_shutdown([&] { return PyArray_ZEROS(1, &buckets, NPY_UINT64, 0); }));
     auto* values = static_cast<std::uint64_t*>(PyArray_DATA(reinterpret_cast<PyArrayObject*>(counts.ptr())));
     std::uint64_t sum = 0;
     std::uint64_t max = 0;
