@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -98,7 +99,7 @@ class StructCodec:
         """Decode an instance of the format's class; see `Codec.decode`."""
         try:
             return self._decode(payload)
-        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"{self._prefix}expected {self._format}, got something else: {error}") from error
 
 
@@ -138,8 +139,9 @@ def _check_size(payload: bytes, max_bytes: int, prefix: str) -> None:
 
 _ARRAY: Final = 1  # the number of our MessagePack extension
 
-# Numbers, times and text of fixed size; neither objects nor records, whose description would not be complete.
-_DTYPE: Final = re.compile(r"[<>|][biufcmMSU][0-9]{1,8}(\[[0-9]{0,6}[A-Za-z]{1,2}\])?")
+# Numbers, times and text of fixed size; neither objects nor records, whose description would not be complete. And nothing of
+# size 0, of which any number of elements fits into no bytes at all.
+_DTYPE: Final = re.compile(r"[<>|][biufcmMSU][1-9][0-9]{0,7}(\[([1-9][0-9]{0,5})?[A-Za-z]{1,2}\])?")
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], memoryview]).decode
 
@@ -167,6 +169,8 @@ def _unpack_numpy(code: int, data: memoryview) -> object:
     dtype = np.dtype(name)
     if any(axis < 0 for axis in shape) or math.prod(shape) * dtype.itemsize != len(raw):
         raise ValueError(f"an array of type {dtype} and shape {shape} does not have {len(raw)} bytes")
+    if dtype.kind == "U" and np.frombuffer(raw, f"{name[0]}u4").max(initial=0) > sys.maxunicode:
+        raise ValueError(f"an array of type {dtype} holds what is no character")
     # A copy: aligned, writable, and the receiver's own.
     return np.ndarray(shape, dtype, raw).copy()
 
@@ -174,5 +178,9 @@ def _unpack_numpy(code: int, data: memoryview) -> object:
 def _as_numpy(kind: Any, obj: object) -> object:
     """Give a field that is declared as one of numpy's scalars its type back; msgspec checks all others itself."""
     if isinstance(kind, type) and issubclass(kind, np.generic) and isinstance(obj, (bool, int, float, str, bytes)):
-        return kind(obj)
+        try:
+            with np.errstate(over="raise"):
+                return kind(obj)
+        except (OverflowError, FloatingPointError) as error:
+            raise ValueError(f"{obj!r} does not fit into {kind.__name__}") from error
     return obj

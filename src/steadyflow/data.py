@@ -89,6 +89,11 @@ def _stamp(name: str, value: SupportsIndex, *, bits: int = 63) -> int:
     return number
 
 
+def possible_time(timestamp_ns: int) -> int:
+    """Return a computed timestamp, or the nearest that a block can have: the one of a damaged block may be anything."""
+    return max(-(1 << 63), min(timestamp_ns, (1 << 63) - 1))
+
+
 # --- metadata -----------------------------------------------------------------------------------------------------
 
 # Exact types: a subclass (numpy.float64 is one of float) would come out as something else than went in.

@@ -17,7 +17,7 @@ import numpy as np
 
 from steadyflow._native import monotonic_ns
 from steadyflow.aligned import DEFAULT_HOLD_S, Aligned
-from steadyflow.data import Block, BlockFlag
+from steadyflow.data import Block, BlockFlag, possible_time
 from steadyflow.errors import LimitExceeded
 from steadyflow.formats import AudioFormat
 from steadyflow.report import AlignedInputReport
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from steadyflow.module import OutputPort
 
 _NEVER: Final = 1 << 62  # behind every frame
+_LAST_FRAME: Final = 1 << 60  # of a damaged block, it may be any number of 64 bits
 # Plain integers: the members of an enumeration are slow to combine.
 _DISCONTINUITY: Final = int(BlockFlag.DISCONTINUITY)
 _GAP: Final = int(BlockFlag.GAP)
@@ -257,18 +258,19 @@ class Alignment:
 
     def _place(self, side: _Input, block: Block) -> int:
         """Return where the first frame of a block belongs in the common count."""
+        first_frame = min(block.first_frame, _LAST_FRAME)
         if self._declared.by == "time":
             if self._origin_ns is None:
                 self._origin_ns = block.timestamp_ns
             by_stamp = _nearest((block.timestamp_ns - self._origin_ns) * self._rate, 1_000_000_000)
             # Its own numbers do not say how much is missing where they say nothing of it, or begin again.
-            unsaid = block.flags & _DISCONTINUITY and block.first_frame == side.next_number
-            again = block.first_frame < side.next_number and not block.flags & _REPEATED
+            unsaid = block.flags & _DISCONTINUITY and first_frame == side.next_number
+            again = first_frame < side.next_number and not block.flags & _REPEATED
             if side.stamp is None or unsaid or again:
-                side.offset_frames = by_stamp - block.first_frame
-            side.drift_frames = by_stamp - block.first_frame - side.offset_frames
-        side.next_number = block.first_frame + block.frames
-        return block.first_frame + side.offset_frames
+                side.offset_frames = by_stamp - first_frame
+            side.drift_frames = by_stamp - first_frame - side.offset_frames
+        side.next_number = first_frame + block.frames
+        return first_frame + side.offset_frames
 
     # --- what is given -----------------------------------------------------------------------------------------------
 
@@ -321,7 +323,9 @@ class Alignment:
         return Block(
             samples,
             side.fmt,
-            timestamp_ns=stamp.timestamp_ns + _nearest((position - stamp.frame) * 1_000_000_000, self._rate),
+            timestamp_ns=possible_time(
+                stamp.timestamp_ns + _nearest((position - stamp.frame) * 1_000_000_000, self._rate)
+            ),
             first_frame=position - self._origin,
             sequence=self._sequence,
             flags=flags,

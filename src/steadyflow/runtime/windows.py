@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from steadyflow.data import Block, BlockFlag
+from steadyflow.data import Block, BlockFlag, possible_time
 from steadyflow.formats import AudioFormat
 from steadyflow.runtime.results import send_result, send_result_async
 
 if TYPE_CHECKING:
     from steadyflow._native import ModuleContext
     from steadyflow.module import OutputPort
+
+_LAST_FRAME: Final = (1 << 63) - 1  # of a damaged block, it may be any number of 64 bits
 
 
 class Windows:
@@ -74,13 +76,14 @@ class Windows:
     def _completed(self, block: Block) -> Iterator[Block]:
         """Collect a block; yield each window that it completes, with its stamps set for what is made of it."""
         broken = block.flags & (BlockFlag.DISCONTINUITY | BlockFlag.GAP)
-        if broken or block.first_frame != self._first_frame + self._end - self._begin:
+        first_frame = min(block.first_frame, _LAST_FRAME)
+        if broken or first_frame != self._first_frame + self._end - self._begin:
             self._begin = self._end = self._skip = 0
             self._stamps.clear()
         self._flags |= block.flags
         if self._begin == self._end:
-            self._first_frame = block.first_frame
-        self._stamps.append((block.first_frame, block.timestamp_ns))
+            self._first_frame = first_frame
+        self._stamps.append((first_frame, block.timestamp_ns))
         self._append(block.samples)
         self._pass_over()
         while self._end - self._begin >= self._window:
@@ -109,7 +112,7 @@ class Windows:
         while len(self._stamps) > 1 and self._stamps[1][0] <= self._first_frame:
             self._stamps.popleft()
         first_frame, timestamp_ns = self._stamps[0]
-        return timestamp_ns + round((self._first_frame - first_frame) * self._ns_per_frame)
+        return possible_time(timestamp_ns + round((self._first_frame - first_frame) * self._ns_per_frame))
 
     def _next(self) -> Block:
         timestamp_ns = self._timestamp_ns()
