@@ -3,8 +3,9 @@ A flow whose shared memory is damaged while it runs: a program of its own, so th
 
     python -m tests.chaos.hostile_flow SEED ROUNDS PLACEMENT MOST_DAMAGES
 
-Runs as many flows as rounds, each with other damage. For each it prints one line of JSON: the round, what was damaged, and
-the errors that it ended with. The last line is {"ended": true}.
+Runs as many flows as rounds, each with other damage. For each it prints one line of JSON: the seed before it starts; then
+what was damaged, the errors that it ended with, whether it went on to its end, and the accounts of its pipelines: sent,
+delivered and dropped. The last line is {"ended": true}.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from steadyflow import (
     AudioFormat,
     BytesFormat,
     DataFlowCoordinator,
+    DropOldest,
     FlowData,
     Input,
     Module,
@@ -32,10 +34,11 @@ from steadyflow import (
     StructFormat,
     _native,
 )
-from steadyflow.errors import EndOfStream, FlowError, FlowFailed
+from steadyflow.errors import EndOfStream, FlowError, FlowFailed, PipelineClosed
 
 BLOCKS = 4000
 BUFFER_SIZE = 6
+STANDSTILL_S = 3.0
 AUDIO = AudioFormat(48_000, 1, max_block_frames=1500)
 BYTES = BytesFormat(max_bytes=100)
 
@@ -107,7 +110,9 @@ class Damage:
                 self.parts.append((f"slots of {pipeline_id}", segment, begin, whole - header - statistics))
                 self.parts.append((f"buffers of {pipeline_id}", segment, lane.pool.offset, 600))
         for name, bell in layout.bells.items():
-            self.parts.append((f"bell of {name}", layout.segments[bell.segment].descriptor, bell.offset, _native.BELL_BYTES))
+            self.parts.append(
+                (f"bell of {name}", layout.segments[bell.segment].descriptor, bell.offset, _native.BELL_BYTES)
+            )
 
     def do(self) -> None:
         for _ in range(self.count):
@@ -140,8 +145,8 @@ def receive_all(pipeline, problems: list[BaseException]) -> None:
     try:
         while True:
             pipeline.receive().metadata
-    except EndOfStream:
-        pass
+    except (EndOfStream, PipelineClosed):
+        pass  # where the end of the stream was damaged, the end of the flow comes instead
     except FlowError as problem:
         problems.append(problem)
 
@@ -150,14 +155,27 @@ def send_all(pipeline, problems: list[BaseException]) -> None:
     try:
         for number in range(BLOCKS // 10):
             pipeline.send(FlowData(b"word", metadata={"number": number}))
-        pipeline.end()
     except FlowError as problem:
         problems.append(problem)
+    finally:
+        pipeline.end()  # nobody else does, and the flow would wait for it
+
+
+def wait_while_it_goes_on(flow: DataFlowCoordinator) -> bool:
+    """Wait for the end of the flow; False: it stands still, as it does where the damage made it pause."""
+    before = None
+    while not flow.wait(STANDSTILL_S):
+        now = [(metrics.sent, metrics.delivered) for metrics in flow.report().pipelines.values()]
+        if now == before:
+            return False
+        before = now
+    return True
 
 
 def run(seed: int, placement: str, most: int) -> dict[str, object]:
     chance = random.Random(seed)
     problems: list[BaseException] = []
+    went_on = True
     with DataFlowCoordinator(f"hostile-{seed}") as flow:
         ramp = flow.add(Ramp(), name="ramp")
         level = flow.add(Level(), name="level", placement=placement, worker="other")
@@ -168,7 +186,9 @@ def run(seed: int, placement: str, most: int) -> dict[str, object]:
         flow.connect(level.peak, show.peak, buffer_size=BUFFER_SIZE)
         config = PipelineConfig(buffer_size=BUFFER_SIZE)
         words = flow.pipeline(flow.register_pipeline("app", "keep.words", config))
-        echo = flow.pipeline(flow.register_pipeline("keep.echo", "ears", config))
+        # Where the receiver has met damage, nobody receives any more.
+        unhindered = PipelineConfig(buffer_size=BUFFER_SIZE, backpressure_strategy=DropOldest())
+        echo = flow.pipeline(flow.register_pipeline("keep.echo", "ears", unhindered))
         threads = [
             threading.Thread(target=receive_all, args=(echo, problems), daemon=True),
             threading.Thread(target=send_all, args=(words, problems), daemon=True),
@@ -183,12 +203,13 @@ def run(seed: int, placement: str, most: int) -> dict[str, object]:
             while ring.counters()["sent"] < begin and not flow.wait(0.001):
                 pass
             damage.do()
-            flow.wait()
+            went_on = wait_while_it_goes_on(flow)
             flow.stop()
         except FlowFailed as failed:
             problems.extend(failed.exceptions)
-        text = str(flow.report())  # whatever the counters hold
-        flow.report().to_dict()
+        report = flow.report()
+        assert str(report), "whatever the counters hold"
+        report.to_dict()
         workers = [worker.pid for worker in flow.workers.values()]
     for thread in threads:
         thread.join()
@@ -196,14 +217,15 @@ def run(seed: int, placement: str, most: int) -> dict[str, object]:
         "seed": seed,
         "damage": damage.done,
         "errors": [f"{type(problem).__name__}: {problem}" for problem in problems],
-        "pipelines": list(flow.pipelines),
+        "went_on": went_on,
+        "accounts": {name: [each.sent, each.delivered, each.dropped_total] for name, each in report.pipelines.items()},
         "workers": workers,
-        "report": text.splitlines()[0],
     }
 
 
 def main(seed: int, rounds: int, placement: str, most: int) -> None:
     for number in range(rounds):
+        print(json.dumps({"seed": seed + number}), flush=True)
         print(json.dumps(run(seed + number, placement, most)), flush=True)
     print(json.dumps({"ended": True}), flush=True)
 

@@ -35,7 +35,14 @@ from steadyflow import (
     observable_flows,
     observe,
 )
-from steadyflow.errors import ConfigurationError, CorruptedSegment, FlowNotRunning, StateError, SystemShortage, UnknownName
+from steadyflow.errors import (
+    ConfigurationError,
+    CorruptedSegment,
+    FlowNotRunning,
+    StateError,
+    SystemShortage,
+    UnknownName,
+)
 from steadyflow.events import ObservationUnavailable
 from steadyflow.runtime.channel import Abort, Channel, Observed, Refused
 from steadyflow.runtime.flow_description import FlowDescription, PipelineDescription
@@ -120,8 +127,9 @@ def another_process(code, **options):
 
 
 def test_another_process_sees_the_right_numbers():
-    with running("notes") as (flow, faucet):
-        with another_process(f"""
+    with (
+        running("notes") as (flow, faucet),
+        another_process(f"""
             with steadyflow.observe("notes") as observation:
                 pipeline = observation.pipelines[{PIPELINE!r}]
                 tell(pipeline.statistics().delivered)
@@ -131,19 +139,20 @@ def test_another_process_sees_the_right_numbers():
                 tell((observation.ended, repr(observation)))
                 hear()
                 tell((observation.ended, pipeline.statistics().sent, repr(pipeline)))
-        """) as other:
-            assert other.stdout.readline() == "0\n"
-            faucet.let(100)
-            until(lambda: flow.get_flow_metrics(PIPELINE).delivered == 100)
-            other.stdin.write("go on\n")
-            other.stdin.flush()
-            assert eval(other.stdout.readline()) == (100, 100, 0, 100 * SAMPLES.nbytes, True)
-            shown = f"<Observation of 'notes' (pid {os.getpid()}): running, 1 pipelines>"
-            assert eval(other.stdout.readline()) == (False, shown)
-            faucet.let(3)
-            until(lambda: flow.get_flow_metrics(PIPELINE).delivered == 103)
-            report = flow.stop()
-            other.communicate("go on\n")
+        """) as other,
+    ):
+        assert other.stdout.readline() == "0\n"
+        faucet.let(100)
+        until(lambda: flow.get_flow_metrics(PIPELINE).delivered == 100)
+        other.stdin.write("go on\n")
+        other.stdin.flush()
+        assert eval(other.stdout.readline()) == (100, 100, 0, 100 * SAMPLES.nbytes, True)
+        shown = f"<Observation of 'notes' (pid {os.getpid()}): running, 1 pipelines>"
+        assert eval(other.stdout.readline()) == (False, shown)
+        faucet.let(3)
+        until(lambda: flow.get_flow_metrics(PIPELINE).delivered == 103)
+        report = flow.stop()
+        other.communicate("go on\n")
     assert report.pipelines[PIPELINE].sent == 103
     assert other.returncode == 0
 
@@ -289,7 +298,7 @@ def test_rings_are_refused_by_both_of_their_ends(received):
 def test_a_damaged_place_names_the_pipeline():
     with running() as (_, _), observe() as observation:
         segment = _native.Segment.create(4096)
-        with pytest.raises(CorruptedSegment, match="^pipeline 'a->b': no ring at offset 64$") as damage:
+        with pytest.raises(CorruptedSegment, match=r"^pipeline 'a->b': no ring at offset 64$") as damage:
             _native.Ring(segment, 64, "a->b")
         assert (damage.value.pipeline, damage.value.problem) == ("a->b", "no ring at offset 64")
         assert observation.pipelines
@@ -300,7 +309,7 @@ def test_nobody_can_open_it_anew_for_writing(runtime_folder):
         pytest.skip("root may open whatever it likes")
     with running() as (_, _), observe():
         for link in Path("/proc/self/fd").iterdir():
-            if "memfd:steadyflow" in os.readlink(link):
+            if "memfd:steadyflow" in str(link.readlink()):
                 with pytest.raises(PermissionError):
                     os.open(link, os.O_RDWR)
 
@@ -445,7 +454,7 @@ def test_a_forked_child_has_no_part_in_it(runtime_folder):
         os.close(reader)
         try:
             os.read(began, 1)
-            links = [os.readlink(link) for link in Path(f"/proc/{child}/fd").iterdir()]
+            links = [str(link.readlink()) for link in Path(f"/proc/{child}/fd").iterdir()]
             flow.stop()
             # The child, which lives on, holds neither the listening socket nor a connection open.
             until(lambda: observation.ended)
@@ -463,7 +472,7 @@ def test_a_forked_child_has_no_part_in_it(runtime_folder):
 
 
 def mode(path):
-    return stat.S_IMODE(os.stat(path).st_mode)
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_folder_and_socket_are_for_this_user_alone(runtime_folder):
@@ -678,7 +687,7 @@ def segment_of_another_layout():
     return os.dup(segment.descriptor)
 
 
-def answer_with(message, descriptors=lambda: []):
+def answer_with(message, descriptors=list):
     def answer(connection):
         given = descriptors()
         Channel(connection).send(message, given)
@@ -697,7 +706,10 @@ def answer_with(message, descriptors=lambda: []):
         (answer_with(Abort()), "expected a description of the flow, got Abort"),
         (answer_with(observed(description())), "expected 1 descriptors, got 0"),
         (answer_with(observed(description()), lambda: [os.memfd_create("x")]), "sealed against shrinking"),
-        (answer_with(observed(description()), lambda: [segment_of_another_layout()]), "expected layout version 3, got 77"),
+        (
+            answer_with(observed(description()), lambda: [segment_of_another_layout()]),
+            "expected layout version 3, got 77",
+        ),
         (answer_with(observed(description(rings=())), lambda: [segment_descriptor()]), "that cannot be"),
         (answer_with(observed(description(rings=(Place(7, 64),))), lambda: [segment_descriptor()]), "that cannot be"),
         (answer_with(observed(description(buffer_size=0)), lambda: [segment_descriptor()]), "that cannot be"),
@@ -723,7 +735,7 @@ def test_a_description_of_memory_that_holds_something_else(impostor):
 def test_a_flow_that_does_not_answer(impostor):
     answered = threading.Event()
     path = impostor(lambda connection: answered.wait(LIMIT_S))
-    with pytest.raises(ObservationFailed, match="expected an answer within 0.01 s"):
+    with pytest.raises(ObservationFailed, match=r"expected an answer within 0\.01 s"):
         observe(path=path, timeout_s=0.01)
     answered.set()
 

@@ -101,9 +101,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     reason: str
 
 
-Message: TypeAlias = (
-    Setup | Start | Stop | Abort | Ready | Failed | Ended | Exhausted | Done | Observed | Refused
-)
+Message: TypeAlias = Setup | Start | Stop | Abort | Ready | Failed | Ended | Exhausted | Done | Observed | Refused
 
 _LENGTH: Final = struct.Struct("!I")
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
