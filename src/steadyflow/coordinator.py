@@ -486,14 +486,16 @@ class DataFlowCoordinator:
         )
         self._state = "running"
         try:
+            self._admit_observers()  # before: once sources produce, a caller has to be able to stop them at once
             started = self._execution.start()
         except BaseException:
             self._state = "stopped"
+            self._end_observers()
             raise
         if not started:
             self._state = "stopped"
+            self._end_observers()
             self._raise_failure()
-        self._admit_observers()
 
     def run(self, duration_s: float | None = None) -> FlowReport:
         """

@@ -75,7 +75,8 @@ class FlowDescription(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         flow: Its name.
         pid: The process of its coordinator.
-        started_ns: When its sources began to produce, on the monotonic clock, which is the same in all processes.
+        started_ns: When its sources began to produce, on the monotonic clock, which is the same in all processes;
+            0: not yet.
         segments: How many segments come with this.
         pipelines: All that count already.
         workers: All of them.

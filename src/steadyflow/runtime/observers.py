@@ -8,6 +8,7 @@ at a bounded pace, each within a bounded time.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import select
@@ -85,7 +86,11 @@ class Observers:
         if self._closing:
             return
         self._closing = True
-        self._release()
+        self._listener.close()
+        for connection in self._connections.values():
+            connection.close()
+        self._folder.close()
+        os.close(self._wake)
 
     def _serve(self) -> None:
         try:
@@ -93,7 +98,7 @@ class Observers:
                 ready = self._wait(None, self._listener.fileno(), *self._connections)
                 for descriptor in ready & self._connections.keys():
                     # Observers have nothing to say: this one is gone, or none of ours.
-                    self._connections.pop(descriptor).close()
+                    _hang_up(self._connections.pop(descriptor))
                 if self._listener.fileno() in ready:
                     self._admit()
                     self._wait(_PAUSE_MS)
@@ -119,7 +124,7 @@ class Observers:
                 return
         except ChannelBroken:
             pass  # gone, or it does not read: its own loss
-        connection.close()
+        _hang_up(connection)
 
     def _answer(self, channel: Channel) -> bool:
         describe = self._describe()
@@ -151,9 +156,16 @@ class Observers:
         return True
 
     def _release(self) -> None:
-        self._listener.close()
+        _hang_up(self._listener)
         for connection in self._connections.values():
-            connection.close()
+            _hang_up(connection)
         self._connections.clear()
         self._folder.close()
         os.close(self._wake)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Close a socket for good: closing alone would leave it open where a forked child has it as well."""
+    with contextlib.suppress(OSError):  # the other side was faster
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
