@@ -40,7 +40,7 @@ from steadyflow.flow_files import load_flow
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, BytesFormat, Format, StructFormat
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.module import Input, Module, Output, Source, module
-from steadyflow.observation import Observation, ObservedPipeline, observable_flows, observe
+from steadyflow.observation import ObservableFlow, Observation, ObservedPipeline, observable_flows, observe
 from steadyflow.pipeline import Pipeline
 from steadyflow.report import FlowReport
 
@@ -72,6 +72,7 @@ __all__ = [
     "Input",
     "Latest",
     "Module",
+    "ObservableFlow",
     "Observation",
     "ObservationFailed",
     "ObservedPipeline",

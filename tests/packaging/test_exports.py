@@ -25,6 +25,7 @@ CONTRACT = {
     "Input",
     "Latest",
     "Module",
+    "Observation",
     "Output",
     "PipelineConfig",
     "Source",
@@ -32,6 +33,8 @@ CONTRACT = {
     "Wait",
     "load_flow",
     "module",
+    "observable_flows",
+    "observe",
 }
 """What the documentation promises; a name leaves this set only with a major version."""
 
