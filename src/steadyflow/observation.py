@@ -119,7 +119,19 @@ class Observation:
     @property
     def ended(self) -> bool:
         """Whether the flow has stopped, or its process is gone."""
-        if not self.ended_ns and (self._channel is None or self._channel.is_closed_by_peer()):
+        return self.wait(0.0)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """
+        Wait until the flow has stopped, or its process is gone; blocks.
+
+        Args:
+            timeout_s: How long; None: as long as it takes.
+
+        Returns:
+            Whether it has ended.
+        """
+        if not self.ended_ns and (self._channel is None or self._channel.is_closed_by_peer(timeout_s)):
             self.ended_ns = monotonic_ns()
         return self.ended_ns != 0
 
@@ -178,9 +190,8 @@ def observe(
     ::
 
         with observe("notes") as observation:
-            while not observation.ended:
+            while not observation.wait(timeout_s=1):
                 print(observation.pipelines["song.out->pitch.audio"].statistics().delivered)
-                time.sleep(1)
 
     Args:
         flow: The name of the flow; may be left out where only one flow is running.

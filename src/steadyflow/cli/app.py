@@ -173,6 +173,38 @@ def graph(
 
 
 @app.command(
+    epilog=_as_written(
+        "Examples",
+        ["steadyflow observe", "steadyflow observe notes", "steadyflow observe notes --pid 4711 --json"],
+    )
+)
+def observe(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="The name of the flow; may be left out if only one runs.", show_default=False
+        ),
+    ] = None,
+    pid: Annotated[
+        int | None, typer.Option("--pid", help="Its process, if several flows have that name.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document: the flow as it is now.")] = False,
+) -> None:
+    """
+    Show the pipelines of a flow that is running.
+
+    It may be of any process of yours, and does not notice. On a terminal until it ends, or Ctrl-C; otherwise as it is now.
+    """
+
+    def command() -> int:
+        from steadyflow.cli.observe import observe
+
+        return observe(name, pid=pid, as_json=as_json)
+
+    _exit_with(command)
+
+
+@app.command(
     epilog="\n\n".join(
         [
             _as_written("Benchmarks", (f"{name:<12} {what}" for name, what in CASES.items())),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from steadyflow.clock import SystemClock
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from steadyflow import DataFlowCoordinator, FlowMetrics, FlowReport
+    from steadyflow import DataFlowCoordinator, FlowMetrics
 
 _REFRESHES_PER_SECOND: Final = 10
 _LINE_INTERVAL_NS: Final = 1_000_000_000
@@ -123,11 +123,12 @@ class LiveScreen:
         from rich.text import Text
 
         assert self._flow is not None
-        table = _pipelines_table(self._flow.report())
+        table = pipelines_table(self._flow.report().pipelines)
         return Group(Text(self._title, style="bold"), "", self._gauge.render(), "", table)
 
 
-def _pipelines_table(report: FlowReport) -> Table:
+def pipelines_table(pipelines: Mapping[str, FlowMetrics]) -> Table:
+    """Return the metrics of pipelines, by their ids, as a table for a terminal."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -137,7 +138,7 @@ def _pipelines_table(report: FlowReport) -> Table:
     for column in ("sent", "delivered", "dropped", "p50 ms", "p99 ms", "health"):
         table.add_column(column, justify="right")
     colours = {"healthy": "green", "degraded": "yellow", "failing": "red", "idle": "dim"}
-    for name, metrics in report.pipelines.items():
+    for name, metrics in pipelines.items():
         health = Text(f"{metrics.health_score:.0f} {metrics.pipeline_health}", style=colours[metrics.pipeline_health])
         table.add_row(name, *_figures(metrics), health)
     return table

@@ -185,11 +185,11 @@ class Channel:
         uid: int = _CREDENTIALS.unpack(option)[1]
         return uid
 
-    def is_closed_by_peer(self) -> bool:
-        """Tell whether the other side has ended the conversation, or said something. Does not wait, takes nothing."""
+    def is_closed_by_peer(self, timeout_s: float | None = 0.0) -> bool:
+        """Wait until the other side has ended the conversation, or said something; tell whether it has. Takes nothing."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(poll.poll(None if timeout_s is None else 1000 * timeout_s))
 
     def finish_reading(self) -> None:
         """Let `receive` give what has come, and then report the other side as gone. Any thread."""
