@@ -43,11 +43,10 @@ from steadyflow.module import Input, Module, Output, Source, module
 from steadyflow.observation import ObservableFlow, Observation, ObservedPipeline, observable_flows, observe
 from steadyflow.pipeline import Pipeline
 from steadyflow.report import FlowReport
+from steadyflow.version import __version__ as __version__
 
 if typing.TYPE_CHECKING:
     from steadyflow import audio, events, recording, testing
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Aligned",

@@ -6,7 +6,6 @@ An observer can't disturb the flow: its memory is mapped read-only, and the flow
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from steadyflow.errors import (
     UnknownName,
 )
 from steadyflow.metrics.flow_metrics import FlowMetrics, read_flow_metrics
+from steadyflow.version import __version__
 
 if TYPE_CHECKING:
     import socket
@@ -292,7 +292,7 @@ def _take_answer(path: Path, channel: Channel) -> Observation:
     except (msgspec.MsgspecError, UnicodeDecodeError, CorruptedSegment) as error:
         raise ObservationFailed(
             f"{path}: {error}. The flow runs steadyflow {message.version}, this program "
-            f"{importlib.metadata.version('steadyflow')}; observe it with the version that runs it."
+            f"{__version__}; observe it with the version that runs it."
         ) from error
     return Observation(description, segments, channel)
 

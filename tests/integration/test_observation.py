@@ -304,14 +304,35 @@ def test_a_damaged_place_names_the_pipeline():
         assert observation.pipelines
 
 
-def test_nobody_can_open_it_anew_for_writing(runtime_folder):
-    if os.geteuid() == 0:
-        pytest.skip("root may open whatever it likes")
-    with running() as (_, _), observe():
-        for link in Path("/proc/self/fd").iterdir():
-            if "memfd:steadyflow" in str(link.readlink()):
-                with pytest.raises(PermissionError):
-                    os.open(link, os.O_RDWR)
+def test_nobody_can_open_it_anew_for_writing():
+    """In a process that is not root, who may open whatever it likes."""
+    code = """
+        import tempfile
+        from steadyflow.runtime import channel, execution, flow_description, observers, open_ends, socket_folder
+        os.environ["XDG_RUNTIME_DIR"] = folder = tempfile.mkdtemp()
+        if os.geteuid() == 0:
+            os.chown(folder, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+        with steadyflow.DataFlowCoordinator("mine") as flow:
+            audio = steadyflow.AudioFormat(48_000, 1)
+            flow.register_pipeline("app", "ears", steadyflow.PipelineConfig(buffer_size=4), format=audio)
+            flow.start()
+            with steadyflow.observe("mine"):
+                for name in os.listdir("/proc/self/fd"):
+                    link = f"/proc/self/fd/{name}"
+                    if os.path.islink(link) and "memfd:steadyflow" in os.readlink(link):
+                        try:
+                            os.open(link, os.O_RDWR)
+                        except PermissionError:
+                            tell("refused")
+                        else:
+                            tell("opened")
+        os.rmdir(folder)
+    """
+    with another_process(code) as other:
+        said = other.communicate()[0].split()
+    assert set(said) == {"refused"}
+    assert other.returncode == 0
 
 
 # --- the flow does not care -----------------------------------------------------------------------------------------------

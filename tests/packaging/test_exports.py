@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import types
 
 import steadyflow
@@ -56,6 +57,10 @@ def test_all_holds_every_public_name_and_no_other():
 
 def test_all_keeps_the_contract():
     assert set(steadyflow.__all__) >= CONTRACT | LAZY
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert steadyflow.__version__ == importlib.metadata.version("steadyflow")
 
 
 def test_every_name_is_there():

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "steadyflow"
 # the architecture. A new file or folder of the package gets its place here.
 LAYERS = [
     {"_native"},  # knows nothing of ours: it looks up Python names when it is called
-    {"errors", "clock", "arguments", "data", "formats", "codec", "payload", "platform", "toml", "awaiting"},
+    {"version", "errors", "clock", "arguments", "data", "formats", "codec", "payload", "platform", "toml", "awaiting"},
     {"config"},
     {"aligned", "module", "events", "metrics"},
     {"pipeline", "report", "recording"},  # a pipeline reads its own metrics

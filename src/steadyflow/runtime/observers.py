@@ -9,7 +9,6 @@ at a bounded pace, each within a bounded time.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import select
 import socket
@@ -26,6 +25,7 @@ from steadyflow.errors import LimitExceeded
 from steadyflow.runtime.channel import Channel, ChannelBroken, Observed, Refused
 from steadyflow.runtime.flow_description import FlowDescription
 from steadyflow.runtime.socket_folder import listen
+from steadyflow.version import __version__
 
 MAX_OBSERVERS: Final = 16
 
@@ -146,7 +146,7 @@ class Observers:
                 path = f"/proc/self/fd/{segment.descriptor}"
                 descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
             encoded = msgspec.Raw(msgspec.msgpack.encode(description))
-            channel.send(Observed(importlib.metadata.version("steadyflow"), encoded), descriptors)
+            channel.send(Observed(__version__, encoded), descriptors)
         except (OSError, LimitExceeded) as error:
             channel.send(Refused(f"the flow cannot hand out its memory: {error}"))
             return False
