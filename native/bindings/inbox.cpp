@@ -220,7 +220,7 @@ nb::object Inbox::build_or_discard(Link& link, Lanes::Lane& lane, const Claim& c
     }
 }
 
-bool Inbox::serve_link(Link& link, bool slept) {
+[[gnu::flatten]] bool Inbox::serve_link(Link& link, bool slept) {
     try {
         return serve_one(link, slept);
     } catch (const Corrupted& damage) {
@@ -310,7 +310,8 @@ bool Inbox::serve_one_inside() {
     return serve_link(*link, false);
 }
 
-nb::object Inbox::receive(nb::handle timeout_s) {
+// Flattened, as are the other hot calls: its parts are used elsewhere too, so the compiler would call them.
+[[gnu::flatten]] nb::object Inbox::receive(nb::handle timeout_s) {
     const Nanoseconds entered = monotonic_ns();
     Nanoseconds deadline = -1;
     if (!timeout_s.is_none()) {

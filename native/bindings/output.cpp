@@ -85,7 +85,8 @@ void Output::set_consumer_bell(const std::string& name, std::shared_ptr<Segment>
 
 void Output::add_fused(std::shared_ptr<FusedLink> link) { fused_.push_back(std::move(link)); }
 
-bool Output::send_object(PyObject* data, Nanoseconds sent_hint_ns) {
+// Flattened: its parts are used elsewhere too, so the compiler would call them.
+[[gnu::flatten]] bool Output::send_object(PyObject* data, Nanoseconds sent_hint_ns) {
     if (!ready_to_send()) return true;
     Outgoing block;
     prepare(data, block);

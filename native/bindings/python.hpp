@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <cxxabi.h>
 #include <string>
+#include <string_view>
 #include <unistd.h>
 
 #include "fork.hpp"
@@ -97,9 +98,9 @@ inline void check_interruption() {
 // The process that an end of a flow was made in. A forked child has the end as well, but no part in the flow.
 class HomeProcess {
 public:
-    void require(const std::string& name) const {
+    void require(std::string_view name) const {
         if (generation_ != fork_generation) [[unlikely]] {
-            raise_error("PipelineClosed", name + ": this process was forked from the one that runs the flow, and has no part in "
+            raise_error("PipelineClosed", std::string(name) + ": this process was forked from the one that runs the flow, and has no part in "
                                                  "it; make a flow of its own here");
         }
     }
