@@ -515,9 +515,9 @@ class DataFlowCoordinator:
         assert self._execution is not None
         try:
             finished = self._execution.wait(duration_s)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interruption:
             self._execution.stop(DRAIN_TIMEOUT_S)
-            self._state = "stopped"
+            self._finish_interrupted(interruption)
             raise
         return self._finish() if finished else self.stop()
 
@@ -541,11 +541,11 @@ class DataFlowCoordinator:
             await in_thread(self._start)
             assert self._execution is not None
             finished = await wait_for_call(self._execution.when_over, duration_s)
-        except BaseException:
+        except BaseException as interruption:
             # Cancelled; or the start failed, and nothing runs that could be stopped.
             if self._state == "running" and self._execution is not None:
                 await in_thread(self._execution.stop, DRAIN_TIMEOUT_S)
-                self._state = "stopped"
+                await in_thread(self._finish_interrupted, interruption)
             raise
         return await in_thread(self._wait_and_finish if finished else self.stop)
 
@@ -723,6 +723,12 @@ class DataFlowCoordinator:
         assert self._execution is not None
         self._execution.wait(None)
         return self._finish()
+
+    def _finish_interrupted(self, interruption: BaseException) -> None:
+        try:
+            self._finish()
+        except FlowFailed as failure:
+            interruption.add_note(f"Meanwhile the flow failed: {failure}")
 
     def _finish(self) -> FlowReport:
         if self._state == "running":

@@ -247,14 +247,15 @@ class Pipeline:
         Any loop, several tasks too. Cancelling it means that the block was not queued. May allocate. Returns and raises
         what `send` does.
         """
-        if self._output is None:
+        output, sender = self._output, self._sender  # another thread may close the flow meanwhile
+        if output is None:
             return self.send(data)  # which says why it cannot
-        if self._sender is None:
+        if sender is None:
             from steadyflow.awaiting import BellWatch, Sender
 
-            bell = self._output.bell
-            self._sender = Sender(self._output, BellWatch(bell, bell.take))
-        return await self._sender.send(data)
+            bell = output.bell
+            self._sender = sender = Sender(output, BellWatch(bell, bell.take))
+        return await sender.send(data)
 
     async def receive_async(self, timeout_s: float | None = None) -> Block:
         """
@@ -263,13 +264,14 @@ class Pipeline:
         Any loop, several tasks too; each block goes to one. Cancelling it loses no block. May allocate. Raises what
         `receive` does.
         """
-        if self._inbox is None:
+        inbox, receiver = self._inbox, self._receiver  # another thread may close the flow meanwhile
+        if inbox is None:
             return self.receive(timeout_s)  # which says why it cannot
-        if self._receiver is None:
+        if receiver is None:
             from steadyflow.awaiting import Receiver
 
-            self._receiver = Receiver(self.id, self._inbox)
-        return await self._receiver.receive(timeout_s)
+            self._receiver = receiver = Receiver(self.id, inbox)
+        return await receiver.receive(timeout_s)
 
     async def __aiter__(self) -> AsyncIterator[Block]:
         """Iterate over the blocks of an open target until the end of the stream; see `receive_async`."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from steadyflow import (
+    Aligned,
     ArrayFormat,
     AudioFormat,
     BlockFlag,
@@ -683,6 +684,35 @@ def test_modules_that_cannot_have_replicas(make, options, problem):
 def refused(flow, problem):
     with pytest.raises(ConfigurationError, match=problem):
         flow.start()
+
+
+class Windowed(Module):
+    audio = Input(MONO, window_frames=4)
+
+    def process(self, audio):
+        pass
+
+
+class Together(Module):
+    left = Input(MONO)
+    right = Input(MONO)
+    aligned = Aligned("left", "right")
+
+    def process(self, left, right):
+        pass
+
+
+def test_what_needs_an_order_is_refused_where_replicas_overtake_each_other():
+    with DataFlowCoordinator() as flow:
+        work = described(flow, Pass(), replicas=2)
+        flow.connect(work.out, flow.add(Windowed(), name="after").audio, buffer_size=2)
+        refused(flow, r"input 'audio' collects windows.*'work' overtake each other\. Give them ordered=True")
+    with DataFlowCoordinator() as flow:
+        work = described(flow, Pass(), replicas=2)
+        after = flow.add(Together(), name="after")
+        flow.connect(work.out, after.left, buffer_size=2)
+        flow.connect(work.out, after.right, buffer_size=2)
+        refused(flow, r"input 'left' is aligned with others.*'work' overtake each other\. Give them ordered=True")
 
 
 def test_an_order_needs_one_input_from_one_producer():

@@ -272,6 +272,16 @@ def test_a_class_that_is_not_loaded_is_not_imported(path):
         assert [type(block.data) for block in recording] == [bytes] * 3
 
 
+@pytest.mark.parametrize("name", ["f2py.crackfortran", "testing.TestCase", "ndarray.nothing"])
+def test_a_name_in_a_recording_makes_no_module_load_another(path, name):
+    """numpy is loaded, and imports its parts when somebody asks for them."""
+    write(path, StructFormat(struct_class("numpy", name)), [])
+    before = set(sys.modules)
+    with pytest.raises(ConfigurationError, match=f"cannot find the class 'numpy:{name}'"):
+        Recording(path).blocks()
+    assert {module for module in sys.modules if module.startswith(("numpy", "unittest"))} <= before
+
+
 def test_a_class_that_is_gone_is_named(path):
     write(path, StructFormat(struct_class("tests.recorded", "Lost")), [])
     with pytest.raises(ConfigurationError, match=r"cannot find the class 'tests.recorded:Lost'.*format=StructFormat"):

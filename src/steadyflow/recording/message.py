@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import struct
 import sys
+from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from steadyflow.errors import ConfigurationError
-from steadyflow.formats import AnyFormat, Format, StructFormat, format_from_wire, format_to_wire, resolve_class
+from steadyflow.formats import AnyFormat, Format, StructFormat, format_from_wire, format_to_wire
 
 MESSAGE_ENCODING: Final = "steadyflow.block.1"
 SCHEMA_NAME: Final = "steadyflow.Block"
@@ -139,9 +140,15 @@ def loaded_class(path: str, *, where: str) -> type:
             f"recording imports nothing. Import it first, give format=StructFormat(YourClass), or give "
             f"format=BytesFormat() for the encoded objects."
         )
-    try:
-        return resolve_class(path)
-    except ConfigurationError as error:
+    # What is there, and nothing that an attribute would bring: modules may import on demand.
+    found: object = (
+        sys.modules.get("__mp_main__", sys.modules["__main__"]) if module == "__main__" else sys.modules[module]
+    )
+    for part in name.split("."):
+        found = vars(found).get(part) if isinstance(found, type | ModuleType) else None
+    if not isinstance(found, type):
         raise ConfigurationError(
-            f"{where}: {error} Give format=StructFormat(YourClass), or format=BytesFormat() for the encoded objects."
-        ) from None
+            f"{where}: cannot find the class {path!r} in what is loaded. Give format=StructFormat(YourClass), or "
+            f"format=BytesFormat() for the encoded objects."
+        )
+    return found

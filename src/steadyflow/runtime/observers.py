@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 
 from steadyflow._native import Segment
-from steadyflow.errors import LimitExceeded
+from steadyflow.errors import LimitExceeded, SystemShortage
 from steadyflow.runtime.channel import Channel, ChannelBroken, Observed, Refused
 from steadyflow.runtime.flow_description import FlowDescription
 from steadyflow.runtime.socket_folder import listen
@@ -53,12 +53,21 @@ class Observers:
         self._describe = weakref.WeakMethod(describe)
         self._folder, self._listener, self._file = listen(flow, MAX_OBSERVERS)
         self._listener.setblocking(False)
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._connections: dict[int, socket.socket] = {}
         self._closing = False
         self._ending = threading.RLock()  # recursive: the garbage collector may end this in the middle of its end
         self._thread = threading.Thread(target=self._serve, name="steadyflow-observers", daemon=True)
-        self._thread.start()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._folder.close)
+            undo.callback(self._folder.remove, self._file)
+            undo.callback(self._listener.close)
+            try:
+                self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                undo.callback(os.close, self._wake)
+                self._thread.start()
+            except (OSError, RuntimeError) as error:
+                raise SystemShortage(f"nobody can observe flow {flow!r}: {error}") from error
+            undo.pop_all()
 
     @property
     def path(self) -> Path:

@@ -65,7 +65,7 @@ def check_around_replicas(
 
     Raises:
         ConfigurationError: A module with replicas is in a loop; a pipeline has no room for a block of each replica; an
-            order cannot be restored, because there is not one that the input has.
+            order cannot be restored, because there is not one that the input has; or is needed and not restored.
     """
     loops = {name for group in order for name in group if len(group) > 1}
     loops |= {pipeline.source[0] for pipeline in pipelines if pipeline.source[0] == pipeline.target[0]}
@@ -81,8 +81,25 @@ def check_around_replicas(
                     f"{pipeline.id}: expected a buffer_size of at least {placed.replicas}, one block for each replica of "
                     f"{placed.name!r}, which share it; got {pipeline.config.buffer_size}."
                 )
+            if pipeline.source[0] == placed.name and not placed.ordered:
+                _check_needs_no_order(pipeline, modules)
         if placed.ordered:
             _check_order(placed, modules, [pipeline for pipeline in pipelines if pipeline.target[0] == placed.name])
+
+
+def _check_needs_no_order(pipeline: Pipeline, modules: Mapping[str, Placed]) -> None:
+    name, port = pipeline.target
+    if name not in modules:
+        return
+    module = modules[name].module
+    aligned = aligned_inputs(module)
+    is_aligned = aligned is not None and port in aligned.names
+    if is_aligned or input_ports(module)[port].declaration.window_frames is not None:
+        does = "is aligned with others" if is_aligned else "collects windows"
+        raise ConfigurationError(
+            f"{pipeline.id}: input {port!r} {does}, which needs blocks in their order, but the replicas of "
+            f"{pipeline.source[0]!r} overtake each other. Give them ordered=True."
+        )
 
 
 def _check_order(placed: Placed, modules: Mapping[str, Placed], inputs: Sequence[Pipeline]) -> None:

@@ -231,7 +231,7 @@ def _connect(address: str, timeout_s: float) -> socket.socket:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # a number that no process has, in the name of a file
         return False
     except PermissionError:
         return True

@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import threading
-from functools import partial
 
 import msgspec
 
@@ -68,7 +67,13 @@ def main(arguments: list[str]) -> int:
     for descriptor in (control, lifeline):
         os.set_inheritable(descriptor, False)  # a process that a module starts has no part in this
     watch_lifeline(lifeline)
-    os.register_at_fork(after_in_child=partial(os.close, lifeline))
+    lifelines = [lifeline]
+
+    def close_lifeline() -> None:
+        while lifelines:  # once: in the child of a child the number may be that of another file
+            os.close(lifelines.pop())
+
+    os.register_at_fork(after_in_child=close_lifeline)
     # Ctrl-C is the coordinator's: it stops the flow, and this worker with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=control))
