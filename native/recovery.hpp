@@ -57,7 +57,14 @@ void take_over(BasicBufferPool<Memory>& pool, std::span<const BasicRing<Memory>>
             // Consumers may go on meanwhile, but none of them makes a slot EMPTY, or fills one.
             if (word.state() == SlotState::empty) continue;
             tail = std::max(tail, word.position() + 1);
-            if (word.position() + 1 != counted) ++published;
+            const bool finished = word.state() == SlotState::done || word.state() == SlotState::evicted;
+            if (finished && word.position() + 1 == counted) {
+                // Tallied, and not EMPTY yet: a successor that tallies another slot first would count it again.
+                // relaxed: for the successor alone, who attaches after this.
+                slot.word.store(SlotWord::make(SlotState::empty, word.position()).bits, std::memory_order_relaxed);
+                continue;
+            }
+            ++published;
             // Also of a slot that is finished: its branch bit goes when it is recycled.
             const std::uint32_t buffer = slot.header.read().buffer;
             if (pool.contains(buffer)) branches[buffer] |= std::uint32_t{1} << ring.branch();

@@ -296,6 +296,22 @@ inline std::vector<Explored> scenarios() {
             }
         })
         .dies(0);
+    add("a producer that may die past a claimed slot, which is finished before another one sends", {1, 1},
+        {sends(1, oldest),
+         [](Plane& plane) {
+             Explorer::running()->join(0);
+             plane.finish(0);
+             plane.recover_producer();
+             plane.send(RuleKind::drop_oldest);
+             plane.send(RuleKind::drop_oldest);
+         }})
+        .prepared(claims_the_first)
+        .ends_with([](Plane& plane) {
+            const Account account = plane.account();
+            expect(account.delivered + account.dropped[static_cast<unsigned>(Reason::oldest)] == plane.numbered(),
+                   "a block was counted twice");
+        })
+        .dies(0);
     add_long("a producer that may die, beside a consumer that sleeps", {1, 1},
         {[](Plane& plane) {
              Explorer::running()->join(1);
