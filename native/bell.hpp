@@ -5,10 +5,12 @@
 //   the bits afterwards. All four accesses are sequentially consistent, so at least one side sees the other: no ring is
 //   lost (store buffering is the one reordering that x86 does, and this is what it would break).
 // - A bit is a hint: it may be set without a block behind it, never the other way round.
-// - One sleeper at a time. Of several ringers one wakes it: the one that turns `asleep` into `called`.
+// - One sleeper at a time. Of several ringers one wakes it: the one that turns `asleep` into `called`, and that into `woken`
+//   afterwards. Whoever rings between wakes it, too: that one may have been interrupted for long, by a ringer of higher
+//   priority even.
 // - A sleeper that has nothing to do is told from one that waits for room in the middle of its work, and takes no block.
-// - A ringer that dies between `called` and the wake-up leaves a sleeper behind; whoever reaps it rings every bell by
-//   ring_anyway(), which does not trust `called`.
+// - A ringer that dies before the wake-up leaves a sleeper behind; whoever reaps it rings every bell by ring_anyway(), which
+//   trusts neither `called` nor `woken` (which may come from a ringer that was late).
 #pragma once
 
 #include <atomic>
@@ -47,8 +49,9 @@ public:
     void ring(unsigned bit) const noexcept {
         announce(bit);
         // seq_cst: must not move before the line above.
-        const std::uint32_t state = words_->sleeping.load(std::memory_order_seq_cst);
-        if (state == asleep || state == waiting) call(state);
+        std::uint32_t state = words_->sleeping.load(std::memory_order_seq_cst);
+        if ((state == asleep || state == waiting) && call(state)) return;
+        if (state == called) wake();
     }
 
     // The two halves of ringing, for several bells of which one owner is enough: every one is told, one that has nothing to
@@ -59,7 +62,13 @@ public:
     }
     bool wake_if_idle() const noexcept {
         // seq_cst: as in ring().
-        return words_->sleeping.load(std::memory_order_seq_cst) == asleep && call(asleep);
+        std::uint32_t state = words_->sleeping.load(std::memory_order_seq_cst);
+        return state == asleep && call(state);
+    }
+    // And where nobody was idle: wakes this one if its caller has not come to it yet.
+    void wake_if_called() const noexcept {
+        // relaxed: after the look above, which it repeats.
+        if (words_->sleeping.load(std::memory_order_relaxed) == called) wake();
     }
 
     // The same after a process died that may have been ringing.
@@ -106,12 +115,20 @@ private:
     static constexpr std::uint32_t asleep = 1;
     static constexpr std::uint32_t called = 2;
     static constexpr std::uint32_t waiting = 3;  // asleep, but not idle
+    static constexpr std::uint32_t woken = 4;    // called, and the wake-up is on its way
 
-    bool call(std::uint32_t sleeping) const noexcept {
+    bool call(std::uint32_t& sleeping) const noexcept {
         // relaxed: it only settles who wakes; what there is to see is published by `ready`.
         if (!words_->sleeping.compare_exchange_strong(sleeping, called, std::memory_order_relaxed)) return false;
-        Memory::wake(*waker_);
+        wake();
         return true;
+    }
+
+    void wake() const noexcept {
+        Memory::wake(*waker_);
+        // relaxed: whoever does not see it makes one superfluous system call, nothing else.
+        std::uint32_t sleeping = called;
+        words_->sleeping.compare_exchange_strong(sleeping, woken, std::memory_order_relaxed);
     }
 
     std::shared_ptr<Segment> segment_;

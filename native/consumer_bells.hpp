@@ -35,6 +35,7 @@ public:
         for (const End& end : ends_) {
             if (end.bell.wake_if_idle()) return;
         }
+        for (const End& end : ends_) end.bell.wake_if_called();
     }
 
     // For what all of them have to know.

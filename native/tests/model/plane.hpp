@@ -247,6 +247,8 @@ public:
         steadyflow::flush(ring());
         bell(producers_bell).ring(room_bit);
     }
+    // As for a block that was published.
+    void ring_one() { consumer_bells_[0].ring_one(); }
     void resume() {
         ring().resume(2);
         consumer_bells_[0].ring_all();

@@ -176,6 +176,11 @@ inline std::vector<Explored> scenarios() {
              plane.bell(0).ring_anyway(1);
          }})
         .dies(0);
+    // As good as dead is a ringer that is interrupted for long: whoever rings meanwhile needs nobody else.
+    add("a bell that one rings while another is in the middle of it", {}, {rings(0), rings(1), sleeps_until(0b10)}).dies(0);
+    add("an idle consumer beside one at work, while a ringer is in the middle", {2, 2},
+        {rings(1), [](Plane& plane) { plane.ring_one(); }, sleeps_until(0b1)})
+        .dies(0);
 
     // A consumer died with a claim (and a view); what it had in hand is given back.
     add("a reaper beside producer and consumer", {1, 2},
