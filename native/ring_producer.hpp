@@ -129,7 +129,8 @@ public:
     bool ended() const { return ring_.ended(); }
     bool abandoned() const noexcept { return ring_.abandoned(); }
 
-    // Where a reader finds the fates: the tally and, for slots not recycled yet, their words.
+    // Tallies what is finished without sending anything. Accounts need it not, since they are derived; audits do: afterwards no
+    // buffer has a branch bit of a block that is finished.
     void settle_tally() noexcept {
         for (std::uint32_t index = 0; index < ring_.count(); ++index) {
             Slot& slot = ring_.slot(index);

@@ -24,6 +24,7 @@ struct Scenario {
     bool finishes = false;              // the operation ends with a block delivered
     Sleeper sleeper = Sleeper::nobody;  // who sleeps meanwhile
     bool may_drop = false;
+    bool sends_meanwhile = false;  // a survivor sends, in half of all runs before anybody knows of the death
 };
 
 inline constexpr Rule wait_rule{RuleKind::wait, AfterWait::fail, 0};
@@ -39,6 +40,15 @@ inline std::function<void()> sends(World& world) {
     auto port = std::make_shared<Port>(world.plane, world.ends.numbered);
     return [port, &world] {
         port->send();
+        world.progress.acknowledged = 1;
+    };
+}
+
+// A loan: the buffer is held while the user writes into it, becomes a block as it lies, and is let go of.
+inline std::function<void()> lends(World& world) {
+    auto port = std::make_shared<Port>(world.plane, world.ends.numbered);
+    return [port, &world] {
+        port->send_lent(victims_process);
         world.progress.acknowledged = 1;
     };
 }
@@ -179,6 +189,19 @@ inline std::vector<Scenario> scenarios() {
                  world.take(1);
              },
              [](World& world) { return with_producer(world, [](RingProducer& end) { end.settle_tally(); }); }, true);
+    producer("lend, write and send in place", {{2, 1, wait_rule, 0}, {1, 1, drop_oldest_rule, 0}},
+             [](World& world) {
+                 world.send(1);
+                 world.claim(0);
+                 world.survivor(1);
+             },
+             lends, true);
+    producer("lend, write and drop", {{1, 1, drop_newest_rule, 0}}, full, lends, true);
+    producer("lend and abandon", {{2, 1, wait_rule, 0}}, full,
+             [](World& world) {
+                 auto port = std::make_shared<Port>(world.plane, world.ends.numbered);
+                 return [port] { port->abandon_loan(victims_process); };
+             });
     producer("end", {{2, 1, wait_rule, 0}}, full,
              [](World& world) {
                  auto port = std::make_shared<Port>(world.plane, world.ends.numbered);
@@ -293,6 +316,17 @@ inline std::vector<Scenario> scenarios() {
              },
              false, false, Sleeper::consumer);
     all.back().kills_producer = true;
+    consumer("go to sleep beside an idle competitor", "competing consumer", {{3, 2, wait_rule, 0}},
+             [](World& world) {
+                 world.survivor(0, 1);
+                 world.open_port();
+             },
+             [](World& world) -> std::function<void()> {
+                 const Bell bell = world.plane.bell(0, 0);
+                 return [bell] { bell.wait(monotonic_ns() + 20'000); };
+             },
+             false, false, Sleeper::consumer);
+    all.back().sends_meanwhile = true;
 
     // A successor that dies in turn: its predecessor was killed in the middle of a send.
     const std::vector<Branch> two = {{1, 1, drop_oldest_rule, 0}, {2, 1, drop_oldest_rule, 0}};
@@ -344,6 +378,22 @@ inline std::vector<Scenario> scenarios() {
         all.push_back({std::move(operation), "coordinator", std::move(branches), prepare, attach, false, false, false, sleeper,
                        true});
     };
+    coordinator("pause", {{2, 1, wait_rule, 0}}, [](World& world) { world.send(1); },
+                [](World& world) -> std::function<void()> { return [&world] { world.rings()[0].pause(); }; }, Sleeper::nobody);
+    coordinator("resume, waking the consumer", {{2, 1, wait_rule, 0}},
+                [](World& world) {
+                    world.survivor(0);
+                    world.rings()[0].pause();
+                    world.send(1);
+                },
+                [](World& world) -> std::function<void()> {
+                    const Bell bell = world.plane.bell(0, 0);
+                    return [bell, &world] {
+                        world.rings()[0].resume(1);
+                        bell.ring(0);
+                    };
+                },
+                Sleeper::consumer);
     coordinator("flush beside a claimed slot", {{3, 1, wait_rule, 0}},
                 [](World& world) {
                     world.send(3);

@@ -1,7 +1,7 @@
 // Kills a process at every instruction of every operation of the data plane, lets the survivors recover and go on, and
 // audits what became of each block.
 //
-//   stepper [--sample KILLS] [--seed SEED] [--only TEXT] [--without reap|release|take_over|bells]
+//   stepper [--sample KILLS] [--seed SEED] [--only TEXT] [--without reap|release|retire|take_over|bells]
 //
 // Without --sample, each operation is killed after 0, 1, 2 ... instructions, until it has ended. With it, about that
 // many of these kills are made, spread evenly from a random beginning. Ends with 1 if anything was violated.
@@ -79,10 +79,20 @@ private:
             ++world_.ends.numbered;
             if (world_.progress.acknowledged == 0) ++world_.ends.unacknowledged;
         }
-        world_.recover(scenario_.kills_producer, recovery_);
+        if (scenario_.sends_meanwhile && in_half_of_all_runs(1)) world_.send(1);
+        world_.recover(scenario_.kills_producer, scenario_.consumes, recovery_);
+        if (scenario_.sends_meanwhile && !in_half_of_all_runs(1)) {
+            while (!world_.plane.consumer_idles(0, world_.ends.consumers.front().index())) std::this_thread::yield();
+            world_.send(1);
+        }
         wake_sleeper();
         go_on();
         audit();
+    }
+
+    // A choice that is the same for the same instruction; `which`: one of several that do not depend on each other.
+    bool in_half_of_all_runs(unsigned which) const noexcept {
+        return (testing::Random::mix(instructions_) >> which & 1) == 0;
     }
 
     void expect(bool holds, const std::string& what) {
@@ -166,6 +176,11 @@ private:
     // More than a lap, so that every slot and every buffer is used again.
     void go_on() {
         add_successors();
+        // In half of all runs, what they have in hand is finished first: a successor meets what its predecessor left half
+        // done in either order.
+        if (in_half_of_all_runs(0)) {
+            for (Survivor& end : world_.ends.consumers) end.finish(world_.ends.ledgers[end.branch()]);
+        }
         if (scenario_.kills_producer) world_.open_port();
         Port& port = *world_.port;
         bool waits = false;
@@ -186,13 +201,21 @@ private:
 
     // --- audits ------------------------------------------------------------------------------------------------------
 
-    // Blocks that the victim has claimed at its death: these may come again, and no others.
+    // Blocks that the victim has claimed at its death: these may come again, and no others. And how many were sent by then:
+    // those with a fate that was tallied, and those in the slots.
     void note_in_flight() {
+        numbered_ = world_.ends.numbered + (scenario_.kills_producer ? 1 : 0);
         for (const Ring& ring : world_.rings()) {
             auto& numbers = in_flight_.emplace_back();
+            const auto& tally = ring.header().tallies[ring.header().tally_version.load() & 1];
+            std::uint64_t& sent = sent_.emplace_back(tally.delivered.load());
+            for (const auto& dropped : tally.dropped) sent += dropped.load();
             for (std::uint32_t index = 0; index < ring.count(); ++index) {
                 const Slot& slot = ring.slot(index);
                 const SlotWord word = load(slot);
+                const bool finished = word.state() == SlotState::done || word.state() == SlotState::evicted;
+                const bool tallied = finished && word.position() + 1 == tally.last_position.load();
+                if (word.state() != SlotState::empty && !tallied) ++sent;
                 const bool again = word.state() == SlotState::ready && word.attempt() != 0;
                 if (again || (word.state() == SlotState::claimed && word.owner() != survivors_process)) {
                     numbers.push_back(slot.header.read().first_frame);
@@ -243,6 +266,12 @@ private:
         expect(account.sent >= acknowledged && account.sent <= ends.numbered,
                on + std::to_string(account.sent) + " counted as sent, " + std::to_string(acknowledged) +
                    " acknowledged");
+        // A producer that sleeps goes on whenever it is woken.
+        if (scenario_.sleeper != Sleeper::producer) {
+            const std::uint64_t sent = sent_[branch] + ends.numbered - numbered_;
+            expect(account.sent == sent,
+                   on + std::to_string(account.sent) + " counted as sent, and " + std::to_string(sent) + " were");
+        }
         if (!scenario_.may_drop) expect(dropped == 0, on + "a block was dropped");
         audit_victims_part(branch, account);
         const auto& may_repeat = in_flight_[branch];
@@ -275,6 +304,8 @@ private:
     std::uint64_t instructions_;
     std::uint64_t violations_ = 0;
     std::vector<std::vector<std::uint64_t>> in_flight_ = {};
+    std::vector<std::uint64_t> sent_ = {};
+    std::uint64_t numbered_ = 0;  // blocks that had a number by the death
     std::thread thread_ = {};
     Nanoseconds limit_ns_ = 0;
     std::atomic<bool> told_ = false;
@@ -350,7 +381,7 @@ void print(const char* operation, const char* victim, const Totals& totals) {
 int usage(const std::string& problem) {
     std::fprintf(stderr,
                  "stepper: %s\nusage: stepper [--sample KILLS] [--seed SEED] [--only TEXT] "
-                 "[--without reap|release|take_over|bells]\n",
+                 "[--without reap|release|retire|take_over|bells]\n",
                  problem.c_str());
     return 2;
 }
@@ -370,6 +401,7 @@ int main(int argument_count, char** arguments) {
             options.stops_at_first = true;
             if (value == "reap") options.recovery.reaps = false;
             else if (value == "release") options.recovery.releases = false;
+            else if (value == "retire") options.recovery.retires = false;
             else if (value == "take_over") options.recovery.takes_over = false;
             else if (value == "bells") options.recovery.rings = false;
             else return usage("--without: unknown part " + value);

@@ -101,6 +101,7 @@ struct Ends {
 struct Recovery {
     bool reaps = true;
     bool releases = true;
+    bool retires = true;
     bool takes_over = true;
     bool rings = true;
 };
@@ -171,16 +172,23 @@ public:
 
     // --- after a kill ------------------------------------------------------------------------------------------------
 
-    // What the control plane does when a process is gone (Execution._reclaim). `producer`: the port's producer died too.
-    void recover(bool producer, const Recovery& recovery) {
+    // What the control plane does when a process is gone, in its order (Execution._reclaim). `producer`: it had the port's
+    // producing end; `consumer`: it was the first consumer of the first pipeline.
+    void recover(bool producer, bool consumer, const Recovery& recovery) {
         BufferPool pool = plane.pool();
+        if (producer && recovery.takes_over) take_over(pool, std::span<const Ring>(rings_));
+        if (producer && recovery.retires) plane.producer_bell().retire();
+        if (consumer && recovery.retires) plane.bell(0, 0).retire();
         for (const unsigned process : {victims_process, predecessors_process}) {
             for (const Ring& ring : rings_) {
                 if (recovery.reaps) reap(ring, process);
             }
             if (recovery.releases) pool.release_process(process);
         }
-        if (producer && recovery.takes_over) take_over(pool, std::span<const Ring>(rings_));
+        // What a stop does; whoever paused is gone.
+        for (const Ring& ring : rings_) {
+            if (ring.paused()) ring.resume(monotonic_ns());
+        }
         if (!recovery.rings) return;
         for (std::size_t branch = 0; branch < rings_.size(); ++branch) {
             for (std::uint32_t index = 0; index < rings_[branch].consumers(); ++index) {

@@ -204,9 +204,12 @@ int main(int argument_count, char** arguments) {
         subject.seconds = report.seconds;
         executions += report.executions;
     }
+    if (limits.rehearse_only) {
+        std::printf("model_ring: %zu scenarios rehearsed at random, 0 violations\n", subjects.size());
+        return 0;
+    }
     std::printf("model_ring: %zu scenarios, %llu executions, 0 violations\n", subjects.size(),
                 static_cast<unsigned long long>(executions));
-    if (limits.rehearse_only) return 0;
     if (only.empty()) check_coverage(orders);
     std::stable_sort(subjects.begin(), subjects.end(),
                      [](const Subject& one, const Subject& other) { return one.seconds < other.seconds; });

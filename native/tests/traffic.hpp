@@ -8,6 +8,7 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -170,6 +171,11 @@ public:
     bool consumer_sleeps(std::size_t branch, std::uint32_t consumer) const {
         return sleeps(places_[branch].bells[consumer]);
     }
+    // Asleep, and nothing rang since.
+    bool consumer_idles(std::size_t branch, std::uint32_t consumer) const {
+        const std::uint64_t bell = places_[branch].bells[consumer];
+        return segment_->at<BellWords>(bell)->ready.load() == 0 && sleeps(bell);
+    }
     Outcome& outcome(std::size_t branch, std::uint32_t consumer) const {
         return segment_->at<Outcome>(places_[branch].outcomes, branches_[branch].consumers)[consumer];
     }
@@ -202,17 +208,26 @@ private:
     std::shared_ptr<Segment> segment_ = nullptr;
 };
 
+inline const char* describe(SlotState state) {
+    switch (state) {
+        case SlotState::empty: return "empty";
+        case SlotState::ready: return "ready";
+        case SlotState::claimed: return "claimed";
+        case SlotState::done: return "done";
+        case SlotState::evicted: return "evicted";
+    }
+    return "in no state";
+}
+
 // The state of a ring, for a message about what should not have happened.
 inline std::string describe(const Ring& ring) {
-    static const char* const states[] = {"empty", "ready", "claimed", "done", "evicted", "?", "?", "?"};
     const RingHeader& header = ring.header();
     std::string text = "published " + std::to_string(header.published.load()) + ", tail " + std::to_string(header.tail.load()) +
                        ", wake " + std::to_string(header.wake_position.load()) + ", ended " +
                        std::to_string(header.ended.load());
     for (std::uint32_t index = 0; index < ring.count(); ++index) {
         const SlotWord word = load(ring.slot(index));
-        text += "; " + std::to_string(word.position()) + " " + states[static_cast<unsigned>(word.state())] + " " +
-                std::to_string(word.owner());
+        text += "; " + std::to_string(word.position()) + " " + describe(word.state()) + " " + std::to_string(word.owner());
     }
     return text;
 }
@@ -239,7 +254,47 @@ public:
     RingProducer& producer(std::size_t branch) noexcept { return links_[branch].producer; }
     const BufferPool& pool() const noexcept { return *pool_; }
 
-    Sent send() {
+    Sent send() { return send(std::nullopt); }
+
+    // As a loan is sent: written into a buffer that is held meanwhile, and becomes the block as it lies.
+    Sent send_lent(unsigned process) {
+        const std::uint32_t buffer = lend(process);
+        fill_payload(pool_->payload(buffer), number_);
+        const Sent sent = send(buffer);
+        pool_->release(buffer, process);
+        return sent;
+    }
+    // As a loan that an exception ends.
+    void abandon_loan(unsigned process) { pool_->release(lend(process), process); }
+
+    void end() {
+        for (Link& link : links_) {
+            link.producer.end();
+            link.bells.ring_all();
+        }
+    }
+
+private:
+    struct Link {
+        RingProducer producer;
+        ConsumerBells bells;
+        bool publishes;
+        std::uint64_t dropped_newest;
+    };
+
+    std::uint32_t allocate() {
+        const auto buffer = pool_->allocate();
+        if (!buffer) fail(__FILE__, __LINE__, "pool.allocate()", "a free buffer", "none");
+        return *buffer;
+    }
+
+    std::uint32_t lend(unsigned process) {
+        const std::uint32_t buffer = allocate();
+        CHECK(pool_->hold(buffer, process));
+        return buffer;
+    }
+
+    Sent send(std::optional<std::uint32_t> lent) {
         std::uint32_t bits = 0;
         for (Link& link : links_) {
             const Sent room = make_room(link);
@@ -253,11 +308,9 @@ public:
         header.payload_bytes = payload_bytes(number_);
         header.frames = static_cast<std::uint32_t>(number_ & 0xffff);
         if (bits != 0) {
-            const auto buffer = pool_->allocate();
-            if (!buffer) fail(__FILE__, __LINE__, "pool.allocate()", "a free buffer", "none");
-            header.buffer = *buffer;
-            fill_payload(pool_->payload(*buffer), number_);
-            pool_->set_branches(*buffer, bits);
+            header.buffer = lent ? *lent : allocate();
+            if (!lent) fill_payload(pool_->payload(header.buffer), number_);
+            pool_->set_branches(header.buffer, bits);
         }
         Sent result = Sent::queued;
         for (Link& link : links_) {
@@ -275,21 +328,6 @@ public:
         ++number_;
         return result;
     }
-
-    void end() {
-        for (Link& link : links_) {
-            link.producer.end();
-            link.bells.ring_all();
-        }
-    }
-
-private:
-    struct Link {
-        RingProducer producer;
-        ConsumerBells bells;
-        bool publishes;
-        std::uint64_t dropped_newest;
-    };
 
     Sent make_room(Link& link) {
         RingProducer& producer = link.producer;
