@@ -61,6 +61,16 @@ class BellWatch:
         if not self._sit_down(loop):
             await asyncio.sleep(_LOOK_S)
             return
+        try:
+            await self._sleep_in_the_seat(loop, deadline_ns)
+        finally:
+            if loop.is_closed():
+                self._stand_up()
+            elif not self._waiting:
+                # Not at once: a task that takes what came and waits again finds everything as it was.
+                loop.call_soon(self._stand_up)
+
+    async def _sleep_in_the_seat(self, loop: asyncio.AbstractEventLoop, deadline_ns: int) -> None:
         if not self._bell.arm():
             # It rang since the caller looked, and perhaps for others than the caller.
             self.wake()
@@ -76,11 +86,6 @@ class BellWatch:
             self._waiting.pop(woken, None)
             if timer is not None:
                 timer.cancel()
-            if loop.is_closed():
-                self._stand_up()
-            elif not self._waiting:
-                # Not at once: a task that takes what came and waits again finds everything as it was.
-                loop.call_soon(self._stand_up)
 
     def wake(self) -> None:
         """Make everybody look again. The loop's thread."""

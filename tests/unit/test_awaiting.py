@@ -34,8 +34,31 @@ def test_a_ring_before_the_sleep_is_not_slept_through(run, pipe):
     watch = BellWatch(bell, bell.take)
     pipe.send(b"1")
 
-    run(watch.sleep(NEVER))  # comes back
+    async def main():
+        await watch.sleep(NEVER)  # comes back
+        await turns()
+        assert bell.take_seat(), "nobody sleeps, so the seat is free"
+        bell.leave_seat()
+
+    run(main())
     assert bell.take() == 0, "what rang was taken"
+
+
+def test_a_sleep_that_is_cancelled_where_it_was_rung_leaves_the_seat(run, pipe):
+    bell = pipe._inbox.bell
+    watch = BellWatch(bell, bell.take)
+
+    async def main():
+        pipe.send(b"1")
+        task = asyncio.create_task(watch.sleep(NEVER))
+        await asyncio.sleep(0)  # it has seen that it rang, and lets others have their turn
+        task.cancel()
+        await turns()
+        assert task.cancelled()
+        assert bell.take_seat()
+        bell.leave_seat()
+
+    run(main())
 
 
 def test_a_ring_wakes_everybody_and_is_heard_once(run, pipe):
