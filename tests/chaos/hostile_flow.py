@@ -4,8 +4,8 @@ A flow whose shared memory is damaged while it runs: a program of its own, so th
     python -m tests.chaos.hostile_flow SEED ROUNDS PLACEMENT MOST_DAMAGES
 
 Runs as many flows as rounds, each with other damage. For each it prints one line of JSON: the seed before it starts; then
-what was damaged, the errors that it ended with, whether it went on to its end, and the accounts of its pipelines: sent,
-delivered and dropped. The last line is {"ended": true}.
+what was damaged, the errors that it ended with, whether it went on to its end, the pipelines that were paused then, and the
+accounts of all: sent, delivered and dropped. The last line is {"ended": true}.
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ from steadyflow.errors import EndOfStream, FlowError, FlowFailed, PipelineClosed
 
 BLOCKS = 4000
 BUFFER_SIZE = 6
+# How many blocks each pipeline carries to its end.
+SENT = {
+    "ramp.out->level.audio": BLOCKS,
+    "ramp.out->keep.audio": BLOCKS,
+    "level.peak->show.peak": BLOCKS,
+    "app->keep.words": BLOCKS // 10,
+    "keep.echo->ears": BLOCKS // 10,
+}
 STANDSTILL_S = 3.0
 AUDIO = AudioFormat(48_000, 1, max_block_frames=1500)
 BYTES = BytesFormat(max_bytes=100)
@@ -176,6 +184,7 @@ def run(seed: int, placement: str, most: int) -> dict[str, object]:
     chance = random.Random(seed)
     problems: list[BaseException] = []
     went_on = True
+    paused: list[str] = []
     with DataFlowCoordinator(f"hostile-{seed}") as flow:
         ramp = flow.add(Ramp(), name="ramp")
         level = flow.add(Level(), name="level", placement=placement, worker="other")
@@ -204,6 +213,7 @@ def run(seed: int, placement: str, most: int) -> dict[str, object]:
                 pass
             damage.do()
             went_on = wait_while_it_goes_on(flow)
+            paused = [name for name in SENT if flow.pipeline(name).paused]
             flow.stop()
         except FlowFailed as failed:
             problems.extend(failed.exceptions)
@@ -218,6 +228,7 @@ def run(seed: int, placement: str, most: int) -> dict[str, object]:
         "damage": damage.done,
         "errors": [f"{type(problem).__name__}: {problem}" for problem in problems],
         "went_on": went_on,
+        "paused": paused,
         "accounts": {name: [each.sent, each.delivered, each.dropped_total] for name, each in report.pipelines.items()},
         "workers": workers,
     }

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.chaos import hostile_flow
+from tests.chaos.hostile_flow import SENT
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 50  # for all rounds of a test; a round takes less than a second
@@ -26,14 +26,6 @@ LIMIT_S = 50  # for all rounds of a test; a round takes less than a second
 # How long the rounds of one test may take together; what is not begun by then is left out. There are always some.
 BUDGET_S = 14
 LEAST_ROUNDS = 3
-
-SENT = {
-    "ramp.out->level.audio": hostile_flow.BLOCKS,
-    "ramp.out->keep.audio": hostile_flow.BLOCKS,
-    "level.peak->show.peak": hostile_flow.BLOCKS,
-    "app->keep.words": hostile_flow.BLOCKS // 10,
-    "keep.echo->ears": hostile_flow.BLOCKS // 10,
-}
 
 
 @contextlib.contextmanager
@@ -70,8 +62,9 @@ def check(told):
     """Check how one round ended."""
     for error in told["errors"]:
         assert any(name in error for name in SENT), f"names no pipeline: {error}"
-    headers = [damage for damage in told["damage"] if " in header of " in damage]
-    assert told["went_on"] or told["errors"] or headers, "stood still without a word"
+    # The header of the pipeline that nobody receives from at last holds a rule: one that waits is as good as another.
+    ruled = any(" in header of keep.echo->ears" in damage for damage in told["damage"])
+    assert told["went_on"] or told["errors"] or told["paused"] or ruled, "stood still without a word"
     if told["errors"] or not told["went_on"]:
         return
     for name, (sent, delivered, dropped) in told["accounts"].items():
