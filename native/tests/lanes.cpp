@@ -432,10 +432,7 @@ private:
     void produce() {
         Sender sender(works_.input(), works_.input_pool());
         const Bell bell = works_.source_bell();
-        ConsumerBells bells;
-        for (std::uint32_t replica = 0; replica < works_.shape().replicas; ++replica) {
-            bells.add(works_.replica_bell(replica), 0);
-        }
+        const ConsumerBells bells = works_.replicas_bells();
         const std::uint32_t burst = works_.shape().replicas;
         for (std::uint64_t number = 0; number < blocks_; ++number) {
             if (pace_ == Pace::one_by_one || (pace_ == Pace::in_step && number % burst == 0)) {
@@ -542,11 +539,7 @@ void run_threads(std::uint64_t blocks, std::uint64_t seed) {
 }  // namespace
 
 int main(int argument_count, char** arguments) {
-    const std::uint64_t blocks = argument_count > 1 ? std::strtoull(arguments[1], nullptr, 10) : 600;
-    const std::uint64_t seed = argument_count > 2 ? std::strtoull(arguments[2], nullptr, 10) : std::random_device{}();
-    std::printf("lanes: blocks %llu, seed %llu\n", static_cast<unsigned long long>(blocks),
-                static_cast<unsigned long long>(seed));
-    std::fflush(stdout);
+    const auto [blocks, seed] = effort_of("lanes", argument_count, arguments, 600);
     check_bells();
     check_ended_lanes();
     run_schedules(seed);

@@ -152,10 +152,7 @@ private:
     void produce() {
         Sender sender(works_.input(), works_.input_pool());
         const Bell bell = works_.source_bell();
-        ConsumerBells bells;
-        for (std::uint32_t replica = 0; replica < works_.shape().replicas; ++replica) {
-            bells.add(works_.replica_bell(replica), 0);
-        }
+        const ConsumerBells bells = works_.replicas_bells();
         for (std::uint64_t number = 0; number < blocks_; ++number) {
             while (!sender.producer().has_room()) {
                 sender.producer().request_wake();
@@ -227,11 +224,7 @@ int main(int argument_count, char** arguments) {
     std::puts("lanes_processes: not run, the thread sanitizer does not follow fork()");
     return 0;
 #endif
-    const std::uint64_t blocks = argument_count > 1 ? std::strtoull(arguments[1], nullptr, 10) : 2000;
-    const std::uint64_t seed = argument_count > 2 ? std::strtoull(arguments[2], nullptr, 10) : std::random_device{}();
-    std::printf("lanes_processes: blocks %llu, seed %llu\n", static_cast<unsigned long long>(blocks),
-                static_cast<unsigned long long>(seed));
-    std::fflush(stdout);
+    const auto [blocks, seed] = effort_of("lanes_processes", argument_count, arguments, 2000);
     std::uint64_t runs = 0;
     for (std::uint32_t replicas = 2; replicas <= 3; ++replicas) {
         for (const std::uint32_t input_size : {1U, 4U}) {

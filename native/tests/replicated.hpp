@@ -74,6 +74,12 @@ public:
     Bell source_bell() const { return Bell(segment_, source_bell_); }
     Bell replica_bell(std::uint32_t replica) const { return Bell(segment_, replica_bells_[replica]); }
     Bell receiver_bell(std::uint32_t receiver) const { return Bell(segment_, receiver_bells_[receiver]); }
+    // As the source rings them.
+    ConsumerBells replicas_bells() const {
+        ConsumerBells bells;
+        for (std::uint32_t replica = 0; replica < shape_.replicas; ++replica) bells.add(replica_bell(replica), 0);
+        return bells;
+    }
     std::atomic<std::uint32_t>& sleeping(std::uint32_t replica) const {
         return segment_->at<BellWords>(replica_bells_[replica])->sleeping;
     }

@@ -95,10 +95,7 @@ int main(int argument_count, char** arguments) {
     std::puts("ring_processes: not run, the thread sanitizer does not follow fork()");
     return 0;
 #endif
-    const std::uint64_t blocks = argument_count > 1 ? std::strtoull(arguments[1], nullptr, 10) : 3000;
-    const std::uint64_t seed = argument_count > 2 ? std::strtoull(arguments[2], nullptr, 10) : std::random_device{}();
-    std::printf("ring_processes: blocks %llu, seed %llu\n", static_cast<unsigned long long>(blocks),
-                static_cast<unsigned long long>(seed));
+    const auto [blocks, seed] = effort_of("ring_processes", argument_count, arguments, 3000);
     std::uint64_t runs = 0;
     const auto own_seed = [&] { return Random::mix(seed + ++runs); };
     const std::vector<Rule> rules = {

@@ -351,11 +351,7 @@ std::vector<Rule> every_rule() {
 }  // namespace
 
 int main(int argument_count, char** arguments) {
-    const std::uint64_t blocks = argument_count > 1 ? std::strtoull(arguments[1], nullptr, 10) : 3000;
-    const std::uint64_t seed = argument_count > 2 ? std::strtoull(arguments[2], nullptr, 10) : std::random_device{}();
-    std::printf("ring_stress: blocks %llu, seed %llu\n", static_cast<unsigned long long>(blocks),
-                static_cast<unsigned long long>(seed));
-    std::fflush(stdout);
+    const auto [blocks, seed] = effort_of("ring_stress", argument_count, arguments, 3000);
 
     run_schedules(seed);
     std::uint64_t runs = 0;

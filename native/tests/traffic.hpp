@@ -5,10 +5,13 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <memory>
 #include <optional>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -47,6 +50,23 @@ public:
 private:
     std::uint64_t state_;
 };
+
+// How much a program of tests does: its arguments BLOCKS and SEED, as far as they are given. Printed, so that a run can be
+// repeated.
+struct Effort {
+    std::uint64_t blocks;
+    std::uint64_t seed;
+};
+inline Effort effort_of(const char* program, int argument_count, char** arguments, std::uint64_t blocks) {
+    const auto argument = [&](int index, std::uint64_t otherwise) {
+        return argument_count > index ? std::strtoull(arguments[index], nullptr, 10) : otherwise;
+    };
+    const Effort effort{argument(1, blocks), argument(2, std::random_device{}())};
+    std::printf("%s: blocks %llu, seed %llu\n", program, static_cast<unsigned long long>(effort.blocks),
+                static_cast<unsigned long long>(effort.seed));
+    std::fflush(stdout);
+    return effort;
+}
 
 // The payload of a block follows from its number, so that a consumer can tell a wrong byte without a second copy.
 inline constexpr std::uint32_t payload_capacity = 256;
