@@ -6,7 +6,6 @@
 // sleep on bells.
 #include <deque>
 #include <optional>
-#include <random>
 #include <set>
 #include <string>
 #include <thread>

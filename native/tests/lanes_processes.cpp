@@ -3,7 +3,6 @@
 //   lanes_processes [blocks] [seed]      blocks of one run; the seed is printed
 #include <atomic>
 #include <map>
-#include <random>
 #include <set>
 #include <span>
 #include <string>

@@ -2,7 +2,6 @@
 // anew by its descriptor, at another address.
 //
 //   ring_processes [blocks] [seed]      blocks of one run; the seed is printed
-#include <random>
 
 #include <sys/wait.h>
 #include <unistd.h>

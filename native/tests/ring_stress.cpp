@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <deque>
 #include <optional>
-#include <random>
 #include <set>
 #include <string>
 #include <thread>

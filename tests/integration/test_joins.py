@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import msgspec
 import numpy as np
@@ -393,8 +394,13 @@ def test_a_live_source_that_drops_is_joined_with_one_that_waits(flow, where):
 
 def wait_until_held(flow, pipeline):
     """Wait until `NarrowPairs` holds ten blocks of 100 frames, and four wait behind them; it takes no more."""
-    while (metrics := pipeline.statistics()).delivered < 10 or metrics.fill < 4:
+    limit = time.monotonic() + LIMIT_S
+    # While blocks move, delivered and fill are not of one moment; at last nothing moves.
+    while (metrics := pipeline.statistics()).delivered < 10 or metrics.fill != 4 or metrics.in_flight != 4:
         assert not flow.wait(0.001), "the flow must not end"
+        assert time.monotonic() < limit, metrics
+    assert not flow.wait(0.02), "the flow must not end"
+    metrics = pipeline.statistics()
     assert (metrics.delivered, metrics.fill) == (10, 4)
 
 
