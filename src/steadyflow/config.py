@@ -214,7 +214,7 @@ class PipelineConfig:
         """Answer a misspelt option with the near miss, before Python complains about the one that is then missing."""
         for name in options:
             if name not in cls.OPTIONS:
-                raise UnknownName("option", name, cls.OPTIONS, where="PipelineConfig")
+                raise UnknownName("option", name, _AVAILABLE, where="PipelineConfig")
         return super().__new__(cls)
 
     def __init__(
@@ -292,7 +292,7 @@ class PipelineConfig:
                 continue
             with problems.noted(document.where(*key, name)):
                 if name not in cls.OPTIONS:
-                    raise UnknownName("option", name, [*beside, *cls.OPTIONS])
+                    raise UnknownName("option", name, [*beside, *_AVAILABLE])
                 options[name] = rule_from_table(value) if name == "backpressure_strategy" else value
                 # Each by itself: so it is known which one is wrong, and one that is does not hide another.
                 cls(**{"buffer_size": 1, name: options[name]})
@@ -323,6 +323,10 @@ class PipelineConfig:
 
     def __repr__(self) -> str:
         return f"PipelineConfig({', '.join(f'{name}={getattr(self, name)!r}' for name in self.OPTIONS)})"
+
+
+_AVAILABLE: Final = tuple(name for name in PipelineConfig.OPTIONS if name != "transformation_required")
+"""The options that a message may offer."""
 
 
 # --- validation ---------------------------------------------------------------------------------------------------

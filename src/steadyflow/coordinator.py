@@ -14,6 +14,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar, overload
 
 from steadyflow._native import MAX_PROCESSES, AbortFlag, monotonic_ns, shut_down
+from steadyflow.arguments import checked_number, checked_seconds
 from steadyflow.config import PipelineConfig, Rule
 from steadyflow.errors import (
     ConfigurationError,
@@ -71,6 +72,7 @@ DRAIN_TIMEOUT_S: Final = 5.0
 RECORDING_BUFFER_SIZE: Final = 256
 """How many blocks of a recorded pipeline may wait for the disk, unless said otherwise."""
 
+_LONGEST_S: Final = 1e9
 _EXIT_TIMEOUT_S: Final = 1.0
 _OWN_FLOW: Final = "use it there, or make a flow of its own here"
 _MAX_EVENTS: Final = 10_000
@@ -577,8 +579,11 @@ class DataFlowCoordinator:
             True when everything has ended, or failed: `stop` then reports at once. False after the time.
 
         Raises:
+            ConfigurationError: `timeout_s` is no time.
             StateError: The flow has not been started.
         """
+        if timeout_s is not None:
+            checked_seconds("wait", "timeout_s", timeout_s)
         self._require_own("wait")
         if self._execution is None:
             raise StateError(f"flow {self.name!r}: expected a started flow to wait for; call start() first.")
@@ -593,8 +598,10 @@ class DataFlowCoordinator:
 
         Raises:
             FlowFailed: A module or worker had failed; carries the report.
+            ConfigurationError: `drain_timeout_s` is no time.
             StateError: The flow has not been started.
         """
+        checked_seconds("stop", "drain_timeout_s", drain_timeout_s)
         self._require_own("stop")
         if self._execution is None:
             raise StateError(f"flow {self.name!r}: expected a started flow to stop; call start() first.")
@@ -858,8 +865,8 @@ class DataFlowCoordinator:
 
 
 def _check_duration(owner: str, duration_s: float | None) -> None:
-    if duration_s is not None and not duration_s > 0:
-        raise ConfigurationError(f"{owner}: expected duration_s to be a number above 0, got {duration_s!r}.")
+    if duration_s is not None:
+        checked_number(owner, "duration_s", duration_s, above=0, most=_LONGEST_S)
 
 
 def _check_text(owner: str, name: object) -> None:

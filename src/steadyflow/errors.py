@@ -41,14 +41,47 @@ builtins derive from it too, so that ``except TimeoutError`` or ``except ValueEr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Self, TypeVar
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple, Self, TypeVar
 
 ErrorT = TypeVar("ErrorT", bound="FlowError")
 
 
+class Subject(NamedTuple):
+    """
+    A part of a flow that an error is about.
+
+    Args:
+        kind: What it is.
+        name: Its name, or its id.
+    """
+
+    kind: Literal["module", "pipeline"]
+    name: str
+
+
 class FlowError(Exception):
-    """The root of all errors that steadyflow raises on purpose."""
+    """
+    The root of all errors that steadyflow raises on purpose.
+
+    Attributes:
+        subject: The module or pipeline that a description, refused at its start, is wrong about; None of other errors, and
+            where it is the whole flow.
+    """
+
+    subject: Subject | None = None
+
+
+@contextlib.contextmanager
+def concerning(*, module: str = "", pipeline: str = "") -> Iterator[None]:
+    """Note what an error that is raised inside is about, unless it knows more exactly; either a module or a pipeline."""
+    try:
+        yield
+    except FlowError as error:
+        if error.subject is None:
+            error.subject = Subject("module", module) if module else Subject("pipeline", pipeline)
+        raise
 
 
 def located(error: ErrorT, where: str) -> ErrorT:

@@ -944,10 +944,18 @@ def test_stop_and_wait_need_a_start(flow):
             call()
 
 
-@pytest.mark.parametrize("duration_s", [0, -1])
+@pytest.mark.parametrize("duration_s", [0, -1, "5", float("nan"), [1]])
 def test_a_run_has_a_duration_or_none(flow, duration_s):
     with pytest.raises(ConfigurationError, match="duration_s"):
         flow.run(duration_s=duration_s)
+
+
+@pytest.mark.parametrize("timeout_s", [-1, "5", float("nan")])
+def test_times_are_numbers(flow, timeout_s):
+    with pytest.raises(ConfigurationError, match="wait: expected timeout_s to be seconds"):
+        flow.wait(timeout_s)
+    with pytest.raises(ConfigurationError, match="stop: expected drain_timeout_s to be seconds"):
+        flow.stop(timeout_s)
     assert "new" in repr(flow)
 
 

@@ -347,7 +347,8 @@ def test_graph_is_that_of_the_flow(flow_file):
 
 
 @pytest.mark.parametrize(
-    ("name", "begins"), [("a.dot", "digraph"), ("a.GV", "digraph"), ("a.mmd", "---"), ("a.json", "{"), ("a.txt", "---")]
+    ("name", "begins"),
+    [("a.dot", "digraph"), ("a.GV", "digraph"), ("a.mmd", "---"), ("a.json", "{"), ("a.md", "```mermaid\n---\n")],
 )
 def test_graph_goes_to_a_file_in_the_format_of_its_ending(flow_file, tmp_path, name, begins):
     done = run("graph", flow_file(), "--output", tmp_path / name)
@@ -359,6 +360,49 @@ def test_graph_goes_to_a_file_in_the_format_of_its_ending(flow_file, tmp_path, n
 def test_a_format_that_is_named_counts_more_than_the_ending(flow_file, tmp_path):
     assert run("graph", flow_file(), "--format", "dot", "--output", tmp_path / "a.json").returncode == 0
     assert (tmp_path / "a.json").read_text().startswith("digraph")
+    assert run("graph", flow_file(), "--json", "--output", tmp_path / "a.dot").returncode == 0
+    assert json.loads((tmp_path / "a.dot").read_text())["name"] == "levels"
+
+
+@pytest.mark.parametrize("name", ["a.svg", "picture"])
+def test_an_ending_that_says_no_format_is_refused(flow_file, tmp_path, name):
+    done = run("graph", flow_file(), "--output", tmp_path / name)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"--output {tmp_path / name}: unknown ending of a picture" in done.stderr
+    assert "Known: .mmd, .md, .dot, .gv, .json." in done.stderr
+    assert not (tmp_path / name).exists()
+    assert run("graph", flow_file(), "--format", "mermaid", "--output", tmp_path / name).returncode == 0
+
+
+def test_a_page_has_the_picture_in_a_block(flow_file, tmp_path):
+    with load_flow(flow_file()) as flow:
+        for format, expected in (("mermaid", "mermaid"), ("dot", "dot")):
+            assert run("graph", flow_file(), "--format", format, "--output", tmp_path / "a.md").returncode == 0
+            assert (tmp_path / "a.md").read_text() == f"```{expected}\n{flow.graph(format)}```\n"
+
+
+MONO_16 = """
+from steadyflow import AudioFormat, module
+
+@module(input=AudioFormat(16_000, 1))
+def listen(audio): ...
+"""
+
+
+def test_a_flow_that_cannot_run_is_not_drawn(flow_file, tmp_path):
+    """The same is wrong with it as when it is run, and said in the same words."""
+    (tmp_path / "mono_16.py").write_text(MONO_16)
+    path = flow_file(FLOW.replace("steadyflow.audio:LevelMeter", "mono_16:listen"))
+    drawn = run("graph", path, "--output", tmp_path / "a.dot")
+    ran = run("run", path, "--quiet")
+
+    assert (drawn.returncode, ran.returncode) == (1, 1)
+    assert drawn.stderr == ran.stderr
+    assert drawn.stderr.startswith(
+        f"steadyflow: {path}, line 13, pipelines.0: {LINK}: the output produces audio 48000 Hz"
+    )
+    assert not (tmp_path / "a.dot").exists()
 
 
 def test_graph_with_other_values(flow_file):
@@ -381,6 +425,7 @@ def test_graph_needs_nothing_that_the_flow_needs(flow_file):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--json", "--format", "dot"], "graph: expected either --json or --format dot, got both"),
         (["--format", "dott"], "--format: unknown format 'dott'; did you mean 'dot'"),
         (["--output", "no/such/folder.dot"], "no/such/folder.dot: expected a place where a file can be written"),
     ],

@@ -146,6 +146,12 @@ def test_the_buffer_size_has_no_default():
         PipelineConfig()
 
 
+def test_what_is_not_available_is_not_offered():
+    with pytest.raises(UnknownName) as caught:
+        PipelineConfig(buffer_size=2, transformation_requird=True)
+    assert caught.value.known == ("buffer_size", "max_latency_ms", "priority", "backpressure_strategy", "late")
+
+
 def test_a_misspelt_buffer_size_is_not_a_missing_one():
     with pytest.raises(UnknownName, match="did you mean 'buffer_size'"):
         PipelineConfig(bufer_size=5)

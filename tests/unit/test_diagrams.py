@@ -257,7 +257,7 @@ def test_dot_has_every_part(flow):
         ("m3:e", "m1:in1:w"),
         ("m2:out1:e", "m1:in0:w"),
     ]
-    assert graph.get("rankdir") is None or graph.get("rankdir") == "LR"
+    assert graph.get_node("graph")[0].get("rankdir") == "LR"
     assert [each.get("penwidth") for each in graph.get_edges()] == ["2.4", "1.1", "1.1", "0.7", "1.1", "1.1"]
 
 

@@ -12,8 +12,10 @@ from steadyflow.errors import (
     MissingExtra,
     ModuleFailed,
     SeveralProblems,
+    Subject,
     UnknownName,
     WorkerDied,
+    concerning,
     located,
 )
 
@@ -149,3 +151,20 @@ def test_flow_failed_is_a_flow_error_with_a_message():
     assert failed.report is None
     assert isinstance(failed, FlowError)
     assert "2 modules failed" in str(failed)
+
+
+def test_an_error_is_about_the_innermost_part():
+    def wrong(**inner):
+        with pytest.raises(ConfigurationError) as caught, concerning(module="a"), concerning(**inner):
+            raise ConfigurationError("x")
+        return caught.value.subject
+
+    assert wrong(pipeline="a.out->b.in") == Subject("pipeline", "a.out->b.in")
+    assert wrong(module="b") == ("module", "b")
+    assert ConfigurationError("x").subject is None
+
+
+def test_other_errors_are_about_nothing():
+    with pytest.raises(ZeroDivisionError) as caught, concerning(module="a"):
+        raise ZeroDivisionError
+    assert not hasattr(caught.value, "subject")

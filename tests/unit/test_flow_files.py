@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import enum
 import inspect
 import sys
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 
 from steadyflow import (
+    Aligned,
     AudioFormat,
     DataFlowCoordinator,
     DropOldest,
@@ -34,6 +36,7 @@ from steadyflow.errors import (
     FileUnreadable,
     FlowFailed,
     FormatClash,
+    LimitExceeded,
     MissingExtra,
     SeveralProblems,
     UnknownName,
@@ -291,6 +294,18 @@ class Copier(Module):
     def process(self, data): ...
 
 
+class Join(Module):
+    one = Input(AudioFormat())
+    two = Input(AudioFormat())
+    aligned = Aligned("one", "two")
+
+    def process(self, one, two): ...
+
+
+class Loop(Join):
+    out = Output(AudioFormat(48_000, 1))
+
+
 @module(input=AudioFormat(16_000, 1), output=AudioFormat(16_000, 1))
 def halve(audio):
     return audio.samples / 2
@@ -374,6 +389,36 @@ a = { use = "HERE:halve", worker = "w" }
 b = { use = "HERE:halve", worker = "w", placement = "process" }
 """
 TONE = '[modules.tone]\nuse = "steadyflow.audio:Tone"\narguments.frequency_hz = 440\n'
+
+
+TONES = f"""
+[modules.one]
+use = "steadyflow.audio:Tone"
+arguments = {{ frequency_hz = 440 }}
+[modules.two]
+use = "steadyflow.audio:Tone"
+arguments = {{ frequency_hz = 440, sample_rate_hz = 16000 }}
+[modules.join]
+use = "{HERE}:Join"
+[[pipelines]]
+from = "one"
+to = "join.one"
+buffer_size = 2
+"""
+REPLICAS = f"""
+[modules]
+a = {{ use = "{HERE}:halve" }}
+b = {{ use = "{HERE}:halve", placement = "process", replicas = 3 }}
+c = {{ use = "{HERE}:halve" }}
+[[pipelines]]
+from = "a"
+to = "b"
+buffer_size = 1
+[[pipelines]]
+from = "b"
+to = "c"
+buffer_size = 2
+"""
 
 
 def linked(options, ends='from = "tone.out"\nto = "meter.audio"'):
@@ -532,6 +577,12 @@ def linked(options, ends='from = "tone.out"\nto = "meter.audio"'):
         ("pipelines = [3]\n" + MODULE, ConfigurationError, ", line 1, pipelines.0", "expected a table, got 3"),
         (linked("buffer_size = 0"), ConfigurationError, ", line 9, pipelines.0.buffer_size", "from 1 to 65,536, got 0"),
         (linked("bufer_size = 3"), UnknownName, ", line 9, pipelines.0.bufer_size", "did you mean 'buffer_size'"),
+        (
+            linked("buffer_size = 3\ntransformation_required = true"),
+            ConfigurationError,
+            ", line 10, pipelines.0.transformation_required",
+            "transformation_required=True is not available yet",
+        ),
         (linked(""), ConfigurationError, ", line 6, pipelines.0", "buffer_size is missing"),
         (
             linked("buffer_size = 3\npriority = 'hihg'"),
@@ -720,6 +771,13 @@ def test_a_misspelt_module_beside_the_file_gets_the_near_miss(flow_file, tmp_pat
         load_flow(path)
 
 
+def test_what_is_not_available_is_not_offered(flow_file):
+    with pytest.raises(UnknownName) as caught:
+        load_flow(flow_file(linked("buffer_size = 3\ntransformation_requird = true")))
+    assert "buffer_size" in caught.value.known
+    assert "transformation_required" not in str(caught.value)
+
+
 # --- what is found at the start -----------------------------------------------------------------------------------
 
 
@@ -740,21 +798,46 @@ def test_a_misspelt_module_beside_the_file_gets_the_near_miss(flow_file, tmp_pat
             "module 'a': no format today",
         ),
         (
-            '[modules.take]\nuse = "steadyflow.audio:FileSource"\narguments.path = "/no/such/take.wav"',
-            FileUnreadable,
-            ", line 1, modules.take",
-            "/no/such/take.wav",
-        ),
-        (
             TWO_PLACEMENTS,
             ConfigurationError,
-            "",
+            ", line 4, modules.b",
             "worker 'w': expected one placement",
+        ),
+        (
+            TONES,
+            ConfigurationError,
+            ", line 8, modules.join",
+            "join.two of Aligned('one', 'two', by='frame'): expected one pipeline, got none",
+        ),
+        (
+            TONES + "[[pipelines]]\nfrom = 'two'\nto = 'join.two'\nbuffer_size = 2",
+            FormatClash,
+            ", line 8, modules.join",
+            "expected one sample rate on all inputs of Aligned('one', 'two', by='frame'); got one 48000 Hz, two 16000 Hz",
+        ),
+        (
+            TONES.replace(":Join", ":Loop") + "[[pipelines]]\nfrom = 'join'\nto = 'join.two'\nbuffer_size = 2",
+            ConfigurationError,
+            ", line 14, pipelines.1",
+            "would wait for what is made of it",
+        ),
+        (REPLICAS, ConfigurationError, ", line 10, pipelines.1", "expected a buffer_size of at least 3"),
+        (
+            REPLICAS.replace('"process"', '"process", ordered = true').partition("[[")[0],
+            ConfigurationError,
+            ", line 4, modules.b",
+            "expected one pipeline into it",
+        ),
+        (
+            "[modules]\na = { use = 'HERE:halve', placement = 'process', replicas = 15 }\nb = { use = 'HERE:halve', placement = 'process' }",
+            LimitExceeded,
+            "",
+            "a flow may have 15 process workers; this one has 16",
         ),
         (
             f"[modules]\na.use = 'HERE:halve'\nb.use = 'HERE:halve'\n{A_TO_B}\n{B_TO_A}",
             CycleRefused,
-            "",
+            ", line 4, pipelines.0",
             "the loop a -> b -> a waits everywhere",
         ),
         (
@@ -765,20 +848,83 @@ def test_a_misspelt_module_beside_the_file_gets_the_near_miss(flow_file, tmp_pat
         ),
     ],
 )
-@pytest.mark.parametrize("begin", [lambda flow: flow.start(), lambda flow: flow.run()], ids=["start", "run"])
+@pytest.mark.parametrize("begin", ["start", "run", "graph"])
 def test_what_the_start_refuses_is_said_with_its_place(flow_file, text, kind, where, said, begin):
     path = flow_file(text.replace("HERE", HERE))
     with load_flow(path) as flow, pytest.raises(kind) as caught:
-        begin(flow)
+        getattr(flow, begin)()
     assert str(caught.value).startswith(f"{path}{where}: ")
     assert said in str(caught.value)
 
 
-def test_a_graph_that_cannot_be_drawn_is_said_with_its_place(flow_file):
-    path = flow_file(TWO_PLACEMENTS.replace("HERE", HERE))
-    with load_flow(path) as flow, pytest.raises(ConfigurationError) as caught:
+MISSING = """
+[modules.take]
+use = "steadyflow.audio:FileSource"
+arguments.path = "/no/such/take.wav"
+[modules.copy]
+use = "HERE:Copier"
+[modules.half]
+use = "HERE:halve"
+[[pipelines]]
+from = "take"
+to = "copy"
+buffer_size = 4
+[[pipelines]]
+from = "copy"
+to = "half"
+buffer_size = 4
+"""
+
+
+def test_a_missing_file_is_a_mistake_of_the_start_and_not_of_the_description(flow_file):
+    path = flow_file(MISSING.replace("HERE", HERE))
+    with load_flow(path) as flow:
+        assert "audio, 16000 Hz, 1 channel" in flow.graph()
+        with pytest.raises(FileUnreadable, match=r"/no/such/take\.wav") as caught:
+            flow.start()
+    assert str(caught.value).startswith(f"{path}, line 2, modules.take: ")
+
+
+def test_what_cannot_fit_whatever_the_file_holds_is_found_without_it(flow_file):
+    text = f"""{MISSING}
+[modules.again]
+use = "HERE:Copier"
+[modules.swallow]
+use = "HERE:swallow"
+[[pipelines]]
+from = "half"
+to = "again"
+buffer_size = 4
+[[pipelines]]
+from = "again"
+to = "swallow"
+buffer_size = 4
+"""
+    path = flow_file(text.replace("HERE", HERE))
+    with load_flow(path) as flow, pytest.raises(FormatClash, match=r"line 26, pipelines.3: again.out->swallow.audio: "):
         flow.graph()
-    assert str(caught.value).startswith(f"{path}: worker 'w'")
+
+
+def test_a_picture_changes_nothing(flow_file):
+    with load_flow(flow_file()) as flow:
+        picture = flow.graph()
+        assert flow.graph() == picture
+        assert flow.pipelines["tone.out->meter.audio"].format is None
+        assert flow.run().pipelines["meter.level->levels.data"].delivered == 10
+        assert "audio, 48000 Hz, 1 channel" in flow.graph()  # what flowed is known by now
+
+
+def test_an_unknown_format_of_a_picture_is_not_the_file_s_mistake(flow_file):
+    with load_flow(flow_file()) as flow, pytest.raises(UnknownName, match=r"^unknown format of a graph 'dott'"):
+        flow.graph("dott")
+
+
+def test_what_is_not_in_the_file_has_no_line(flow_file):
+    path = flow_file(f"[modules.a]\nuse = '{HERE}:halve'\nworker = 'w'")
+    with load_flow(path) as flow:
+        flow.add(Copier(), name="b", worker="w", placement="process")
+        with pytest.raises(ConfigurationError, match=f"^{path}: worker 'w': expected one placement"):
+            flow.start()
 
 
 def test_a_failure_is_the_module_s_and_not_the_file_s(flow_file):
@@ -876,6 +1022,42 @@ def test_tables_that_may_be_left_out_may_be_set(flow_file):
         assert flow.modules["free"].options == {"size": 3}
 
 
+def test_tables_that_the_file_does_not_have_yet(flow_file):
+    text = f'[modules.one]\nuse = "{HERE}:Everything"\narguments.path = "x"\n{linked("buffer_size = 3")}'
+    overrides = {
+        "pipelines.0.backpressure_strategy.kind": "wait",
+        "pipelines.0.backpressure_strategy.timeout_ms": 7,
+        "modules.one.arguments.format.sample_rate_hz": 16_000,
+        "modules.one.arguments.span.low": 0.5,
+    }
+    with load_flow(flow_file(text), overrides=overrides) as flow:
+        assert flow.pipelines["tone.out->meter.audio"].config.backpressure_strategy == Wait(7)
+        assert flow.modules["one"].given["format"] == AudioFormat(16_000)
+        assert flow.modules["one"].given["span"] == Range(0.5)
+
+
+def test_overrides_stay_as_they_are(flow_file):
+    rule, sizes = {"kind": "wait"}, [1, {"x": 2}]
+    overrides = {
+        "pipelines.found.backpressure_strategy": rule,
+        "pipelines.found.backpressure_strategy.timeout_ms": 7,
+        "modules.free.arguments.sizes": sizes,
+        "modules.free.arguments.sizes.1.x": 3,
+    }
+    before = copy.deepcopy(overrides)
+    path = flow_file(f'{FLOW}\n[modules.free]\nuse = "{HERE}:Free"')
+    with load_flow(path, overrides=overrides) as flow:
+        assert flow.modules["free"].options == {"sizes": [1, {"x": 3}]}
+    assert overrides == before
+    assert (rule, sizes) == ({"kind": "wait"}, [1, {"x": 2}])
+
+
+@pytest.mark.parametrize("overrides", [{3: 4}, [("flow.name", "x")], "flow.name=x", 5])
+def test_what_are_no_overrides(flow_file, overrides):
+    with pytest.raises(ConfigurationError, match="load_flow: expected overrides to be a mapping from keys as text"):
+        load_flow(flow_file(), overrides=overrides)
+
+
 def test_entries_of_arrays_are_counted_from_0(flow_file):
     text = f'[modules.free]\nuse = "{HERE}:Free"\narguments.sizes = [1, {{ x = 2 }}]'
     with load_flow(flow_file(text), overrides={"modules.free.arguments.sizes.1.x": 3}) as flow:
@@ -915,6 +1097,26 @@ def test_entries_of_arrays_are_counted_from_0(flow_file):
         ("pipelines.found", 1, ConfigurationError, "expected a table, got 1"),
         ("pipelines.0.bufer_size", 1, UnknownName, "unknown option 'bufer_size'; did you mean 'buffer_size'"),
         ("pipelines.0.buffer_size", "many", ConfigurationError, "expected buffer_size to be an integer"),
+        (
+            "pipelines.found.backpresure_strategy.kind",
+            "wait",
+            UnknownName,
+            "unknown key 'backpresure_strategy'; did you mean 'backpressure_strategy'",
+        ),
+        (
+            "pipelines.found.backpressure_strategy.kind",
+            "wiat",
+            UnknownName,
+            "unknown rule 'wiat'; did you mean 'wait'",
+        ),
+        (
+            "pipelines.found.backpressure_strategy.timeout_ms",
+            5,
+            ConfigurationError,
+            "expected a rule such as {kind = \"wait\", timeout_ms = 5000}, got {'timeout_ms': 5}",
+        ),
+        ("modules.levels.arguments.a.b", 5, ConfigurationError, "Collect takes no arguments, got a = {'b': 5}"),
+        ("modules.tone.arguments.a.b", 5, UnknownName, "unknown argument 'a'"),
         ("a b", 1, ConfigurationError, "expected a key such as modules.take.use"),
         ("", 1, ConfigurationError, "expected a key such as modules.take.use"),
     ],

@@ -115,6 +115,17 @@ def test_a_replaced_value_has_its_source_instead_of_a_line():
     assert document.where("a", "b", "d") == "a.toml, --set again, a.b.d"
 
 
+def test_what_replaces_a_value_is_not_changed_later():
+    document = TomlDocument("a.toml", "a = 1")
+    value = {"b": [{"c": 1}], "d": Opaque()}
+    document.replace(("a",), value, "--set a")
+    document.replace(("a", "b", 0, "c"), 2, "--set a.b.0.c")
+
+    assert document.content["a"]["b"] == [{"c": 2}]
+    assert value["b"] == [{"c": 1}]
+    assert document.content["a"]["d"] is value["d"]
+
+
 def test_a_table_is_a_table():
     document = TomlDocument("a.toml", "[a]\nb = 1")
     assert document.table(("a",)) == {"b": 1}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, ParamSpec
 
 import typer
 
@@ -21,10 +22,43 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+P = ParamSpec("P")
+
 
 def _as_written(title: str, lines: Iterable[str]) -> str:
     """Return text for the end of a help page that keeps its lines: that is what the backspace asks for."""
     return "\n".join(["\b", f"{title}:", *(f"  {line}" for line in lines)])
+
+
+def _command(*examples: str, before: str = "") -> Callable[[Callable[P, int]], Callable[P, NoReturn]]:
+    """
+    Make a command of a function that returns its exit code; an error of steadyflow becomes its message.
+
+    Args:
+        *examples: How it is called, for its help page.
+        before: What the help page says in front of them.
+    """
+
+    def decorate(function: Callable[P, int]) -> Callable[P, NoReturn]:
+        @functools.wraps(function)
+        def exits(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
+            try:
+                code = function(*args, **kwargs)
+            except FlowError as error:
+                from steadyflow.cli.failures import describe
+
+                print(f"steadyflow: {describe(error)}", file=sys.stderr)
+                code = 1
+            except KeyboardInterrupt:
+                from steadyflow.cli.outcome import INTERRUPTED
+
+                code = INTERRUPTED
+            raise typer.Exit(code)
+
+        shown = _as_written("Examples" if len(examples) > 1 else "Example", examples)
+        return app.command(epilog="\n\n".join(filter(None, [before, shown])))(exits)
+
+    return decorate
 
 
 def _show_version(asked: bool) -> None:
@@ -44,15 +78,10 @@ def steadyflow(
     """Real-time data flow for Python audio."""
 
 
-@app.command(
-    epilog=_as_written(
-        "Examples",
-        [
-            "steadyflow demo",
-            "steadyflow demo take.wav",
-            "steadyflow demo take.wav --fast --json > notes.json",
-        ],
-    )
+@_command(
+    "steadyflow demo",
+    "steadyflow demo take.wav",
+    "steadyflow demo take.wav --fast --json > notes.json",
 )
 def demo(
     file: Annotated[
@@ -65,20 +94,16 @@ def demo(
         bool, typer.Option("--fast", help="As fast as possible, instead of the pace of the music.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document; progress goes to stderr.")] = False,
-) -> None:
+) -> int:
     """
     Send a recording through a flow, and print its notes.
 
     While it runs: what each pipeline sent, delivered and dropped, its latency and its health. Then the notes, and the
     report. Without FILE it says how many notes of the bundled recording it heard.
     """
+    from steadyflow.cli.demo import demo
 
-    def command() -> int:
-        from steadyflow.cli.demo import demo
-
-        return demo(file, fast=fast, as_json=as_json)
-
-    _exit_with(command)
+    return demo(file, fast=fast, as_json=as_json)
 
 
 FlowFile = Annotated[
@@ -95,16 +120,11 @@ Settings = Annotated[
 ]
 
 
-@app.command(
-    epilog=_as_written(
-        "Examples",
-        [
-            "steadyflow run notes.toml",
-            "steadyflow run notes.toml --set modules.take.arguments.path=take.wav",
-            "steadyflow run notes.toml --set 'pipelines.\"take.out->pitch.audio\".buffer_size=8'",
-            "steadyflow run notes.toml --duration-s 10 --quiet --json > report.json",
-        ],
-    )
+@_command(
+    "steadyflow run notes.toml",
+    "steadyflow run notes.toml --set modules.take.arguments.path=take.wav",
+    "steadyflow run notes.toml --set 'pipelines.\"take.out->pitch.audio\".buffer_size=8'",
+    "steadyflow run notes.toml --duration-s 10 --quiet --json > report.json",
 )
 def run(
     flow: FlowFile,
@@ -117,67 +137,55 @@ def run(
         bool, typer.Option("--json", help="Print the report as one JSON document; progress goes to stderr.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show nothing while it runs.")] = False,
-) -> None:
+) -> int:
     """
     Run the flow that a file describes.
 
     Until all streams have ended, the time is over, or Ctrl-C; then the report is printed. While it runs: what each
     pipeline sent, delivered and dropped, its latency and its health. Exits with 1 if the flow failed.
     """
+    from steadyflow.cli.run import run
 
-    def command() -> int:
-        from steadyflow.cli.run import run
-
-        return run(flow, settings or [], duration_s=duration_s, as_json=as_json, quiet=quiet)
-
-    _exit_with(command)
+    return run(flow, settings or [], duration_s=duration_s, as_json=as_json, quiet=quiet)
 
 
-@app.command(
-    epilog=_as_written(
-        "Examples",
-        [
-            "steadyflow graph notes.toml",
-            "steadyflow graph notes.toml --output notes.dot",
-            "steadyflow graph notes.toml --format dot | dot -Tsvg > notes.svg",
-        ],
-    )
+@_command(
+    "steadyflow graph notes.toml",
+    "steadyflow graph notes.toml --output notes.dot",
+    "steadyflow graph notes.toml --format dot | dot -Tsvg > notes.svg",
 )
 def graph(
     flow: FlowFile,
     format: Annotated[
         str | None,
         typer.Option(
-            "--format", help="mermaid, dot or json; by the ending of FILE, or else mermaid.", show_default=False
+            "--format", help="mermaid, dot or json; else by the ending of FILE, or mermaid.", show_default=False
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Write to this file, not to stdout.", show_default=False),
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Write to this file, not to stdout: .mmd or .md (Mermaid), .dot or .gv (Graphviz), .json.",
+            show_default=False,
+        ),
     ] = None,
     settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-) -> None:
+) -> int:
     """
     Draw the flow that a file describes.
 
-    Its workers, modules and pipelines. Nothing is started.
+    Its workers, modules and pipelines. Nothing is started. Exits with 1 if the flow could not run, as far as that can be
+    seen.
     """
+    from steadyflow.cli.graph import graph
 
-    def command() -> int:
-        from steadyflow.cli.graph import graph
-
-        return graph(flow, settings or [], format="json" if as_json else format, output=output)
-
-    _exit_with(command)
+    return graph(flow, settings or [], format=format, as_json=as_json, output=output)
 
 
-@app.command(
-    epilog=_as_written(
-        "Examples",
-        ["steadyflow observe", "steadyflow observe notes", "steadyflow observe notes --pid 4711 --json"],
-    )
-)
+@_command("steadyflow observe", "steadyflow observe notes", "steadyflow observe notes --pid 4711 --json")
 def observe(
     name: Annotated[
         str | None,
@@ -189,28 +197,21 @@ def observe(
         int | None, typer.Option("--pid", help="Its process, if several flows have that name.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document: the flow as it is now.")] = False,
-) -> None:
+) -> int:
     """
     Show the pipelines of a flow that is running.
 
     It may be of any process of yours, and does not notice. On a terminal until it ends, or Ctrl-C; otherwise as it is now.
     """
+    from steadyflow.cli.observe import observe
 
-    def command() -> int:
-        from steadyflow.cli.observe import observe
-
-        return observe(name, pid=pid, as_json=as_json)
-
-    _exit_with(command)
+    return observe(name, pid=pid, as_json=as_json)
 
 
-@app.command(
-    epilog="\n\n".join(
-        [
-            _as_written("Benchmarks", (f"{name:<12} {what}" for name, what in CASES.items())),
-            _as_written("Examples", ["steadyflow bench hop", "steadyflow bench --quick --json > figures.json"]),
-        ]
-    )
+@_command(
+    "steadyflow bench hop",
+    "steadyflow bench --quick --json > figures.json",
+    before=_as_written("Benchmarks", (f"{name:<12} {what}" for name, what in CASES.items())),
 )
 def bench(
     names: Annotated[
@@ -221,50 +222,26 @@ def bench(
         bool, typer.Option("--quick", help="Fewer rounds and blocks: all of them take less than three minutes.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON records instead of tables.")] = False,
-) -> None:
+) -> int:
     """
     Measure steadyflow beside its peers.
 
     Peers that are not installed are left out: pip install 'steadyflow[bench]' brings them.
     """
+    from steadyflow.cli.bench import bench
 
-    def command() -> int:
-        from steadyflow.cli.bench import bench
-
-        return bench(names or [], quick=quick, as_json=as_json)
-
-    _exit_with(command)
+    return bench(names or [], quick=quick, as_json=as_json)
 
 
-@app.command(epilog=_as_written("Examples", ["steadyflow doctor", "steadyflow doctor --json"]))
+@_command("steadyflow doctor", "steadyflow doctor --json")
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
-) -> None:
+) -> int:
     """
     Say what this system allows a flow, and what is missing.
 
     And what to do about it. Exits with 1 if flows cannot run here.
     """
+    from steadyflow.cli.doctor import doctor
 
-    def command() -> int:
-        from steadyflow.cli.doctor import doctor
-
-        return doctor(as_json)
-
-    _exit_with(command)
-
-
-def _exit_with(command: Callable[[], int]) -> NoReturn:
-    """Run a command, and exit with its code; an error of steadyflow becomes its message."""
-    try:
-        code = command()
-    except FlowError as error:
-        from steadyflow.cli.failures import describe
-
-        print(f"steadyflow: {describe(error)}", file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        from steadyflow.cli.outcome import INTERRUPTED
-
-        code = INTERRUPTED
-    raise typer.Exit(code)
+    return doctor(as_json)

@@ -48,9 +48,9 @@ def load_flow(path: str | os.PathLike[str], *, overrides: Mapping[str, object] |
         SeveralProblems: Several of these.
     """
     from steadyflow.flow_files.loading import load
-    from steadyflow.flow_files.settings import Setting
+    from steadyflow.flow_files.settings import override_settings
 
-    return load(path, [Setting(key, value, f"override {key}") for key, value in (overrides or {}).items()])
+    return load(path, override_settings(overrides))
 
 
 __all__ = ["load_flow"]

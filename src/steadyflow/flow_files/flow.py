@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from steadyflow.coordinator import DataFlowCoordinator
-from steadyflow.errors import FlowError, FlowFailed, located
+from steadyflow.errors import FlowError, FlowFailed, Subject, located
 from steadyflow.report import FlowReport
+from steadyflow.runtime.static_check import check_description
 from steadyflow.toml import Key, TomlDocument
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class FileFlow(DataFlowCoordinator):
         self.description = description
         self.duration_s = duration_s
         self._document = document
-        self._keys: dict[str, Key] = {}  # how a message begins -> what it is about
+        self._keys: dict[Subject | None, Key] = {}
 
     def run(self, duration_s: float | None = None) -> FlowReport:
         """Run as the base class does; without `duration_s`, as long as the file says."""
@@ -44,13 +45,23 @@ class FileFlow(DataFlowCoordinator):
         return await super().run_async(self.duration_s if duration_s is None else duration_s)
 
     def graph(self, format: DiagramFormat = "mermaid") -> str:
-        """Draw as the base class does; a flow that cannot be is said with its place in the file."""
-        with self._places():
-            return super().graph(format)
+        """
+        Draw as the base class does, what can run.
 
-    def describes(self, key: Key, *, module: str = "", pipeline: str = "") -> None:
+        A program may be in the middle of its description, but a file is a whole one: so it is checked before, as `start`
+        would, as far as nothing has to be set up for it. Sources are asked what they send, which may block on the disk.
+
+        Raises:
+            ConfigurationError: The flow could not run (formats, joins, replicas, loops, workers); names file and line.
+        """
+        if self._state == "new":
+            with self._places():
+                check_description(self._modules, list(self._pipelines.values()))
+        return super().graph(format)
+
+    def describes(self, key: Key, subject: Subject) -> None:
         """Note where a module or a pipeline is described. Loading only."""
-        self._keys[f"module {module!r}" if module else f"{pipeline}:"] = key
+        self._keys[subject] = key
 
     def _start(self) -> None:
         with self._places():
@@ -63,6 +74,5 @@ class FileFlow(DataFlowCoordinator):
         except FlowFailed:
             raise  # it ran: what failed is the module's doing
         except FlowError as error:
-            about = [key for beginning, key in self._keys.items() if str(error).startswith(beginning)]
-            located(error, self._document.where(*about[0]) if about else self.path)
+            located(error, self._document.where(*self._keys.get(error.subject, ())))
             raise

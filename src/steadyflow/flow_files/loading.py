@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steadyflow.config import PipelineConfig
-from steadyflow.errors import ConfigurationError, DuplicateName, UnknownName
+from steadyflow.errors import ConfigurationError, DuplicateName, Subject, UnknownName
 from steadyflow.flow_files.arguments import construct
 from steadyflow.flow_files.classes import find_module_class, make_importable
 from steadyflow.flow_files.flow import FileFlow
@@ -80,7 +80,7 @@ class _Loader:
         module = construct(cls, table.arguments, self._document, arguments)
         with self._document.place(*key):
             flow.add(module, name=name, **table.options())
-        flow.describes(key, module=name)
+        flow.describes(key, Subject("module", name))
 
     # --- pipelines --------------------------------------------------------------------------------------------------------
 
@@ -111,7 +111,8 @@ class _Loader:
             config = PipelineConfig.from_document(self._document, key)
         if output is not None and input is not None and config is not None:
             with self._document.place(*key):
-                flow.describes(key, pipeline=flow.register_pipeline(output, input, config))
+                pipeline = flow.register_pipeline(output, input, config)
+            flow.describes(key, Subject("pipeline", pipeline))
 
     def _check_name(self, key: Key, name: str | None) -> None:
         *_, index = key

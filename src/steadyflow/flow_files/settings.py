@@ -58,10 +58,26 @@ class Setting(NamedTuple):
         return cls(key[0], value, f"{option} {key[0]}")
 
 
+def override_settings(overrides: object) -> list[Setting]:
+    """
+    Return the overrides of `load_flow` as settings.
+
+    Raises:
+        ConfigurationError: They are no mapping from text.
+    """
+    given = {} if overrides is None else overrides
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise ConfigurationError(
+            f"load_flow: expected overrides to be a mapping from keys as text to values, such as "
+            f'{{"pipelines.0.buffer_size": 8}}, got {overrides!r}.'
+        )
+    return [Setting(key, value, f"override {key}") for key, value in given.items()]
+
+
 def apply_settings(document: TomlDocument, settings: Iterable[Setting]) -> None:
     """
     Replace values of a flow file. The last part of a key may be new; what is around it must be there, except for the
-    tables that a file may leave out.
+    tables that a file may leave out, which are made.
 
     Args:
         document: The file.
@@ -72,25 +88,25 @@ def apply_settings(document: TomlDocument, settings: Iterable[Setting]) -> None:
         ConfigurationError: It is no key, or leads into something that is no table.
     """
     for key, value, source in settings:
-        where = f"{document.path}, {source}"
         try:
             parts = parse_key(key)
         except ConfigurationError as error:
-            raise located(error, where) from None
-        document.replace(_resolve(document.content, parts, where), value, source)
+            raise located(error, f"{document.path}, {source}") from None
+        document.replace(_resolve(document, parts, source), value, source)
 
 
-def _resolve(content: dict[str, Any], key: Key, where: str) -> Key:
-    """Return the key as the content has it: entries of arrays by number. Makes optional tables on the way."""
-    here: Any = content
+def _resolve(document: TomlDocument, key: Key, source: str) -> Key:
+    """Return the key as the document has it: entries of arrays by number. Makes optional tables on the way."""
+    where = f"{document.path}, {source}"
+    here: Any = document.content
     resolved: Key = ()
     for part in map(str, key[:-1]):
         step = _step(here, part, resolved, where)
         if isinstance(here, dict) and part not in here:
-            if part != _optional_table(resolved):
-                known = sorted({*here, _optional_table(resolved)} - {""})
+            if not _may_be_made(part, resolved):
+                known = sorted({*here, *_optional_tables(resolved)})
                 raise UnknownName(_KINDS.get(resolved, "key"), part, known, where=where)
-            here[part] = {}
+            document.replace((*resolved, part), {}, source)
         here, resolved = here[step], (*resolved, step)
     return (*resolved, _step(here, str(key[-1]), resolved, where))
 
@@ -103,11 +119,21 @@ def _step(here: object, part: str, around: Key, where: str) -> str | int:
     return part
 
 
-def _optional_table(around: Key) -> str:
-    """Return the table that a file may leave out there."""
-    if around and around[0] == "modules" and len(around) == 2:
-        return "arguments"
-    return "" if around else "flow"
+def _may_be_made(part: str, around: Key) -> bool:
+    # Which tables a constructor takes is known once its module has been imported; then what is misspelt is found.
+    return part in _optional_tables(around) or (around[:1] == ("modules",) and around[2:3] == ("arguments",))
+
+
+def _optional_tables(around: Key) -> tuple[str, ...]:
+    """Return the tables that a file may leave out there."""
+    match around:
+        case ():
+            return ("flow",)
+        case ("modules", _):
+            return ("arguments",)
+        case ("pipelines", int()):
+            return ("backpressure_strategy",)
+    return ()
 
 
 def _entry(entries: list[Any], part: str, array: Key, where: str) -> int:

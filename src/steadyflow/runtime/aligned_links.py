@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from steadyflow.config import Wait
-from steadyflow.errors import ConfigurationError, FormatClash
+from steadyflow.errors import ConfigurationError, FormatClash, concerning
 from steadyflow.formats import AudioFormat, Format
 from steadyflow.module import Module, Source, aligned_inputs
 from steadyflow.pipeline import Pipeline
@@ -46,24 +46,28 @@ def check_aligned(
             raise ConfigurationError(
                 f"{where}: expected one pipeline, got {got}. Each aligned input needs one stream, whose frames are counted."
             )
-        source = links[0].source[0]
-        if source == name or (len(loop) > 1 and source in loop):
-            raise ConfigurationError(
-                f"{links[0].id}: {where} would wait for what is made of it, because {source!r} is fed by {name!r}. "
-                f"Give that input its own method, process_{port}(self, {port}), and leave it out of Aligned."
-            )
         fmt = formats.get(port)
-        if isinstance(fmt, AudioFormat):
-            if fmt.sample_rate_hz is not None:
-                rates[port] = fmt.sample_rate_hz
-        elif fmt is not None and fmt.is_resolved:
-            raise ConfigurationError(f"{where}: expected audio, got {fmt} from {links[0].id}.")
+        with concerning(pipeline=links[0].id):
+            _check_link(links[0], where, fmt, loop)
+        if isinstance(fmt, AudioFormat) and fmt.sample_rate_hz is not None:
+            rates[port] = fmt.sample_rate_hz
     if len(set(rates.values())) > 1:
         got = ", ".join(f"{port} {rate} Hz" for port, rate in rates.items())
         raise FormatClash(
             f"{name}: expected one sample rate on all inputs of {aligned!r}; got {got}. "
             f"Put a module that converts in front of one of them."
         )
+
+
+def _check_link(link: Pipeline, where: str, fmt: Format | None, loop: Sequence[str]) -> None:
+    source, (name, port) = link.source[0], link.target
+    if source == name or (len(loop) > 1 and source in loop):
+        raise ConfigurationError(
+            f"{link.id}: {where} would wait for what is made of it, because {source!r} is fed by {name!r}. "
+            f"Give that input its own method, process_{port}(self, {port}), and leave it out of Aligned."
+        )
+    if fmt is not None and not isinstance(fmt, AudioFormat) and fmt.is_resolved:
+        raise ConfigurationError(f"{where}: expected audio, got {fmt} from {link.id}.")
 
 
 def stopped_inputs(

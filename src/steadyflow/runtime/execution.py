@@ -35,13 +35,8 @@ from steadyflow.events import (
 from steadyflow.formats import Format
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
 from steadyflow.report import AlignedInputReport, ModuleReport
-from steadyflow.runtime.layout import (
-    Layout,
-    default_rules,
-    plan_workers,
-    resolve_formats,
-    topological,
-)
+from steadyflow.runtime.format_resolution import resolve_formats
+from steadyflow.runtime.layout import Layout, default_rules, plan_workers, topological
 from steadyflow.runtime.open_ends import OpenPlace, views_exhausted
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.replicas import check_around_replicas

@@ -1,7 +1,7 @@
 """
 Laying out a flow before it starts: which worker runs what, what is fused, and where everything lies in shared memory.
 
-Pure planning first (`plan_workers`, `resolve_formats`, `default_rules`), then one segment that holds all of it.
+Planning first (`plan_workers`, `default_rules`), then one segment that holds all of it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from steadyflow._native import (
     ring_bytes,
 )
 from steadyflow.config import DropOldest, Rule, Wait
-from steadyflow.errors import ConfigurationError, CycleRefused, FlowError, FormatClash, LimitExceeded, located
-from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, agree, class_path, format_to_wire
-from steadyflow.module import Module, Source, aligned_inputs, input_ports, is_asynchronous, output_ports
+from steadyflow.errors import ConfigurationError, CycleRefused, LimitExceeded, concerning
+from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, class_path, format_to_wire
+from steadyflow.module import Module, Source, aligned_inputs, is_asynchronous, output_ports
 from steadyflow.pipeline import Pipeline, buffer_bytes
-from steadyflow.runtime.aligned_links import check_aligned, stopped_inputs
+from steadyflow.runtime.aligned_links import stopped_inputs
 from steadyflow.runtime.arguments import encode_arguments, parameter_names
 from steadyflow.runtime.graph import find_cycle, strongly_connected, upstream_of
 from steadyflow.runtime.placed import Placed, Placement
@@ -105,86 +105,37 @@ def topological(modules: Mapping[str, Placed], pipelines: Iterable[Pipeline]) ->
     return strongly_connected(modules, edges_between(modules, pipelines))
 
 
-def resolve_formats(
-    modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], order: Sequence[Sequence[str]]
-) -> None:
-    """
-    Find what flows on every pipeline, from the sources down, and tell ports and pipelines.
-
-    Raises:
-        FormatClash: Two ends do not agree; names the pipeline and both formats. Aligned inputs have different rates.
-        ConfigurationError: An output is connected, but nothing says what it sends. Aligned inputs cannot be aligned.
-        FileUnreadable: A source's file tells nothing.
-    """
-    for name, loop in ((name, group) for group in order for name in group):
-        module = modules[name].module
-        inputs: dict[str, Format] = {}
-        for pipeline in pipelines:
-            if pipeline.target[0] != name or (fmt := _produced(modules, pipeline)) is None:
-                continue
-            port = input_ports(module)[pipeline.target[1]]
-            pipeline.format = agreed = agree(fmt, port.declaration.format, where=pipeline.id)
-            known = inputs.setdefault(port.name, agreed)
-            if known != agreed and not isinstance(port.declaration.format, AnyFormat):
-                raise FormatClash(
-                    f"{pipeline.id}: all pipelines into {name}.{port.name} must carry the same format; another one "
-                    f"carries {known}, this one {agreed}."
-                )
-        for port_name, fmt in inputs.items():
-            input_ports(module)[port_name].format = fmt
-        check_aligned(name, module, inputs, [each for each in pipelines if each.target[0] == name], loop)
-        try:
-            resolved = module.resolve_formats(inputs)
-        except FlowError as error:
-            located(error, f"module {name!r}")
-            raise
-        for port_name, fmt in resolved.items():
-            output_ports(module)[port_name].format = fmt
-    for pipeline in pipelines:
-        _check_resolved(modules, pipeline)
-
-
-def _produced(modules: Mapping[str, Placed], pipeline: Pipeline) -> Format | None:
-    if pipeline.source_open:
-        return pipeline.format
-    return output_ports(modules[pipeline.source[0]].module)[pipeline.source[1]].format
-
-
-def _check_resolved(modules: Mapping[str, Placed], pipeline: Pipeline) -> None:
-    fmt = _produced(modules, pipeline)
-    if pipeline.target_open and fmt is not None:
-        # An open target that was registered with a format accepts only that.
-        pipeline.format = fmt if pipeline.format is None else agree(fmt, pipeline.format, where=pipeline.id)
-    if pipeline.format is None or not pipeline.format.is_resolved or isinstance(pipeline.format, AnyFormat):
-        raise ConfigurationError(
-            f"{pipeline.id}: expected to know what flows before the start; {'.'.join(pipeline.source)} sends "
-            f"{pipeline.format or 'an unknown format'}. Declare the format of that output completely."
-        )
-
-
 def default_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -> None:
     """
     Give each pipeline without a rule its default: `DropOldest` below a live source, which cannot wait, `Wait` elsewhere.
 
     Raises:
-        CycleRefused: Every pipeline of a loop waits, so that it would stop for ever once full; names the loop.
+        CycleRefused: See `check_cycles`.
     """
     rules = chosen_rules(modules, pipelines)
+    check_cycles(modules, pipelines, rules)
     for pipeline in pipelines:
         if pipeline.rule is None:
             pipeline.set_rule(rules[pipeline.id])
-    waiting = [
-        pipeline
-        for pipeline in pipelines
-        if pipeline.rule is not None and pipeline.rule.waits and not pipeline.rule.loses
-    ]
+
+
+def check_cycles(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], rules: Mapping[str, Rule]) -> None:
+    """
+    Refuse a loop that would stop for ever once full.
+
+    Raises:
+        CycleRefused: Every pipeline of a loop waits; names the loop.
+    """
+    waiting = [pipeline for pipeline in pipelines if rules[pipeline.id].waits and not rules[pipeline.id].loses]
     cycle = find_cycle(edges_between(modules, waiting))
     if cycle is not None:
         loop = " -> ".join([cycle[0][0], *(target for _, target in cycle)])
-        raise CycleRefused(
-            f"the loop {loop} waits everywhere, so it would stand still once its pipelines are full. Give one of its "
-            f"pipelines a rule that does not wait, such as DropOldest()."
-        )
+        first = next(each for each in waiting if (each.source[0], each.target[0]) == cycle[0])
+        with concerning(pipeline=first.id):
+            raise CycleRefused(
+                f"the loop {loop} waits everywhere, so it would stand still once its pipelines are full. Give one of its "
+                f"pipelines a rule that does not wait, such as DropOldest()."
+            )
 
 
 def chosen_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -> dict[str, Rule]:
@@ -232,12 +183,9 @@ def plan_workers(modules: Mapping[str, Placed], order: Sequence[Sequence[str]]) 
         placed = modules[name]
         for replica, worker in enumerate(placed.workers):
             plan = plans.setdefault(worker, WorkerPlan(worker, placed.placement, placed.realtime, [], replica))
-            if plan.placement != placed.placement:
-                raise ConfigurationError(
-                    f"worker {worker!r}: expected one placement; module {plan.modules[0].name!r} wants a "
-                    f"{plan.placement}, module {name!r} a {placed.placement}. Give one of them another worker."
-                )
-            _check_same_kind(worker, [*plan.modules, placed])
+            with concerning(module=name):
+                _check_placement(plan, placed)
+                _check_same_kind(worker, [*plan.modules, placed])
             plan.modules.append(placed)
             plans[worker] = plan._replace(realtime=plan.realtime or placed.realtime)
     processes = sum(plan.placement == "process" for plan in plans.values())
@@ -247,6 +195,14 @@ def plan_workers(modules: Mapping[str, Placed], order: Sequence[Sequence[str]]) 
             f"worker, add(..., worker='name'), or have fewer replicas."
         )
     return list(plans.values())
+
+
+def _check_placement(plan: WorkerPlan, placed: Placed) -> None:
+    if plan.placement != placed.placement:
+        raise ConfigurationError(
+            f"worker {plan.name!r}: expected one placement; module {plan.modules[0].name!r} wants a "
+            f"{plan.placement}, module {placed.name!r} a {placed.placement}. Give one of them another worker."
+        )
 
 
 def _check_same_kind(worker: str, modules: Sequence[Placed]) -> None:
@@ -376,7 +332,8 @@ class Layout:
             for name, port in output_ports(placed.module).items()
             if port.format.is_resolved and not isinstance(port.format, AnyFormat)
         }
-        cls, arguments = ("", b"") if placement == "thread" else travel(placed)
+        with concerning(module=placed.name):
+            cls, arguments = ("", b"") if placement == "thread" else travel(placed)
         return ModuleWiring(
             name=placed.name,
             cls=cls,
@@ -424,10 +381,11 @@ class Layout:
         sizes = {}
         for port, branches in ports.items():
             if len(branches) > MAX_BRANCHES:
-                raise LimitExceeded(
-                    f"{'.'.join(port)}: expected at most {MAX_BRANCHES} pipelines from one output, got {len(branches)}. "
-                    f"Let a module pass the blocks on to some of them."
-                )
+                with concerning(pipeline=branches[MAX_BRANCHES].id):
+                    raise LimitExceeded(
+                        f"{'.'.join(port)}: expected at most {MAX_BRANCHES} pipelines from one output, got "
+                        f"{len(branches)}. Let a module pass the blocks on to some of them."
+                    )
             fmt = branches[0].format
             assert fmt is not None
             lanes = zip(*map(self._rings, branches), strict=True)

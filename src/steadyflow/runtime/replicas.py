@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from steadyflow.errors import ConfigurationError
+from steadyflow.errors import ConfigurationError, concerning
 from steadyflow.module import Source, aligned_inputs, input_ports, is_asynchronous
 
 if TYPE_CHECKING:
@@ -70,21 +70,27 @@ def check_around_replicas(
     loops = {name for group in order for name in group if len(group) > 1}
     loops |= {pipeline.source[0] for pipeline in pipelines if pipeline.source[0] == pipeline.target[0]}
     for placed in (placed for placed in modules.values() if placed.replicas > 1):
-        if placed.name in loops:
-            raise ConfigurationError(
-                f"module {placed.name!r}: is in a loop, so it cannot have replicas: what comes back would reach any of "
-                f"them. Replicate a part of its work that is outside of the loop."
-            )
-        for pipeline in pipelines:
-            if pipeline.source[0] == placed.name and pipeline.config.buffer_size < placed.replicas:
+        with concerning(module=placed.name):
+            if placed.name in loops:
                 raise ConfigurationError(
-                    f"{pipeline.id}: expected a buffer_size of at least {placed.replicas}, one block for each replica of "
-                    f"{placed.name!r}, which share it; got {pipeline.config.buffer_size}."
+                    f"module {placed.name!r}: is in a loop, so it cannot have replicas: what comes back would reach any of "
+                    f"them. Replicate a part of its work that is outside of the loop."
                 )
-            if pipeline.source[0] == placed.name and not placed.ordered:
-                _check_needs_no_order(pipeline, modules)
-        if placed.ordered:
-            _check_order(placed, modules, [pipeline for pipeline in pipelines if pipeline.target[0] == placed.name])
+            for pipeline in (pipeline for pipeline in pipelines if pipeline.source[0] == placed.name):
+                with concerning(pipeline=pipeline.id):
+                    _check_output(placed, pipeline, modules)
+            if placed.ordered:
+                _check_order(placed, modules, [pipeline for pipeline in pipelines if pipeline.target[0] == placed.name])
+
+
+def _check_output(placed: Placed, pipeline: Pipeline, modules: Mapping[str, Placed]) -> None:
+    if pipeline.config.buffer_size < placed.replicas:
+        raise ConfigurationError(
+            f"{pipeline.id}: expected a buffer_size of at least {placed.replicas}, one block for each replica of "
+            f"{placed.name!r}, which share it; got {pipeline.config.buffer_size}."
+        )
+    if not placed.ordered:
+        _check_needs_no_order(pipeline, modules)
 
 
 def _check_needs_no_order(pipeline: Pipeline, modules: Mapping[str, Placed]) -> None:

@@ -120,15 +120,22 @@ class TomlDocument:
 
         Args:
             key: Where; the table or array around it must be there.
-            value: What it is from now on.
+            value: What it is from now on; later changes of tables and arrays in it are not those of the caller.
             source: Who says so, for messages: ``--set modules.take.placement``.
         """
         around: Any = self.content
         for part in key[:-1]:
             around = around[part]
-        around[key[-1]] = value
+        around[key[-1]] = _copied(value)
         for known in [*self._lines, *self._replaced]:
             if known[: len(key)] == key:
                 self._lines.pop(known, None)
                 self._replaced.pop(known, None)
         self._replaced[key] = source
+
+
+def _copied(value: object) -> object:
+    """Copy tables and arrays, which may be changed; what they hold is shared."""
+    if isinstance(value, dict):
+        return {name: _copied(each) for name, each in value.items()}
+    return [_copied(each) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,50 @@
+"""A described flow, checked as its start would, as far as nothing has to be set up for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from steadyflow.errors import FileUnreadable, SystemShortage
+from steadyflow.formats import Format
+from steadyflow.module import Module, input_ports, output_ports
+from steadyflow.pipeline import Pipeline
+from steadyflow.runtime.format_resolution import ask, check_complete, find_formats
+from steadyflow.runtime.layout import check_cycles, chosen_rules, plan_workers, topological
+from steadyflow.runtime.placed import Placed
+from steadyflow.runtime.replicas import check_around_replicas
+
+
+def check_description(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -> None:
+    """
+    Check formats, joins, replicas, loops and workers. Changes nothing; may block on the disk.
+
+    Sources are asked for their formats. One whose file is not there, or whose extra is not installed, is taken at its
+    declaration: the description may be right, and the file come later.
+
+    Raises:
+        ConfigurationError: The start would refuse it; the error's `subject` is the module or pipeline it is about.
+    """
+    linked = [pipeline for pipeline in pipelines if not (pipeline.source_open and pipeline.target_open)]
+    order = topological(modules, linked)
+    check_around_replicas(modules, linked, order)
+    silent: list[Module] = []
+
+    def resolve(module: Module, inputs: Mapping[str, Format]) -> Mapping[str, Format]:
+        try:
+            return ask(module, inputs)
+        except (FileUnreadable, SystemShortage):
+            silent.append(module)
+            return _declared(module, inputs)
+
+    found = find_formats(modules, linked, order, resolve)
+    if not silent:
+        check_complete(linked, found)
+    check_cycles(modules, linked, chosen_rules(modules, linked))
+    plan_workers(modules, order)
+
+
+def _declared(module: Module, inputs: Mapping[str, Format]) -> Mapping[str, Format]:
+    """Return what the outputs send by their declarations alone."""
+    accepted = {name: inputs.get(name, port.declaration.format) for name, port in input_ports(module).items()}
+    declarations = {name: port.declaration for name, port in output_ports(module).items()}
+    return {name: each.format if each.like is None else accepted[each.like] for name, each in declarations.items()}
