@@ -484,7 +484,13 @@ class DataFlowCoordinator:
         if _program_ends.is_set():
             raise StateError(f"flow {self.name!r}: cannot start any more: the program ends, and its threads with it.")
         self._execution = Execution(
-            self.name, self._modules, list(self._pipelines.values()), self._opened, self._abort, self._publish
+            self.name,
+            self._modules,
+            list(self._pipelines.values()),
+            self._opened,
+            self._abort,
+            self._publish,
+            self._end_observers,
         )
         self._state = "running"
         try:
@@ -492,11 +498,9 @@ class DataFlowCoordinator:
             started = self._execution.start()
         except BaseException:
             self._state = "stopped"
-            self._end_observers()
             raise
         if not started:
             self._state = "stopped"
-            self._end_observers()
             self._raise_failure()
 
     def run(self, duration_s: float | None = None) -> FlowReport:
@@ -641,7 +645,6 @@ class DataFlowCoordinator:
                 self.stop()
         finally:
             self._state = "closed"
-            self._end_observers()
             self._abort.set()
             if self._execution is not None and not self._execution.ended_ns:
                 self._execution.give_up()  # the stop was interrupted
@@ -712,7 +715,6 @@ class DataFlowCoordinator:
             self._execution.forget()
 
     def _close_at_exit(self) -> None:
-        self._end_observers()
         self._abort.set()
         if self._execution is not None and not self._execution.ended_ns:
             self._execution.give_up()
@@ -740,7 +742,6 @@ class DataFlowCoordinator:
     def _finish(self) -> FlowReport:
         if self._state == "running":
             self._state = "stopped"
-            self._end_observers()
             for link in self._pipelines.values():
                 if link.source_open and link.target_open:
                     link.end_pausing("the flow was stopped")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 import msgspec
 
 from steadyflow._native import Ring, Segment, monotonic_ns
+from steadyflow.arguments import checked_path, checked_seconds
 from steadyflow.errors import (
     ConfigurationError,
     CorruptedSegment,
@@ -118,19 +119,24 @@ class Observation:
 
     @property
     def ended(self) -> bool:
-        """Whether the flow has stopped, or its process is gone."""
+        """Whether the flow has ended, by itself or because it was stopped, or its process is gone."""
         return self.wait(0.0)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """
-        Wait until the flow has stopped, or its process is gone; blocks.
+        Wait until the flow has ended, or its process is gone; blocks.
 
         Args:
             timeout_s: How long; None: as long as it takes.
 
         Returns:
             Whether it has ended.
+
+        Raises:
+            ConfigurationError: `timeout_s` is no time.
         """
+        if timeout_s is not None:
+            timeout_s = checked_seconds("wait", "timeout_s", timeout_s)
         if not self.ended_ns and (self._channel is None or self._channel.is_closed_by_peer(timeout_s)):
             self.ended_ns = monotonic_ns()
         return self.ended_ns != 0
@@ -197,18 +203,21 @@ def observe(
         flow: The name of the flow; may be left out where only one flow is running.
         pid: The process of its coordinator, where several flows have that name.
         path: Its socket, instead of both.
-        timeout_s: How long to wait for its answer.
+        timeout_s: How long to wait until it serves this observer, and then for the whole answer.
 
     Raises:
         UnknownName: No flow of this name is running; offers the nearest.
-        ConfigurationError: Several flows fit; names them.
+        ConfigurationError: Several flows fit; names them. Or an argument is impossible.
         FlowNotRunning: No flow is running, or it ended meanwhile.
         ObservationFailed: The flow does not answer, refuses, or its answer makes no sense.
         CorruptedSegment: Its memory is damaged; names the pipeline.
     """
     if path is not None and (flow is not None or pid is not None):
         raise ConfigurationError("observe: expected either path, or flow and pid; got both.")
-    return _ask(Path(path) if path is not None else _choose(flow, pid), timeout_s)
+    if flow is not None and not isinstance(flow, str):
+        raise ConfigurationError(f"observe: expected the name of a flow, got {flow!r}.")
+    timeout_s = checked_seconds("observe", "timeout_s", timeout_s)
+    return _ask(_choose(flow, pid) if path is None else checked_path("observe", path), timeout_s)
 
 
 def _choose(flow: str | None, pid: int | None) -> Path:
@@ -241,7 +250,7 @@ def _ask(path: Path, timeout_s: float) -> Observation:
 
     channel = Channel(_connect(path, timeout_s))
     try:
-        return _take_answer(path, channel)
+        return _take_answer(path, channel, timeout_s)
     except ChannelClosed as gone:
         channel.close()
         raise FlowNotRunning(f"{path}: expected a running flow; it ended before it had answered ({gone}).") from gone
@@ -273,7 +282,7 @@ def _connect(path: Path, timeout_s: float) -> socket.socket:
         raise ObservationFailed(f"{path}: expected the socket of a running flow, got: {error}.") from error
 
 
-def _take_answer(path: Path, channel: Channel) -> Observation:
+def _take_answer(path: Path, channel: Channel, timeout_s: float) -> Observation:
     from steadyflow.runtime.channel import Observed, Refused
     from steadyflow.runtime.flow_description import FlowDescription
 
@@ -281,7 +290,7 @@ def _take_answer(path: Path, channel: Channel) -> Observation:
         raise ObservationFailed(
             f"{path}: expected a flow of user {os.geteuid()}, got one of user {channel.peer_uid()}."
         )
-    message = channel.receive()
+    message = channel.receive(timeout_s)
     if isinstance(message, Refused):
         raise ObservationFailed(f"{path}: {message.reason}.")
     if not isinstance(message, Observed):

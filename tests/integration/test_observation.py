@@ -38,12 +38,13 @@ from steadyflow import (
 from steadyflow.errors import (
     ConfigurationError,
     CorruptedSegment,
+    FlowFailed,
     FlowNotRunning,
     StateError,
     SystemShortage,
     UnknownName,
 )
-from steadyflow.events import ObservationUnavailable
+from steadyflow.events import DataFlowStopped, ObservationUnavailable
 from steadyflow.runtime.channel import Abort, Channel, Observed, Refused
 from steadyflow.runtime.flow_description import FlowDescription, PipelineDescription
 from steadyflow.runtime.observers import MAX_OBSERVERS
@@ -64,6 +65,7 @@ class Faucet(Source):
     def __init__(self) -> None:
         self.wanted = threading.Semaphore(0)
         self.ended = False
+        self.broken = False
 
     def let(self, blocks: int) -> None:
         for _ in range(blocks):
@@ -71,6 +73,8 @@ class Faucet(Source):
 
     def produce(self):
         while not self.ended:
+            if self.broken:
+                raise RuntimeError("the tap is off")
             if self.wanted.acquire(blocking=False):
                 self.out.send(SAMPLES)
                 yield
@@ -175,6 +179,26 @@ def test_what_was_counted_last_can_be_read_after_the_end():
     assert observation.ended
     with pytest.raises(StateError, match="this observation has been closed"):
         observation.pipelines[PIPELINE].statistics()
+
+
+@pytest.mark.parametrize(("how", "failed"), [("ended", False), ("broken", True)])
+def test_a_flow_that_ends_by_itself_ends_its_observations(runtime_folder, how, failed):
+    """Although its own program waits for nothing, and asks for nothing."""
+    with running() as (flow, faucet), observe() as observation:
+        faucet.let(3)
+        until(lambda: flow.get_flow_metrics(PIPELINE).delivered == 3)
+        assert not observation.ended
+        setattr(faucet, how, True)
+        assert observation.wait(LIMIT_S)
+        assert observable_flows() == []
+        assert sockets(runtime_folder) == []
+        assert observation.pipelines[PIPELINE].statistics().delivered == 3
+
+        stopped = [each for each in flow.report().events if isinstance(each, DataFlowStopped)]
+        assert [each.failed for each in stopped] == [failed]
+        until(lambda: flow.report().duration_s == flow.report().duration_s)  # the clock stands still
+        with contextlib.suppress(FlowFailed):
+            flow.stop()
 
 
 def test_the_description():
@@ -386,6 +410,75 @@ def test_whoever_talks_or_only_connects_is_sent_away(runtime_folder):
             assert observation.pipelines[PIPELINE].statistics().delivered == 5
 
 
+def test_a_flow_that_cannot_be_described_says_so_to_everybody(runtime_folder):
+    """Its name is no text that can be sent: a defect, as any in the description would be."""
+    with running("half a \ud83c") as (flow, faucet):
+        (found,) = observable_flows()
+        for _ in range(3):
+            with pytest.raises(ObservationFailed, match="the flow cannot be handed out: UnicodeEncodeError: "):
+                observe(path=found.path)
+        faucet.let(5)
+        until(lambda: flow.get_flow_metrics(PIPELINE).delivered == 5)
+        assert len(sockets(runtime_folder)) == 1
+
+
+def test_a_defect_of_the_description_passes(monkeypatch):
+    def fail(*_):
+        raise KeyError("pitch")
+
+    with running() as (_, _):
+        with monkeypatch.context() as broken:
+            broken.setattr("steadyflow.runtime.flow_description.describe_flow", fail)
+            with pytest.raises(ObservationFailed, match="the flow cannot be handed out: KeyError: 'pitch'"):
+                observe()
+        with observe() as observation:
+            assert list(observation.pipelines) == [PIPELINE]
+
+
+def test_a_flow_of_more_segments_than_can_be_sent(monkeypatch):
+    monkeypatch.setattr("steadyflow.runtime.observers.MAX_DESCRIPTORS", 1)
+    with running() as (flow, _):
+        observe().close()
+        flow.register_pipeline("app", "ears", PipelineConfig(buffer_size=4), format=MONO)
+        with pytest.raises(ObservationFailed, match="its memory lies in 2 segments"):
+            observe()
+
+
+LONG = "n" * 500_000
+
+
+def test_an_answer_larger_than_a_socket_holds():
+    with running() as (flow, _):
+        pid = flow.register_pipeline("app", LONG, PipelineConfig(buffer_size=4), format=MONO)
+        with observe() as observation:
+            assert observation.pipelines[pid].description.target == LONG
+
+
+def is_hung_up(connection):
+    poll = select.poll()
+    poll.register(connection, 0)
+    return bool(poll.poll(0))
+
+
+def test_whoever_does_not_read_a_large_answer_is_sent_away(runtime_folder, monkeypatch):
+    monkeypatch.setattr("steadyflow.runtime.observers._SEND_TIMEOUT_S", 0.05)
+    with running() as (flow, _), contextlib.ExitStack() as clients:
+        flow.register_pipeline("app", LONG, PipelineConfig(buffer_size=4), format=MONO)
+        (name,) = sockets(runtime_folder)
+        for number in range(6):
+            client = clients.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(LIMIT_S)
+            client.connect(str(runtime_folder / name))
+            if number % 2:
+                client.recv(100_000)
+                client.close()  # in the middle of it
+            else:
+                until(lambda client=client: is_hung_up(client))
+        monkeypatch.setattr("steadyflow.runtime.observers._SEND_TIMEOUT_S", LIMIT_S)
+        with observe(timeout_s=LIMIT_S) as observation:
+            assert len(observation.pipelines) == 2
+
+
 def test_somebody_else_is_refused(runtime_folder):
     if os.geteuid() != 0:
         pytest.skip("only root can be somebody else")
@@ -452,7 +545,7 @@ def test_a_program_that_ends_without_closing_leaves_no_socket(runtime_folder):
 def test_a_flow_that_nobody_refers_to_any_more_leaves_no_socket(runtime_folder):
     flow = DataFlowCoordinator("dropped")
     flow.start()
-    flow.wait(LIMIT_S)
+    assert len(sockets(runtime_folder)) == 1
     gone = weakref.ref(flow)
     del flow
     gc.collect()
@@ -575,6 +668,33 @@ def test_a_folder_without_room_is_refused(runtime_folder, monkeypatch):
     assert "the socket of the flow cannot be made" in refused(runtime_folder)
 
 
+def test_what_is_not_ours_to_remove_is_left_alone(runtime_folder):
+    """Only a socket that nobody listens to is what a dead flow has left."""
+    runtime_folder.mkdir(mode=0o700)
+    dead = "9999999999"  # no process has this number
+    (runtime_folder / f"folder-{dead}.sock").mkdir()
+    (runtime_folder / f"file-{dead}.sock").write_text("precious")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, socket.socket(socket.AF_UNIX) as left:
+        other.bind(str(runtime_folder / f"datagrams-{dead}.sock"))
+        left.bind(str(runtime_folder / f"left-{dead}.sock"))
+        with running() as (_, _):
+            names = [name.partition("-")[0] for name in sockets(runtime_folder)]
+            assert names == ["datagrams", "file", "flow", "folder"]
+            assert {one.flow for one in observable_flows()} == {"datagrams", "flow"}
+            observe("flow").close()
+            with pytest.raises(ObservationFailed, match="expected the socket of a running flow"):
+                observe("datagrams")
+
+
+def test_a_socket_that_cannot_be_removed_does_not_keep_a_flow_from_stopping(runtime_folder):
+    with running() as (flow, _):
+        (name,) = sockets(runtime_folder)
+        (runtime_folder / name).unlink()
+        (runtime_folder / name).mkdir()
+        flow.stop()
+        assert sockets(runtime_folder) == [name]
+
+
 def test_a_folder_that_another_flow_removes_in_that_moment(runtime_folder, monkeypatch):
     removals = []
 
@@ -648,6 +768,30 @@ def test_names_that_no_flow_has():
             observe("notes", pid=1)
         with pytest.raises(ConfigurationError, match="either path, or flow and pid"):
             observe("notes", path="/tmp/x.sock")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"flow": 5}, "observe: expected the name of a flow, got 5"),
+        ({"path": 5}, "observe: expected the path of a file, got 5"),
+        ({"path": ""}, "observe: expected the path of a file, got ''"),
+        ({"timeout_s": "5"}, "observe: expected timeout_s to be seconds, from 0 to 1e9, got '5'"),
+        ({"timeout_s": -1}, "observe: expected timeout_s to be seconds, from 0 to 1e9, got -1"),
+        ({"timeout_s": float("nan")}, "got nan"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments, said):
+    with pytest.raises(ConfigurationError, match=said):
+        observe(**arguments)
+
+
+def test_a_time_that_makes_no_sense():
+    with running() as (_, _), observe() as observation:
+        for timeout_s in ("5", -1):
+            with pytest.raises(ConfigurationError, match="wait: expected timeout_s to be seconds"):
+                observation.wait(timeout_s)
+        assert not observation.wait(0)
 
 
 @pytest.fixture

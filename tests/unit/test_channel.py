@@ -160,6 +160,32 @@ def test_as_many_descriptors_as_a_message_can_carry(channels):
         os.close(descriptor)
 
 
+class Watched(socket.socket):
+    """Looks at descriptors in the moment in which they come."""
+
+    def recvmsg(self, *arguments):
+        message = super().recvmsg(*arguments)
+        self.came = [os.get_inheritable(each) for _, _, data in message[1] for each in memoryview(data).cast("i")]
+        return message
+
+
+def test_no_process_can_inherit_descriptors_not_even_for_a_moment():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    watched = Watched(fileno=theirs.detach())
+    here, there = Channel(ours), Channel(watched)
+    reader, writer = os.pipe()
+    here.send(Start(), [reader, writer, reader])
+    assert there.receive() == Start()
+    received = there.take_descriptors()
+    for end in (here, there):
+        end.close()
+
+    assert watched.came == [False] * 3
+    assert len(received) == 3
+    for descriptor in (reader, writer, *received):
+        os.close(descriptor)
+
+
 def test_descriptors_that_nobody_took_are_closed_with_the_channel(channels):
     here, there = channels
     reader, writer = os.pipe()
@@ -205,6 +231,33 @@ def test_a_large_claim_takes_no_memory_before_the_bytes_have_come(pair):
     other.close()
     with pytest.raises(ChannelBroken, match="has closed the conversation"):
         channel.receive()
+
+
+def test_a_message_that_does_not_come_in_time(pair):
+    channel, other = pair
+    with pytest.raises(ChannelBroken, match="did not finish in time"):
+        channel.receive(timeout_s=0.0)
+    other.sendall(framed(msgspec.msgpack.encode(SETUP)))
+    assert channel.receive(timeout_s=1e9) == SETUP
+
+
+def test_a_message_that_comes_and_comes(pair):
+    """The time is that of the whole message, not of each piece."""
+    channel, other = pair
+
+    def drip():
+        with suppress(OSError):  # the other side has closed
+            while True:
+                other.sendall(b"x")
+
+    other.sendall(struct.pack("!I", 1 << 30))
+    sender = threading.Thread(target=drip)
+    sender.start()
+    with pytest.raises(ChannelBroken, match="did not finish in time"):
+        channel.receive(timeout_s=0.05)
+    channel.close()
+    sender.join(10)
+    assert not sender.is_alive()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import select
 import socket
 import struct
 import threading
+import time
+from array import array
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -104,9 +106,13 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 Message: TypeAlias = Setup | Start | Stop | Abort | Ready | Failed | Ended | Exhausted | Done | Observed | Refused
 
 _LENGTH: Final = struct.Struct("!I")
+_DESCRIPTOR_BYTES: Final = array("i").itemsize
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 _MAX_MESSAGE_BYTES: Final = 1 << 30
-_MAX_DESCRIPTORS: Final = 250
+_LONGEST_POLL_MS: Final = (1 << 31) - 1
+
+MAX_DESCRIPTORS: Final = 250
+"""How many descriptors can come with one message; the system's limit is 253."""
 
 
 class ChannelBroken(FlowError):
@@ -139,9 +145,9 @@ class Channel:
             ChannelBroken: The other side is gone.
             LimitExceeded: More descriptors than one message can carry.
         """
-        if descriptors and len(descriptors) > _MAX_DESCRIPTORS:
+        if descriptors and len(descriptors) > MAX_DESCRIPTORS:
             raise LimitExceeded(
-                f"one worker can be given at most {_MAX_DESCRIPTORS} descriptors, this one needs {len(descriptors)}: "
+                f"one worker can be given at most {MAX_DESCRIPTORS} descriptors, this one needs {len(descriptors)}: "
                 f"two for each worker that it exchanges blocks with, five for each pipeline with an open source. Divide "
                 f"its modules among several workers."
             )
@@ -157,19 +163,23 @@ class Channel:
         except OSError as error:
             raise ChannelBroken(f"the other side is gone: {error}") from error
 
-    def receive(self) -> Message:
+    def receive(self, timeout_s: float | None = None) -> Message:
         """
         Wait for the next message. Blocks.
 
+        Args:
+            timeout_s: How long, until all of it has come; None: as long as it takes.
+
         Raises:
-            ChannelBroken: The other side is gone, or sent something that is no message.
+            ChannelBroken: The other side is gone, too slow, or sent something that is no message.
         """
-        head = self._read(_LENGTH.size, take_descriptors=True)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        head = self._read(_LENGTH.size, deadline, take_descriptors=True)
         (length,) = _LENGTH.unpack(head)
         if length > _MAX_MESSAGE_BYTES:
             raise ChannelBroken(f"expected a message of at most {_MAX_MESSAGE_BYTES} bytes, got one of {length}")
         try:
-            message: Message = self._decoder.decode(self._read(length))
+            message: Message = self._decoder.decode(self._read(length, deadline))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ChannelBroken(f"expected a message, got something else: {error}") from error
         return message
@@ -187,9 +197,7 @@ class Channel:
 
     def is_closed_by_peer(self, timeout_s: float | None = 0.0) -> bool:
         """Wait until the other side has ended the conversation, or said something; tell whether it has. Takes nothing."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(None if timeout_s is None else 1000 * timeout_s))
+        return self._has_something_to_read(timeout_s)
 
     def finish_reading(self) -> None:
         """Let `receive` give what has come, and then report the other side as gone. Any thread."""
@@ -202,22 +210,39 @@ class Channel:
             os.close(descriptor)
         self._socket.close()
 
-    def _read(self, count: int, *, take_descriptors: bool = False) -> bytes:
+    def _read(self, count: int, deadline: float | None, *, take_descriptors: bool = False) -> bytes:
         parts = bytearray()
         try:
             while len(parts) < count:
+                self._wait_until(deadline)
                 if take_descriptors:
-                    piece, descriptors, _, _ = socket.recv_fds(self._socket, count - len(parts), _MAX_DESCRIPTORS)
-                    for descriptor in descriptors:
-                        os.set_inheritable(descriptor, False)
-                    self._descriptors.extend(descriptors)
+                    piece = self._receive_with_descriptors(count - len(parts))
                 else:
                     piece = self._socket.recv(min(count - len(parts), 1 << 20))
                 if not piece:
                     raise ChannelClosed("the other side has closed the conversation")
                 parts += piece
-        except TimeoutError as error:
-            raise ChannelBroken("the other side said nothing in time") from error
         except OSError as error:
             raise ChannelClosed(f"the other side is gone: {error}") from error
         return bytes(parts)
+
+    def _wait_until(self, deadline: float | None) -> None:
+        # Not a time-out of the socket, which would begin anew with every piece.
+        if deadline is not None and not self._has_something_to_read(max(0.0, deadline - time.monotonic())):
+            raise ChannelBroken("the other side did not finish in time")
+
+    def _has_something_to_read(self, timeout_s: float | None) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else min(1000 * timeout_s, _LONGEST_POLL_MS)))
+
+    def _receive_with_descriptors(self, count: int) -> bytes:
+        # Not socket.recv_fds, which drops the flags that it is given: a process started at that moment would inherit them.
+        room = socket.CMSG_SPACE(MAX_DESCRIPTORS * _DESCRIPTOR_BYTES)
+        piece, ancillary, _, _ = self._socket.recvmsg(count, room, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors = array("i")
+                descriptors.frombytes(data[: len(data) // _DESCRIPTOR_BYTES * _DESCRIPTOR_BYTES])
+                self._descriptors.extend(descriptors)
+        return piece

@@ -61,6 +61,7 @@ class Execution:
         opened: Where those with an open source lie.
         abort: What makes everything in this process give up.
         publish: Takes events.
+        settled: Called once, when the run is over and every block has its fate; may block for a moment.
 
     Raises:
         ConfigurationError: The description cannot run (formats, loops, limits).
@@ -75,17 +76,20 @@ class Execution:
         opened: Mapping[str, OpenPlace],
         abort: AbortFlag,
         publish: Callable[[FlowEvent], None],
+        settled: Callable[[], None],
     ) -> None:
         self._flow = flow
         self._modules = modules
         self._pipelines = pipelines
         self._abort = abort
         self._publish = publish
+        self._settled = settled
         self._changed = threading.Condition()
         self._concluding = threading.Lock()
         self._ready = 0
         self._running = 0
         self._stopping = False
+        self._ending: threading.Thread | None = None  # ends the run where nobody may be in wait() or stop()
         self._left_behind: set[str] = set()
         self._when_over: list[Callable[[], None]] = []
         self.problems: list[Exception] = []
@@ -185,6 +189,8 @@ class Execution:
             worker.start()
             if failed_meanwhile:
                 worker.stop()
+        if failed_meanwhile:
+            self._end_by_itself()
         return True
 
     def forget(self) -> None:
@@ -307,6 +313,8 @@ class Execution:
         """See `workers.Owner`."""
         with self._changed:
             self._running -= 1
+            if self._running == 0 and self.started_ns and not self._stopping:
+                self._end_by_itself()
             self._changed.notify_all()
         self._tell_when_over()
 
@@ -341,20 +349,30 @@ class Execution:
             return  # the run is over and has been judged; a thread that was left behind is no new failure of it
         with self._changed:
             self.problems.append(problem)
-            alone = len(self.problems) == 1
             self._changed.notify_all()
         self._request_stop(f"the flow failed: {first}")
-        if alone and self.started_ns:
-            # Nobody may be in wait() or stop(): the application may be receiving, and has to hear of it.
-            threading.Thread(target=self._end_after_failure, name="steadyflow-failure", daemon=True).start()
+        if self.started_ns:
+            self._end_by_itself()
 
-    def _end_after_failure(self) -> None:
+    # --- ending -----------------------------------------------------------------------------------------------------------
+
+    def _end_by_itself(self) -> None:
+        """
+        Let a thread end the run, which has failed, or has come to its end.
+
+        Nobody may be in wait() or stop(): the application may be receiving, others observing, and have to hear of it.
+        """
+        with self._changed:
+            if self._ending is None:
+                ending = threading.Thread(target=self._end, name="steadyflow-end", daemon=True)
+                ending.start()
+                self._ending = ending
+
+    def _end(self) -> None:
         if self._wait(self._is_over, time.monotonic() + _FAILED_DRAIN_TIMEOUT_S):
             self._conclude()
         else:
             self.give_up()
-
-    # --- ending -----------------------------------------------------------------------------------------------------------
 
     def _request_stop(self, reason: str) -> None:
         with self._changed:
@@ -436,10 +454,17 @@ class Execution:
         """Give every block a fate, once nothing moves any more."""
         with self._concluding:
             if not self.ended_ns:
-                self._settle()
+                try:
+                    ended_ns = self._settle()
+                finally:
+                    self._settled()
+                self.ended_ns = ended_ns  # last: whoever sees it need not wait for anything
         with self._changed:
             self._changed.notify_all()
         self._tell_when_over()
+        ending = self._ending
+        if ending is not None and ending is not threading.current_thread():
+            ending.join(_ABORT_TIMEOUT_S)  # so that nothing of the run is left
 
     def _tell_when_over(self) -> None:
         if self._is_over():
@@ -448,7 +473,8 @@ class Execution:
             for callback in callbacks:
                 callback()
 
-    def _settle(self) -> None:
+    def _settle(self) -> int:
+        """Return when it was done, on the monotonic clock."""
         for worker in self.workers.values():
             if worker.name not in self._left_behind:
                 worker.join(_ABORT_TIMEOUT_S)
@@ -458,7 +484,7 @@ class Execution:
             for ring in () if pipeline.target_open else pipeline.rings:
                 ring.abandon(DROPPED_FAILED if failed else DROPPED_STOPPED)
         self._publish(DataFlowStopped(flow=self._flow, failed=bool(self.problems)))
-        self.ended_ns = monotonic_ns()
+        return monotonic_ns()
 
     def _wait(self, condition: Callable[[], bool], deadline: float | None) -> bool:
         with self._changed:

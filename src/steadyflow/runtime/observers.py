@@ -22,7 +22,8 @@ import msgspec
 
 from steadyflow._native import Segment
 from steadyflow.errors import LimitExceeded, SystemShortage
-from steadyflow.runtime.channel import Channel, ChannelBroken, Observed, Refused
+from steadyflow.runtime.channel import MAX_DESCRIPTORS, Channel, ChannelBroken, Observed, Refused
+from steadyflow.runtime.failure_text import in_one_line
 from steadyflow.runtime.flow_description import FlowDescription
 from steadyflow.runtime.socket_folder import listen
 from steadyflow.version import __version__
@@ -127,42 +128,53 @@ class Observers:
         except OSError:
             return  # it was given up meanwhile; or there is no descriptor left, and it waits
         connection.settimeout(_SEND_TIMEOUT_S)
+        channel = Channel(connection)
         try:
-            if self._answer(Channel(connection)):
+            refusal = self._answer(channel)
+            if refusal is None:
                 self._connections[connection.fileno()] = connection
                 return
+            channel.send(Refused(refusal))
         except ChannelBroken:
             pass  # gone, or it does not read: its own loss
         _hang_up(connection)
 
-    def _answer(self, channel: Channel) -> bool:
+    def _answer(self, channel: Channel) -> str | None:
+        """Hand the flow out; or return why not."""
         describe = self._describe()
         if channel.peer_uid() != os.geteuid():
-            channel.send(Refused(f"only user {os.geteuid()} may observe this flow"))
-        elif len(self._connections) >= MAX_OBSERVERS:
-            channel.send(Refused(f"the flow has {MAX_OBSERVERS} observers, which is as many as it serves"))
-        elif describe is None:
-            channel.send(Refused("the flow has been given up"))
-        else:
-            return self._hand_out(channel, *describe())
-        return False
+            return f"only user {os.geteuid()} may observe this flow"
+        if len(self._connections) >= MAX_OBSERVERS:
+            return f"the flow has {MAX_OBSERVERS} observers, which is as many as it serves"
+        if describe is None:
+            return "the flow has been given up"
+        try:
+            self._hand_out(channel, *describe())
+        except ChannelBroken:
+            raise
+        except (
+            Exception
+        ) as problem:  # a defect of ours, or no descriptor left: the next observer is served all the same
+            return f"the flow cannot be handed out: {in_one_line(problem)}"
+        return None
 
-    def _hand_out(self, channel: Channel, description: FlowDescription, segments: list[Segment]) -> bool:
+    def _hand_out(self, channel: Channel, description: FlowDescription, segments: list[Segment]) -> None:
+        if len(segments) > MAX_DESCRIPTORS:
+            raise LimitExceeded(
+                f"its memory lies in {len(segments)} segments, one for each pipeline with an open source; an observer can "
+                f"be given {MAX_DESCRIPTORS}"
+            )
+        encoded = msgspec.Raw(msgspec.msgpack.encode(description))
         descriptors: list[int] = []
         try:
             for segment in segments:
                 # Opened anew, so that nobody can write through it, or map it for writing.
                 path = f"/proc/self/fd/{segment.descriptor}"
                 descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            encoded = msgspec.Raw(msgspec.msgpack.encode(description))
             channel.send(Observed(__version__, encoded), descriptors)
-        except (OSError, LimitExceeded) as error:
-            channel.send(Refused(f"the flow cannot hand out its memory: {error}"))
-            return False
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        return True
 
     def _release(self) -> None:
         _hang_up(self._listener)

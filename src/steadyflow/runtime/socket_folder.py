@@ -131,8 +131,8 @@ class SocketFolder:
         return listener, file
 
     def remove(self, file: str) -> None:
-        """Remove a socket's file, and the folder with the last one; they may be gone already."""
-        with contextlib.suppress(FileNotFoundError):
+        """Remove a socket's file, and the folder with the last one, as far as they are there and can be removed."""
+        with contextlib.suppress(OSError):  # what stays, the next flow finds dead
             os.unlink(file, dir_fd=self._descriptor)
         with contextlib.suppress(OSError):  # others are in it, or it is not ours any more
             self.path.rmdir()
@@ -144,21 +144,28 @@ class SocketFolder:
         return sorted(SocketName(match[0], match["flow"], int(match["pid"])) for match in matches)
 
     def is_served(self, file: str) -> bool:
-        """Tell whether somebody listens to a socket. Does not wait."""
+        """Tell whether somebody may be listening to a socket: False only if surely nobody does. Does not wait."""
         try:
             _connect(self._address(file), 0.0).close()
         except (ConnectionRefusedError, FileNotFoundError):
             return False
-        except BlockingIOError:
-            return True  # so many are waiting that there is no room for one more
+        except OSError:
+            # So many are waiting that there is no room for one more; or it is not for us to know, and to remove.
+            return True
         return True
 
     def _remove_stale(self) -> None:
         for name in self.names():
             # Not of a living one: it may be about to listen. Of a dead one, since one of another container seems dead here.
-            if not _is_alive(name.pid) and not self.is_served(name.file):
-                with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+            if not _is_alive(name.pid) and self._is_socket(name.file) and not self.is_served(name.file):
+                with contextlib.suppress(OSError):  # somebody else was faster; or it is not ours to remove
                     os.unlink(name.file, dir_fd=self._descriptor)
+
+    def _is_socket(self, file: str) -> bool:
+        try:
+            return stat.S_ISSOCK(os.stat(file, dir_fd=self._descriptor, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False
 
     def _has(self, file: str) -> bool:
         try:
@@ -221,7 +228,6 @@ def _connect(address: str, timeout_s: float) -> socket.socket:
         else:
             connection.setblocking(False)
         connection.connect(address)
-        connection.settimeout(timeout_s)
     except BaseException:
         connection.close()
         raise
