@@ -146,7 +146,7 @@ class ArrayFormat(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         try:
             dtype = np.dtype(self.dtype)
-        except TypeError as error:
+        except (TypeError, ValueError, SyntaxError) as error:  # numpy reads text as a small language
             raise ConfigurationError(f"ArrayFormat: expected a numpy type, got {self.dtype!r}: {error}") from None
         if dtype.kind not in "biufc" or not dtype.isnative:
             raise ConfigurationError(

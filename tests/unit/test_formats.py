@@ -127,7 +127,9 @@ def test_array_format_normalises_its_arguments():
     assert ArrayFormat("f4", 7).shape == (7,)
 
 
-@pytest.mark.parametrize("dtype", ["O", "U3", "M8[ns]", ">f4", [("a", "f4")], "no such type"])
+@pytest.mark.parametrize(
+    "dtype", ["O", "U3", "M8[ns]", ">f4", [("a", "f4")], "no such type", "(1f4,f4", "99999999999f4"]
+)
 def test_array_format_takes_only_native_numbers(dtype):
     with pytest.raises(ConfigurationError, match="ArrayFormat: expected"):
         ArrayFormat(dtype, (1,))
