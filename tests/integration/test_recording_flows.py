@@ -9,10 +9,11 @@ import time
 import msgspec
 import numpy as np
 import pytest
-from tests.recorded import plain
+from tests.recorded import plain, recorder_for
 
 from steadyflow import (
     AudioFormat,
+    Block,
     BlockFlag,
     BytesFormat,
     DataFlowCoordinator,
@@ -233,7 +234,7 @@ def test_a_damaged_recording_plays_up_to_the_damage(path):
         flow.connect(source.out, recorder.data, buffer_size=8)
         flow.run()
     with Recording(path) as recording:
-        place = recording._file.chunks[-1]
+        *_, place = recording._file.chunks
     data = bytearray(path.read_bytes())
     data[place.offset + 70] ^= 16
     path.write_bytes(data)
@@ -247,6 +248,22 @@ def test_a_damaged_recording_plays_up_to_the_damage(path):
     assert isinstance(failed.value.exceptions[0].__cause__, FileUnreadable)
     assert 0 < len(collect.values) < 30
     assert [value[0, 0] for value in collect.values] == list(range(len(collect.values)))
+
+
+def test_a_time_that_never_comes_is_waited_for(path):
+    """A recording may say anything: the source waits beside everything else, and stops when it is told to."""
+    stamps = (0, 10, (1 << 63) - 1)
+    recorder = recorder_for(path, MONO)
+    for number, sent_ns in enumerate(stamps):
+        recorder.process(Block(numbered(3)[number], MONO, sent_ns=sent_ns))
+    recorder.finish()
+    with DataFlowCoordinator() as flow:
+        again = flow.add(replay(path, timestamps="recorded"), name="again")
+        pipe = flow.connect(again.out, "app", buffer_size=8)
+        flow.start()
+        assert [pipe.receive(LIMIT_S).data[0, 0] for _ in range(2)] == [0, 1]
+        report = flow.stop()
+    assert report.pipelines[pipe.id].sent == 2
 
 
 def test_a_recording_that_is_not_there_is_told_before_the_start(path):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from steadyflow._native import AbortFlag, Inbox, ModuleContext, Segment, Target
 from steadyflow.codec import codec_for
-from steadyflow.data import Block
+from steadyflow.data import Block, possible_time
 from steadyflow.errors import ConfigurationError, PipelineClosed
 from steadyflow.formats import AudioFormat, Format, format_from_wire
 from steadyflow.module import (
@@ -425,6 +425,6 @@ def due_time_ns(yielded: object) -> int:
     if yielded is None:
         return 0
     try:
-        return operator.index(yielded)  # type: ignore[arg-type]
+        return possible_time(operator.index(yielded))  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"expected produce() to yield None or a time in ns, got {yielded!r}") from None
