@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,6 +12,7 @@ import numpy as np
 from steadyflow import ArrayFormat, AudioFormat, Block, BytesFormat, StructFormat
 from steadyflow.codec import codec_for
 from steadyflow.recording import Recorder, Recording
+from steadyflow.recording.message import MESSAGE_ENCODING
 
 
 class Reading(msgspec.Struct):
@@ -119,3 +121,40 @@ def records_of(data):
         found.append((kind, offset, offset + 9 + length))
         offset += 9 + length
     return found
+
+
+# --- files made by hand -----------------------------------------------------------------------------------------------
+
+BEGINNING = b"\x89MCAP0\r\n" + struct.pack("<BQII", 1, 8, 0, 0)
+"""Magic and an empty header."""
+
+
+def record(kind, content):
+    return struct.pack("<BQ", kind, len(content)) + content
+
+
+def text(value):
+    return struct.pack("<I", len(value)) + value
+
+
+def channel_record(id, *, topic=b"x", encoding=MESSAGE_ENCODING, metadata=None):
+    fields = {b"format": b'{"kind": "bytes", "max_bytes": 64}'} if metadata is None else metadata
+    pairs = b"".join(text(key) + text(value) for key, value in fields.items())
+    return record(4, struct.pack("<HH", id, 0) + text(topic) + text(encoding.encode()) + text(pairs))
+
+
+def tiny_messages(count, data_bytes=0):
+    """So many messages of channel 1, numbered, all sent at 1 ns, with zeros."""
+    fields = [("kind", "u1"), ("length", "<u8"), ("channel", "<u2"), ("number", "<u4"), ("log", "<u8"), ("sent", "<u8")]
+    messages = np.zeros(count, [*fields, ("data", "u1", (data_bytes,))])
+    messages["kind"], messages["length"], messages["channel"] = 5, 22 + data_bytes, 1
+    messages["number"] = np.arange(count)
+    messages["log"] = messages["sent"] = 1
+    return messages.tobytes()
+
+
+def chunk_record(data, *, name=b"", compress=bytes, time_ns=1):
+    """A chunk with the right checksum, whatever stands in it."""
+    head = struct.pack("<QQQI", time_ns, time_ns, len(data), zlib.crc32(data))
+    compressed = compress(data)
+    return record(6, head + text(name) + struct.pack("<Q", len(compressed)) + compressed)

@@ -55,9 +55,9 @@ def checked_path(owner: str, path: object) -> Path:
     Return the path of a file.
 
     Raises:
-        ConfigurationError: It is empty, of bytes, or something else.
+        ConfigurationError: It is empty, of bytes, or something else; or it has a NUL, which no path can have.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigurationError(f"{owner}: expected the path of a file, got {path!r}.")
     return Path(text)

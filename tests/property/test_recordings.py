@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import struct
 import tempfile
 import tracemalloc
 from pathlib import Path
 
+import lz4.frame
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.recorded import Reading, make_blocks, plain, read, write
+from tests.recorded import BEGINNING, Reading, channel_record, chunk_record, make_blocks, plain, read, record, write
 
 from steadyflow import ArrayFormat, AudioFormat, Block, BytesFormat, FlowError, StructFormat
 from steadyflow.data import METADATA_MAX_BYTES, encode_metadata
 from steadyflow.errors import MetadataTooLarge
 from steadyflow.recording import Recording
+from steadyflow.recording.message import build_format, describe_format, read_description
 
 stamps = st.integers(0, (1 << 63) - 1)
 sample_types = st.sampled_from(["f32", "f64", "s16", "s24", "s32", "u8"])
@@ -138,6 +143,94 @@ def test_a_range_is_what_a_list_says(steps_ms, start_ms, stop_ms, chunk_s):
     chosen = [start_ms <= each and (stop_ms is None or each < stop_ms) for each in since]
     assert found == [block.data for block, is_in in zip(blocks, chosen, strict=True) if is_in]
     assert duration_s == pytest.approx(since[-1] / 1000 if since else 0.0)
+
+
+# What numpy takes for a type may be a small language.
+dtypes = st.sampled_from(["<f4", ">f4", "f4,f4", "O", "(1f4,f4", "2f4", "M8[s]", "U5", "float"]) | st.text(
+    "()[]{}<>=,0123fiuOVUS:|'\" "
+)
+plain_json = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | dtypes
+any_json = st.recursive(
+    plain_json,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = {
+    "array": {"dtype": dtypes, "shape": st.lists(st.integers(-1, 5), max_size=3)},
+    "struct": {"type": st.sampled_from(["a:B", ""]), "max_bytes": st.integers(-1, 1 << 40)},
+    "bytes": {"max_bytes": st.integers(-1, 1 << 40)},
+    "audio": {
+        "sample_rate_hz": st.integers(-1, 48_000),
+        "channels": st.integers(-1, 70_000),
+        "sample_type": sample_types,
+        "layout": st.sampled_from(["planar", "interleaved"]),
+        "max_block_frames": st.integers(-1, 1 << 40),
+    },
+    "any": {},
+    "tape": {},
+}
+
+
+@st.composite
+def descriptions(draw):
+    """The fields of a kind; here and there one is missing, something else, or too many."""
+    kind = draw(st.sampled_from(list(FIELDS)))
+    wire = {"kind": kind} | {name: draw(values) for name, values in FIELDS[kind].items()}
+    for name in draw(st.sets(st.sampled_from([*wire, "other"]), max_size=2)):
+        if draw(st.booleans()):
+            wire[name] = draw(any_json)
+        else:
+            wire.pop(name, None)
+    return wire
+
+
+@settings(max_examples=1000, deadline=None)
+@given(descriptions() | any_json)
+def test_a_description_is_a_format_or_none(wire):
+    """Whatever stands in a channel."""
+    try:
+        described = read_description(json.dumps(wire))
+    except ValueError:
+        return
+    fmt = build_format(described, Reading)
+    assert read_description(describe_format(fmt))["kind"] == wire["kind"]
+    assert fmt.max_payload_bytes <= 1 << 30
+
+
+compressors = st.one_of(
+    st.just((b"", bytes)),
+    st.builds(lambda level: (b"zstd", zstandard.ZstdCompressor(level=level).compress), st.integers(1, 5)),
+    st.builds(
+        lambda block_size, linked, checked: (
+            b"lz4",
+            lambda data: lz4.frame.compress(
+                data, block_size=block_size, block_linked=linked, content_checksum=checked, block_checksum=checked
+            ),
+        ),
+        st.sampled_from([lz4.frame.BLOCKSIZE_MAX64KB, lz4.frame.BLOCKSIZE_MAX4MB]),
+        st.booleans(),
+        st.booleans(),
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(compressors, st.lists(st.tuples(st.integers(0, 1_500_000), st.booleans()), min_size=1, max_size=4))
+def test_a_chunk_of_another_program_is_what_was_compressed(compressor, parts):
+    """In whatever steps it comes out: parts that can be compressed, and parts that cannot."""
+    name, compress = compressor
+    payload = b"".join(random.Random(size).randbytes(size) if noisy else bytes(size) for size, noisy in parts)
+    stamps = struct.pack("<QqQIHH", 0, 0, 0, 0, 0, 0)
+    message = record(5, struct.pack("<HIQQ", 1, 0, 1, 1) + stamps + payload)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "take.mcap"
+        path.write_bytes(BEGINNING + chunk_record(channel_record(1) + message, name=name, compress=compress))
+
+        with Recording(path) as recording:
+            [block] = recording
+            assert recording.info.problem.endswith(f"the file ends, at offset {recording.info.size_bytes}")
+
+    assert block.data == payload
 
 
 # --- cut and flipped ----------------------------------------------------------------------------------------------

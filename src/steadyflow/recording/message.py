@@ -54,7 +54,8 @@ def pack(
     sequence: int, timestamp_ns: int, first_frame: int, frames: int, flags: int, payload: bytes, metadata: bytes
 ) -> bytes:
     """Put a block together as it stands in the file."""
-    return _HEADER.pack(sequence, timestamp_ns, first_frame, frames, flags, len(metadata)) + payload + metadata
+    header = _HEADER.pack(sequence, timestamp_ns, first_frame, frames, flags, len(metadata))
+    return b"".join((header, payload, metadata))
 
 
 def unpack(data: memoryview) -> Parts:

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +20,10 @@ from steadyflow.codec import codec_for
 from steadyflow.data import Block, decode_metadata
 from steadyflow.errors import ConfigurationError, DataError, FileUnreadable, FormatClash, UnknownName
 from steadyflow.formats import ArrayFormat, AudioFormat, BytesFormat, Format, StructFormat
-from steadyflow.recording.container import ChunkPlace, Container, Damage, Message, check_number
+from steadyflow.recording.chunk import ChunkPlace, Message, check_number
+from steadyflow.recording.container import Container
 from steadyflow.recording.message import MESSAGE_ENCODING, Parts, build_format, loaded_class, read_description, unpack
+from steadyflow.recording.records import Damage
 
 _MOST_STAMP: Final = (1 << 63) - 1
 
@@ -73,7 +75,8 @@ class Recording:
             payloads as they are. None: the recorded format.
 
     Raises:
-        FileUnreadable: No such file, no recording, or nothing of it can be read; names file and offset.
+        FileUnreadable: No such file, no recording, or nothing of it can be read; names file and offset. Or two recordings
+            of one pipeline, which were merged.
         UnknownName: No such pipeline in it; offers the nearest.
         ConfigurationError: It holds several pipelines; the format is none of these two; or no argument of this kind.
         FormatClash: A `StructFormat` for something that is no struct.
@@ -155,6 +158,7 @@ class Recording:
         return (self._last_ns - self._first_ns) / 1e9 if len(self) else 0.0
 
     def __len__(self) -> int:
+        """How many blocks there are: as the index says, or counted where there is none. Wait-free."""
         return self._file.counts.get(self._channel.id, 0)
 
     def __iter__(self) -> Iterator[Block]:
@@ -162,17 +166,21 @@ class Recording:
 
     def blocks(self, start_s: float = 0.0, stop_s: float | None = None) -> Iterator[Block]:
         """
-        Read blocks in the order in which they were sent. May block on the disk; memory for one chunk, about 1 MiB.
+        Read blocks in the order in which they were sent. May block on the disk; allocates.
 
-        Reads only what lies in the range: the index says where. Stamps are as recorded: `timestamp_ns` and `sent_ns` on
-        the monotonic clock of then, `sequence` of then. Arrays are the caller's own.
+        Reads the chunks that hold the range, as the index says, and before them the first one, for the time of the first
+        block. One chunk at a time is in memory, and as it stands in the file too where it is compressed. A `Recorder`
+        completes a chunk at 1 MiB, so it has up to that and one block; one of another program may have up to 1.1 GiB.
+        Stamps are as recorded: `timestamp_ns` and `sent_ns` on the monotonic clock of then, `sequence` of then. Arrays are
+        the caller's own.
 
         Args:
             start_s: From the first block that was sent this long after the first one of all.
             stop_s: Up to, and without, those that were sent so long after the first one; None: up to the end.
 
         Raises:
-            FileUnreadable: Something in the file is damaged; the blocks before it have been returned.
+            FileUnreadable: Something in the file is damaged, or there were more or fewer blocks than its index says; the
+                blocks before that have been returned.
             ConfigurationError: No time of this kind; or see `format`.
             DataError: A struct does not decode to its class, or metadata are none.
         """
@@ -199,7 +207,13 @@ class Recording:
     # --- inside -----------------------------------------------------------------------------------------------------------
 
     def _choose(self, pipeline: str | None) -> Any:
-        topics = {channel.topic: channel for channel in self._file.channels.values()}
+        topics: dict[str, Any] = {}
+        for channel in self._file.channels.values():
+            if topics.setdefault(channel.topic, channel) is not channel:
+                raise FileUnreadable(
+                    f"{self.path}: expected one recording of each pipeline, got two of {channel.topic!r}. Read the files "
+                    f"that were merged in it."
+                )
         if pipeline is None and len(topics) == 1:
             return next(iter(topics.values()))
         if pipeline is None:
@@ -224,20 +238,33 @@ class Recording:
     def _blocks(self, decode: _Decoder, start_ns: int, stop_ns: int | None) -> Iterator[Block]:
         if not len(self):
             return
-        first_ns = self._first_ns
+        start_ns += self._first_ns
+        stop_ns = None if stop_ns is None else stop_ns + self._first_ns
         expected: dict[int, int] = {}
+        count, is_whole = 0, True
         for place in self._file.chunks:
-            if place.end_ns < first_ns + start_ns or (stop_ns is not None and place.start_ns >= first_ns + stop_ns):
+            if place.end_ns < start_ns or (stop_ns is not None and place.start_ns >= stop_ns):
                 expected.clear()
+                is_whole = False
                 continue
-            for message in self._messages(place):
-                try:
-                    check_number(expected, message, place.offset)
-                except Damage as damage:
-                    raise FileUnreadable(f"{self.path}: {damage}. Blocks are missing.") from None
-                since_ns = message.log_ns - first_ns
-                if since_ns >= start_ns and (stop_ns is None or since_ns < stop_ns):
-                    yield decode(message, place.offset)
+            count += yield from self._blocks_in(place, expected, decode, start_ns, stop_ns)
+        if is_whole and count != len(self):
+            raise self._miscounted(count)
+
+    def _blocks_in(
+        self, place: ChunkPlace, expected: dict[int, int], decode: _Decoder, start_ns: int, stop_ns: int | None
+    ) -> Generator[Block, None, int]:
+        """Read the blocks of a chunk that lie in the range; returns how many it has. Lets go of the chunk before the next."""
+        count = 0
+        for message in self._messages(place):
+            try:
+                check_number(expected, message.channel, message.number, place.offset)
+            except Damage as damage:
+                raise FileUnreadable(f"{self.path}: {damage}. Blocks are missing.") from None
+            count += 1
+            if message.log_ns >= start_ns and (stop_ns is None or message.log_ns < stop_ns):
+                yield decode(message, place.offset)
+        return count
 
     def _messages(self, place: ChunkPlace) -> Iterator[Message]:
         return (message for message in self._file.messages(place) if message.channel == self._channel.id)
@@ -245,20 +272,25 @@ class Recording:
     @cached_property
     def _first_ns(self) -> int:
         """When the first block was sent; chunks of other pipelines may come before it."""
-        return self._one_log_ns(self._file.chunks, 0)
+        for place in self._file.chunks:
+            for message in self._messages(place):
+                return message.log_ns
+        raise self._miscounted(0)
 
     @cached_property
     def _last_ns(self) -> int:
-        return self._one_log_ns(self._file.chunks[::-1], -1)
+        for place in reversed(self._file.chunks):
+            last_ns = None
+            for message in self._messages(place):
+                last_ns = message.log_ns
+            if last_ns is not None:
+                return last_ns
+        raise self._miscounted(0)
 
-    def _one_log_ns(self, places: Sequence[ChunkPlace], which: int) -> int:
-        """Return when one of the blocks was sent, in the first of the chunks that has some."""
-        for place in places:
-            messages = list(self._messages(place))
-            if messages:
-                return messages[which].log_ns
-        raise FileUnreadable(
-            f"{self.path}: expected {len(self)} blocks of {self.pipeline}, as its index says; got none."
+    def _miscounted(self, count: int) -> FileUnreadable:
+        return FileUnreadable(
+            f"{self.path}: expected {len(self)} blocks of {self.pipeline}, as its index says; got {count} up to the end, "
+            f"at offset {self._file.size_bytes}."
         )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.metadata
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NoReturn, TypeAlias
@@ -28,11 +28,13 @@ from steadyflow.recording.message import (
     describe_format,
     pack,
 )
+from steadyflow.recording.opening import create
 
 Compression: TypeAlias = Literal["none", "zstd", "lz4"]
 
 _COMPRESSIONS: Final = ("none", "zstd", "lz4")
 _CHUNK_BYTES: Final = 1 << 20
+_LONGEST_NAME_BYTES: Final = 1 << 16
 _LONGEST_INTERVAL_S: Final = 3600.0
 
 
@@ -49,8 +51,9 @@ class Recorder(Module):
     Args:
         path: The file; ``.mcap`` by custom.
         pipeline: What the recorded pipeline is called in the file.
-        chunk_s: A chunk is completed by the first block that comes so long after the chunk's own first one, or when it has
-            1 MiB: the most that is lost when the process is killed.
+        chunk_s: A chunk is completed by the first block that was sent so long after the chunk's own first one, or when its
+            blocks have 1 MiB. What is in the chunk at that moment is lost when the process is killed: also what came long
+            ago, where no block has come since.
         compression: ``"none"``, ``"zstd"`` or ``"lz4"``, which take more time of the processor and less of the disk.
 
     Raises:
@@ -66,6 +69,8 @@ class Recorder(Module):
 
     _file: BinaryIO | None = None
     _writer: Any = None
+    _chunk_from_ns: int | None = None
+    _chunk_bytes: int = 0
 
     def __init__(
         self,
@@ -76,9 +81,11 @@ class Recorder(Module):
         compression: Compression = "none",
     ) -> None:
         self._path: Path = checked_path("Recorder", path)
-        given: Any = pipeline  # not checked yet
-        if not isinstance(given, str) or not given:
-            raise ConfigurationError(f"Recorder: expected pipeline to be a name, got {pipeline!r}.")
+        if not _is_name(pipeline):
+            raise ConfigurationError(
+                f"Recorder: expected pipeline to be a name, of up to {_LONGEST_NAME_BYTES:,} bytes in UTF-8, got "
+                f"{pipeline!r:.80}."
+            )
         self._pipeline = pipeline
         self._chunk_ns = round(checked_number("Recorder", "chunk_s", chunk_s, above=0, most=_LONGEST_INTERVAL_S) * 1e9)
         if compression not in _COMPRESSIONS:
@@ -101,12 +108,13 @@ class Recorder(Module):
         self._format: Format = fmt
         self._codec: Codec | None = codec_for(fmt, where=str(self._path))
         self._log_ns = 0
-        self._chunk_from_ns = -1
-        self._file = _create(self._path)
+        self._begin_chunk()
+        self._file = create(self._path)
         writing = load_mcap("recording.Recorder").writer
         version = importlib.metadata.version("steadyflow")
+        # The writer would complete chunks too, but leave the end of each in the buffer of the file. So `process` does it.
         self._writer = writing.Writer(
-            self._file, chunk_size=_CHUNK_BYTES, compression=writing.CompressionType[self._compression.upper()]
+            self._file, chunk_size=sys.maxsize, compression=writing.CompressionType[self._compression.upper()]
         )
         try:
             self._writer.start(library=f"steadyflow {version}")
@@ -143,27 +151,23 @@ class Recorder(Module):
             payload = self._codec.encode(payload)  # a block that was made by hand
         # Several threads may send into one pipeline; in the index times must not go back.
         self._log_ns = max(self._log_ns, data.sent_ns)
-        if self._chunk_from_ns < 0:
+        if self._chunk_from_ns is None:
             self._chunk_from_ns = self._log_ns
+        message = pack(
+            data.sequence, data.timestamp_ns, data.first_frame, data.frames, data.flags, payload, data.encoded_metadata
+        )
         try:
             self._writer.add_message(
                 self._channel,
                 log_time=self._log_ns,
                 publish_time=data.sent_ns,
                 sequence=self.recorded_blocks & 0xFFFF_FFFF,
-                data=pack(
-                    data.sequence,
-                    data.timestamp_ns,
-                    data.first_frame,
-                    data.frames,
-                    data.flags,
-                    payload,
-                    data.encoded_metadata,
-                ),
+                data=message,
             )
-            if self._log_ns - self._chunk_from_ns >= self._chunk_ns:
+            self._chunk_bytes += len(message)
+            if self._chunk_bytes >= _CHUNK_BYTES or self._log_ns - self._chunk_from_ns >= self._chunk_ns:
                 self._writer.flush()
-                self._chunk_from_ns = -1
+                self._begin_chunk()
         except OSError as error:
             self._fail(error)
         self.recorded_blocks += 1
@@ -180,6 +184,9 @@ class Recorder(Module):
     def teardown(self) -> None:
         """Complete the file also after a failure elsewhere. May block on the disk; raises as `finish` does."""
         self._close()
+
+    def _begin_chunk(self) -> None:
+        self._chunk_from_ns, self._chunk_bytes = None, 0
 
     def _close(self) -> None:
         if self._file is None:
@@ -205,40 +212,8 @@ class Recorder(Module):
         return f"<Recorder {str(self._path)!r}: {self.recorded_blocks} blocks>"
 
 
-def _create(path: Path) -> BinaryIO:
-    """
-    Create a file, or replace one that nobody records or reads; the lock goes with the process.
-
-    Raises:
-        FileUnwritable: It cannot be created there, or is in use.
-    """
+def _is_name(text: object) -> bool:
     try:
-        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), "wb")
-    except OSError as error:
-        raise FileUnwritable(
-            f"{path}: expected a place where a file can be written, got: {error.strerror}. Choose another folder, or "
-            f"change its permissions."
-        ) from error
-    if _is_used(file):
-        file.close()
-        raise FileUnwritable(
-            f"{path}: expected a file of its own, but this one is being recorded or replayed. Choose another name."
-        )
-    try:
-        file.truncate(0)
-    except OSError as error:
-        file.close()
-        raise FileUnwritable(
-            f"{path}: expected a file, got something that cannot be emptied: {error.strerror}."
-        ) from error
-    return file
-
-
-def _is_used(file: BinaryIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # a file system without locks
-    return False
+        return isinstance(text, str) and 0 < len(text.encode()) <= _LONGEST_NAME_BYTES
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
