@@ -6,7 +6,8 @@
 // - The user's array is a view of `memory_`, so slices and views of it refer to `memory_` as well (numpy collapses chains of
 //   bases). What else can reach the memory (a memoryview, ctypes, DLPack) refers to the array. So two counts of references
 //   tell whether a block may go as it lies: the loan and the array for `memory_`; the loan and one name for the array. Only
-//   somebody who deletes the name, and keeps one thing of the second kind, is taken for the name.
+//   somebody who deletes the name, and keeps one thing of the second kind, is taken for the name. No name at all is refused:
+//   `samples = compute()` writes nothing into the loan.
 // - Before a buffer goes, the array is emptied: nothing in it leads to the buffer any more.
 #pragma once
 
@@ -31,6 +32,8 @@ public:
 
     // The buffer to be sent as it lies in `pool`, from now on out of the user's reach; or nothing: the block has to be copied.
     std::optional<std::uint32_t> surrender(const BufferPool& pool) noexcept;
+    // Whether anything but this refers to the array, or to a part of it.
+    bool is_known() const noexcept { return Py_REFCNT(array_.ptr()) > 1 || Py_REFCNT(memory_.ptr()) > 2; }
     // Empties the array, if nothing but one name refers to it; who kept more of it may go on using it.
     bool empty() noexcept;
 

@@ -171,6 +171,11 @@ LentBlock Output::lend(std::uint32_t frames) {
 }
 
 bool Output::send_lent(LentBlock& block) {
+    if (!block.is_known()) {
+        raise_error("StateError", name_ + ": expected the array of the loan to have its name at the end of the with, and it has "
+                                          "none, so nothing was sent. Write into the array (samples[:] = ...) instead of giving "
+                                          "its name to another one");
+    }
     if (!ready_to_send()) return true;
     Outgoing outgoing;
     outgoing.view = block.view();
@@ -317,7 +322,6 @@ void Output::decide_all(Nanoseconds& sent_ns) {
     }
 }
 
-// Carries out what was decided; the GIL has been held since.
 std::uint32_t Output::copy_into_buffer(const PayloadView& view, const Stamps& stamps) {
     const auto buffer = pool_.allocate();
     if (!buffer) refuse_damage("no buffer is free, although there is room", rings_.front()->name);
@@ -327,6 +331,7 @@ std::uint32_t Output::copy_into_buffer(const PayloadView& view, const Stamps& st
     return *buffer;
 }
 
+// Carries out what was decided; the GIL has been held since.
 bool Output::publish(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds sent_ns,
                      LentBlock* lent) {
     std::uint32_t branches = 0;

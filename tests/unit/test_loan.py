@@ -478,21 +478,35 @@ def test_a_memoryview_that_was_released_keeps_nothing(opened):
     assert values(pipe, 1) == [3]
 
 
-def test_a_name_that_was_bound_to_something_else(opened):
+@pytest.mark.parametrize("where", ["a buffer", "private memory"])
+def test_a_name_that_was_given_to_another_array_sends_nothing(opened, where):
+    """What was computed is not what would be sent: that is what somebody sent before."""
     pipe = opened()
-    with pipe.loan(2048) as samples:
-        samples[:] = 4
-        samples = samples[0, 0] * 2
-    assert samples == 8
-    assert values(pipe, 1) == [4]
-    with pipe.loan(2048):
-        pass
+    lend(pipe, 4)
+    with contextlib.ExitStack() as stack:
+        if where == "private memory":
+            samples = stack.enter_context(pipe.loan(2048))  # has the buffer
+            samples[:] = 5
+        message = r"expected the array of the loan to have its name .*samples\[:\] = "
+        with pytest.raises(StateError, match=message), pipe.loan(2048) as other:
+            other = np.zeros((2048, 1), np.float32)
+        with pytest.raises(StateError, match="so nothing was sent"), pipe.loan(2048):
+            pass
+    assert other.shape == (2048, 1)
+    assert values(pipe, pipe.statistics().sent) == [4, 5][: pipe.statistics().sent]
+    lend(pipe, 6)
+    assert values(pipe, 1) == [6], "and the port can lend as before"
+
+
+def test_a_loan_whose_shape_was_changed(opened):
+    pipe = opened()
     with pipe.loan(2048) as samples, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         samples.shape = (2, 1024)  # its own shape is the user's to change, in versions of numpy that let it
         samples[:] = 6
-    assert pipe.receive(timeout_s=0).samples.shape == (2048, 1)
-    assert values(pipe, 1) == [6]
+    block = pipe.receive(timeout_s=0)
+    assert block.samples.shape == (2048, 1)
+    assert (block.samples == 6).all()
     assert pipe.statistics().loan_copies == 0
 
 
@@ -582,7 +596,8 @@ def test_loans_of_several_threads(opened):
 def test_a_loan_that_is_entered_here_and_left_there(opened):
     pipe = opened()
     loan = pipe.loan(2048)
-    loan.__enter__()[:] = 9
+    samples = loan.__enter__()
+    samples[:] = 9
     leaver = threading.Thread(target=loan.__exit__, args=(None, None, None))
     leaver.start()
     leaver.join(LIMIT_S)
