@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from steadyflow.errors import ConfigurationError, FlowError, FormatClash, concerning, located
+from steadyflow.errors import ConfigurationError, FlowError, FormatClash, UnknownName, concerning, located
 from steadyflow.formats import AnyFormat, Format, agree
 from steadyflow.module import Module, input_ports, output_ports
 from steadyflow.pipeline import Pipeline
@@ -53,7 +53,8 @@ def find_formats(
 
     Raises:
         FormatClash: Two ends do not agree; names the pipeline and both formats. Aligned inputs have different rates.
-        ConfigurationError: Aligned inputs cannot be aligned.
+        ConfigurationError: Aligned inputs cannot be aligned; a module answers with what is no format.
+        UnknownName: A module answers for an output that it does not have.
         FileUnreadable: A source's file tells nothing.
     """
     found = FoundFormats({}, {}, {pipeline.id: pipeline.format for pipeline in pipelines})
@@ -84,7 +85,10 @@ def _find_at(
         if fmt is None:
             continue
         with concerning(pipeline=pipeline.id):
-            found.pipelines[pipeline.id] = agreed = agree(fmt, port.declaration.format, where=pipeline.id)
+            agreed, wanted = agree(fmt, port.declaration.format, where=pipeline.id), pipeline.format
+            if wanted is not None:  # as it was registered
+                agreed = agree(agreed, wanted, where=pipeline.id)
+            found.pipelines[pipeline.id] = agreed
             known = inputs.setdefault(port.name, agreed)
             if known != agreed and not isinstance(port.declaration.format, AnyFormat):
                 raise FormatClash(
@@ -97,8 +101,20 @@ def _find_at(
     except FlowError as error:
         located(error, f"module {name!r}")
         raise
+    _check_answer(module, outputs, f"module {name!r}: resolve_formats")
     found.inputs.update({(name, port): fmt for port, fmt in inputs.items()})
     found.outputs.update({(name, port): fmt for port, fmt in outputs.items()})
+
+
+def _check_answer(module: Module, outputs: object, where: str) -> None:
+    known = output_ports(module)
+    if not isinstance(outputs, Mapping):
+        raise ConfigurationError(f"{where}: expected the format of each output, by name; got {outputs!r}.")
+    for port, fmt in outputs.items():
+        if port not in known:
+            raise UnknownName("output", port, known, where=where)
+        if not isinstance(fmt, Format):
+            raise ConfigurationError(f"{where}: expected a format such as AudioFormat(48_000, 1) of {port!r}, got {fmt!r}.")
 
 
 def _produced(modules: Mapping[str, Placed], pipeline: Pipeline, found: FoundFormats) -> Format | None:

@@ -109,6 +109,8 @@ def default_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) 
     """
     Give each pipeline without a rule its default: `DropOldest` below a live source, which cannot wait, `Wait` elsewhere.
 
+    What ordered replicas send always waits: a block before its turn is not too many. What is, is dropped before them.
+
     Raises:
         CycleRefused: See `check_cycles`.
     """
@@ -145,6 +147,7 @@ def chosen_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -
     for pipeline in pipelines:
         sources = {pipeline.source[0], *upstream.get(pipeline.source[0], ())}
         live = any(_is_live(modules[name].module) for name in sources if name in modules)
+        live = live and not (pipeline.source[0] in modules and modules[pipeline.source[0]].restores_order)
         rules[pipeline.id] = pipeline.rule or (DropOldest() if live else Wait())
     return rules
 

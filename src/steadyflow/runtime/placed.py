@@ -38,6 +38,11 @@ class Placed(NamedTuple):
     ordered: bool = False
 
     @property
+    def restores_order(self) -> bool:
+        """Whether blocks that it sends may have to wait for others before them."""
+        return self.ordered and self.replicas > 1
+
+    @property
     def workers(self) -> tuple[str, ...]:
         """The names of the workers that run it, one for each replica."""
         if self.replicas > 1:
