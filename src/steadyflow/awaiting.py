@@ -155,8 +155,11 @@ class _Turns:
     async def take(self) -> None:
         self._left -= 1
         if self._left <= 0:
-            self._left = _AT_ONCE
-            await asyncio.sleep(0)
+            # Whoever comes meanwhile waits behind this one, so calls are served as they came.
+            try:
+                await asyncio.sleep(0)
+            finally:
+                self._left = _AT_ONCE
 
 
 class Sender:

@@ -133,6 +133,17 @@ def test_room_for_one_block_is_found_before_half_of_the_buffer_is_free(run, flow
     run(main())
 
 
+def test_senders_that_find_room_send_in_the_order_in_which_they_came(run, flow):
+    """Also where some give the others of the loop a turn first."""
+    pipe = link(flow, size=200)
+
+    async def main():
+        await asyncio.gather(*(pipe.send_async(number(index)) for index in range(200)))
+        return [value(await pipe.receive_async(0)) for _ in range(200)]
+
+    assert run(main()) == [*range(200)]
+
+
 def test_iteration_ends_with_the_stream(run, flow):
     pipe = link(flow)
 
