@@ -310,6 +310,11 @@ bool Inbox::serve_one_inside() {
     return serve_link(*link, false);
 }
 
+// Out of the way of the hot path, which this is part of.
+[[noreturn, gnu::noinline, gnu::cold]] static void refuse_late(const std::string& name, nb::handle timeout_s, const char* why) {
+    raise_error("ReceiveTimeout", name + ": expected a block within " + nb::cast<std::string>(nb::str(timeout_s)) + " s, " + why);
+}
+
 // Flattened, as are the other hot calls: its parts are used elsewhere too, so the compiler would call them.
 [[gnu::flatten]] nb::object Inbox::receive(nb::handle timeout_s) {
     const Nanoseconds entered = monotonic_ns();
@@ -338,18 +343,17 @@ bool Inbox::serve_one_inside() {
         if (!mine) check_interruption();
     }
     if (!mine) {
-        raise_error("ReceiveTimeout", link.target->name +
-                                          ": expected a block within timeout_s, but another thread was receiving");
+        refuse_late(link.target->name, timeout_s, "but another thread was receiving");
     }
     const std::unique_lock<std::timed_mutex> held(receive_mutex_, std::adopt_lock);
     try {
-        return receive_one(link, entered, deadline);
+        return receive_one(link, entered, deadline, timeout_s);
     } catch (const Corrupted& damage) {
         refuse(link, damage);
     }
 }
 
-inline nb::object Inbox::receive_one(Link& link, Nanoseconds entered, Nanoseconds deadline) {
+inline nb::object Inbox::receive_one(Link& link, Nanoseconds entered, Nanoseconds deadline, nb::handle timeout_s) {
     bool slept = false;
     Claim claim;
     Lanes::Lane* lane = nullptr;
@@ -360,7 +364,7 @@ inline nb::object Inbox::receive_one(Link& link, Nanoseconds entered, Nanosecond
         if (link.lanes.at_end()) raise_error("EndOfStream", link.target->name + ": every block was received");
         const Nanoseconds now = monotonic_ns();
         if (deadline >= 0 && now >= deadline) {
-            raise_error("ReceiveTimeout", link.target->name + ": expected a block within timeout_s, got none");
+            refuse_late(link.target->name, timeout_s, "got none");
         }
         const BellSeat seat(bell_);
         if (!seat) {

@@ -119,7 +119,7 @@ private:
     void finish(Link& link);
     void require_open() const;
     bool serve_one(Link& link, bool slept);
-    nb::object receive_one(Link& link, Nanoseconds entered, Nanoseconds deadline);
+    nb::object receive_one(Link& link, Nanoseconds entered, Nanoseconds deadline, nb::handle timeout_s);
     // Commits a block of an open end. `gil_ns`: when the GIL was back, or nothing where nobody can tell.
     nb::object commit(Link& link, Lanes::Lane& lane, const Claim& claim, Nanoseconds entered_ns, Nanoseconds awake_ns,
                       std::optional<Nanoseconds> gil_ns);

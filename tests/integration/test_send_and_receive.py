@@ -958,7 +958,7 @@ def test_a_receive_that_waits_gets_the_next_block(opened, background):
 @pytest.mark.parametrize("timeout_s", [0, 0.0, 0.001, np.float64(0.001)])
 def test_nothing_in_time(opened, timeout_s):
     pipe = opened()
-    with pytest.raises(ReceiveTimeout, match="app->reader: expected a block within timeout_s"):
+    with pytest.raises(ReceiveTimeout, match=f"app->reader: expected a block within {timeout_s} s, got none"):
         pipe.receive(timeout_s=timeout_s)
     assert pipe.statistics().delivered == 0
 
