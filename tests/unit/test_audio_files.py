@@ -449,6 +449,13 @@ def test_a_missing_folder_is_named(tmp_path):
     assert "0 frames" in str(caught.value)
 
 
+def test_a_pipe_in_place_of_the_file(tmp_path):
+    """Nobody reads from it: opening it would wait for ever."""
+    os.mkfifo(tmp_path / "a.wav")
+    with pytest.raises(FileUnwritable, match=r"expected a file, or none yet, got something else"):
+        sink(tmp_path / "a.wav")
+
+
 def test_a_folder_in_place_of_the_file(tmp_path):
     (tmp_path / "a.wav").mkdir()
     with pytest.raises(FileUnwritable, match="Is a directory"):
