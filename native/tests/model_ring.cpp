@@ -39,6 +39,7 @@ constexpr Unnoticed unnoticed[] = {
 struct Subject {
     std::unique_ptr<Scenario> scenario;
     std::unique_ptr<Explorer> explorer;
+    bool takes_long = false;
     double seconds = 0;
 };
 using Subjects = std::vector<Subject>;
@@ -195,7 +196,7 @@ int main(int argument_count, char** arguments) {
     for (auto& [scenario, takes_long] : scenarios()) {
         if ((takes_long && !whole) || scenario->name().find(only) == std::string::npos) continue;
         auto explorer = std::make_unique<Explorer>(*scenario, orders);
-        subjects.push_back({std::move(scenario), std::move(explorer)});
+        subjects.push_back({std::move(scenario), std::move(explorer), takes_long});
     }
     std::uint64_t executions = 0;
     for (Subject& subject : subjects) {
@@ -211,6 +212,8 @@ int main(int argument_count, char** arguments) {
     std::printf("model_ring: %zu scenarios, %llu executions, 0 violations\n", subjects.size(),
                 static_cast<unsigned long long>(executions));
     if (only.empty()) check_coverage(orders);
+    // The others have to notice everything, for every change; with these, each mutant that nobody notices would take long.
+    std::erase_if(subjects, [](const Subject& subject) { return subject.takes_long; });
     std::stable_sort(subjects.begin(), subjects.end(),
                      [](const Subject& one, const Subject& other) { return one.seconds < other.seconds; });
     Mutations(orders, subjects, whole).run();

@@ -22,6 +22,8 @@ class AlignedInputReport(msgspec.Struct, frozen=True, kw_only=True):
         delivered_frames: Frames that were processed.
         silent_frames: Frames in place of which silence was processed, because they were lost or late.
         late_frames: Frames that came when their place had been passed, or was taken; dropped.
+        held_frames: Frames that wait for another input at this moment. If they grow to ``max_hold_frames`` while another
+            input has none, that one is missing.
         offset_frames: By time: what was added to the numbers of its frames, so that equal numbers are equal times.
         drift_frames: By time: how far the stamp of its latest block is from where the frame count had put it; the
             jitter of the stamps, and what the clocks have drifted apart.
@@ -30,6 +32,7 @@ class AlignedInputReport(msgspec.Struct, frozen=True, kw_only=True):
     delivered_frames: int
     silent_frames: int
     late_frames: int
+    held_frames: int
     offset_frames: int
     drift_frames: int
 

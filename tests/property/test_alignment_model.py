@@ -277,6 +277,7 @@ def test_ranges_are_those_of_the_model(formats, starts, script, max_wait, max_ho
             assert report.delivered_frames == len(side.given)
             assert [*side.given] == sorted(set(side.given))
             waiting = len(side.frames)
+            assert report.held_frames == waiting
             assert count == report.late_frames + report.delivered_frames + waiting
             assert waiting <= max_hold - 1 + fmt.max_block_frames
             assert held[name] is (max_wait is None and waiting >= max_hold)

@@ -230,6 +230,7 @@ class Alignment:
                 delivered_frames=side.delivered_frames,
                 silent_frames=side.silent_frames,
                 late_frames=side.late_frames,
+                held_frames=side.held_frames,
                 offset_frames=side.offset_frames - self._origin,
                 drift_frames=side.drift_frames,
             )
