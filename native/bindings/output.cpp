@@ -21,6 +21,17 @@ std::string in_milliseconds(std::uint64_t microseconds) {
     throw Corrupted(what, pipeline);
 }
 
+[[noreturn, gnu::noinline, gnu::cold]] void refuse_full(const OutputRings::Obstacle& obstacle) {
+    const std::string& name = obstacle.link->name;
+    if (obstacle.kind == OutputRings::Obstacle::Kind::time_is_up) {
+        raise_error("SendTimeout", name + ": expected room within " + in_milliseconds(obstacle.rule.timeout_us) +
+                                       " ms, but the pipeline stayed full; the consumer is slower than the producer");
+    }
+    const std::string size = std::to_string(obstacle.link->producer.ring().buffer_size());
+    raise_error("PipelineFull", name + ": expected room for one block, got " + size + " of buffer_size " + size +
+                                    " waiting, and the rule is Fail(); raise buffer_size or choose another rule");
+}
+
 }  // namespace
 
 void Output::configure(std::string name, PayloadSpec spec, nb::object format, nb::object prepare,
@@ -40,7 +51,7 @@ void Output::configure(std::string name, PayloadSpec spec, nb::object format, nb
 
 void Output::set_pool(std::shared_ptr<Segment> segment, std::uint64_t offset, const std::string& pipeline) {
     segment->require_writable("set_pool");
-    pool_ = in_pipeline(pipeline, [&] { return BufferPool(std::move(segment), offset); });
+    rings_.set_pool(in_pipeline(pipeline, [&] { return BufferPool(std::move(segment), offset); }));
 }
 
 void Output::set_bell(std::shared_ptr<Segment> segment, std::uint64_t offset) {
@@ -54,19 +65,15 @@ void Output::set_inbox(nb::object inbox_owner) {
 
 void Output::add_ring(std::string name, std::shared_ptr<Segment> segment, std::uint64_t offset,
                       std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset, unsigned bit) {
-    if (!pool_) throw Corrupted("a ring needs its port's buffers first", name);
-    rings_.push_back(in_pipeline(name, [&] {
-        auto link = std::make_shared<RingLink>(RingLink{name, RingProducer(Ring(std::move(segment), offset), &pool_), {}});
-        link->consumers.add(Bell(std::move(bell_segment), bell_offset), bit);
-        return link;
-    }));
-    verdicts_.resize(rings_.size());
+    if (!rings_.pool()) throw Corrupted("a ring needs its port's buffers first", name);
+    in_pipeline(name, [&] {
+        Bell bell(std::move(bell_segment), bell_offset);
+        rings_.add(name, Ring(std::move(segment), offset)).consumers.add(std::move(bell), bit);
+    });
 }
 
-Output::RingLink& Output::ring_named(const std::string& name) const {
-    for (const auto& link : rings_) {
-        if (link->name == name) return *link;
-    }
+Output::Link& Output::ring_named(const std::string& name) const {
+    if (Link* link = rings_.find(name)) return *link;
     throw Corrupted(name_ + ": no ring of this name", name);
 }
 
@@ -159,10 +166,10 @@ LentBlock Output::lend(std::uint32_t frames) {
         return LentBlock(std::move(memory), PayloadView{data, static_cast<std::uint32_t>(bytes), frames}, buffer);
     };
     if (ready_to_send() && !rings_.empty() && lent_->load(std::memory_order_relaxed) == 0) {
-        if (const auto buffer = pool_.allocate()) {
+        if (const auto buffer = rings_.pool().allocate()) {
             // An open source, which has no inbox, is the coordinator's.
             const unsigned process = inbox_ == nullptr ? 0 : inbox_->process();
-            if (auto held = HeldBuffer::take(pool_, *buffer, process, bytes, lent_)) {
+            if (auto held = HeldBuffer::take(rings_.pool(), *buffer, process, bytes, lent_)) {
                 return lent_block(new_view(spec_, frames, std::move(held)), buffer);
             }
         }
@@ -220,8 +227,8 @@ bool Output::deliver(Outgoing& block, Nanoseconds sent_hint_ns) {
 void Output::begin(Outgoing& block, Nanoseconds sent_hint_ns) const {
     const PayloadView& view = block.view;
     const Stamps& stamps = block.stamps;
-    if (view.bytes + std::size_t{stamps.metadata_bytes} > pool_.capacity() && !rings_.empty()) {
-        raise_error("BlockTooLarge", name_ + ": expected at most " + std::to_string(pool_.capacity()) +
+    if (view.bytes + std::size_t{stamps.metadata_bytes} > rings_.pool().capacity() && !rings_.empty()) {
+        raise_error("BlockTooLarge", name_ + ": expected at most " + std::to_string(rings_.pool().capacity()) +
                                          " bytes with metadata, got " +
                                          std::to_string(view.bytes + std::size_t{stamps.metadata_bytes}));
     }
@@ -267,65 +274,26 @@ void Output::require_open() const {
     if (ended_) raise_error("PipelineClosed", name_ + ": the stream was ended; nothing can be sent after it");
 }
 
-// Decides for every ring, without touching any of them. Returns the ring that has to be waited for, with its deadline, or
-// null when all is decided. Only this end adds blocks, so room that was found stays.
-std::shared_ptr<Output::RingLink> Output::decide(Nanoseconds began_ns, Nanoseconds& deadline_ns) {
-    for (std::size_t index = 0; index < rings_.size(); ++index) {
-        RingLink& link = *rings_[index];
-        Verdict& verdict = verdicts_[index];
-        const Rule rule = link.producer.ring().rule();
-        if (link.producer.abandoned()) {
-            verdict = Verdict::drop_failed;
-            continue;
-        }
-        if (rule.kind == RuleKind::latest) [[unlikely]] {
-            verdict = Verdict::supersede;
-            continue;
-        }
-        if (link.producer.has_room()) [[likely]] {
-            link.producer.note_full(false);
-            verdict = Verdict::publish;
-            continue;
-        }
-        link.producer.note_full(true);
-        switch (rule.kind) {
-            case RuleKind::drop_oldest: verdict = Verdict::evict_then_publish; continue;
-            case RuleKind::drop_newest: verdict = Verdict::drop_newest; continue;
-            case RuleKind::fail: {
-                const std::string size = std::to_string(link.producer.ring().buffer_size());
-                raise_error("PipelineFull", link.name + ": expected room for one block, got " + size +
-                                                " of buffer_size " + size +
-                                                " waiting, and the rule is Fail(); raise buffer_size or choose "
-                                                "another rule");
-            }
-            default: break;
-        }
-        deadline_ns = rule.timeout_us == 0 ? -1 : began_ns + static_cast<Nanoseconds>(rule.timeout_us) * 1000;
-        if (deadline_ns < 0 || monotonic_ns() < deadline_ns) return rings_[index];
-        if (rule.then == AfterWait::drop_newest) verdict = Verdict::drop_newest;
-        else if (rule.then == AfterWait::drop_oldest) verdict = Verdict::evict_then_publish;
-        else {
-            raise_error("SendTimeout", link.name + ": expected room within " + in_milliseconds(rule.timeout_us) +
-                                           " ms, but the pipeline stayed full; the consumer is slower than the producer");
-        }
-    }
-    return nullptr;
+OutputRings::Obstacle Output::decide(Nanoseconds began_ns) {
+    OutputRings::Obstacle obstacle = rings_.decide(began_ns);
+    if (obstacle.kind > OutputRings::Obstacle::Kind::wait) [[unlikely]] refuse_full(obstacle);
+    return obstacle;
 }
 
 void Output::decide_all(Nanoseconds& sent_ns) {
     const Nanoseconds began = sent_ns;
-    Nanoseconds deadline = -1;
-    while (const auto blocked = decide(began, deadline)) {
-        wait_for_room(*blocked, deadline);
+    while (const OutputRings::Obstacle obstacle = decide(began)) {
+        wait_for_room(*obstacle.link, obstacle.deadline_ns);
         require_open();
         sent_ns = monotonic_ns();
     }
 }
 
 std::uint32_t Output::copy_into_buffer(const PayloadView& view, const Stamps& stamps) {
-    const auto buffer = pool_.allocate();
-    if (!buffer) refuse_damage("no buffer is free, although there is room", rings_.front()->name);
-    std::byte* memory = pool_.payload(*buffer);
+    BufferPool& pool = rings_.pool();
+    const auto buffer = pool.allocate();
+    if (!buffer) refuse_damage("no buffer is free, although there is room", rings_.links().front()->name);
+    std::byte* memory = pool.payload(*buffer);
     std::memcpy(memory, view.data, view.bytes);
     if (stamps.metadata_bytes != 0) std::memcpy(memory + view.bytes, stamps.metadata, stamps.metadata_bytes);
     return *buffer;
@@ -334,48 +302,18 @@ std::uint32_t Output::copy_into_buffer(const PayloadView& view, const Stamps& st
 // Carries out what was decided; the GIL has been held since.
 bool Output::publish(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds sent_ns,
                      LentBlock* lent) {
-    std::uint32_t branches = 0;
-    for (std::size_t index = 0; index < rings_.size(); ++index) {
-        RingProducer& producer = rings_[index]->producer;
-        switch (verdicts_[index]) {
-            case Verdict::evict_then_publish:
-                producer.evict_down_to(producer.ring().buffer_size(), Reason::oldest);
-                break;
-            case Verdict::supersede: producer.evict_down_to(1, Reason::superseded); break;
-            case Verdict::publish: break;
-            default: continue;
-        }
-        branches |= std::uint32_t{1} << producer.ring().branch();
-    }
+    const std::uint32_t branches = rings_.make_room();
     bool loan_copied = false;
     if (branches != 0) {
-        const auto in_place = lent == nullptr ? std::nullopt : lent->surrender(pool_);
+        const auto in_place = lent == nullptr ? std::nullopt : lent->surrender(rings_.pool());
         loan_copied = lent != nullptr && !in_place;
         header.buffer = in_place ? *in_place : copy_into_buffer(view, stamps);
-        pool_.set_branches(header.buffer, branches);
     }
-    const std::uint64_t origin = context_ == nullptr ? 0 : context_->origin;
-    bool queued = true;
-    for (std::size_t index = 0; index < rings_.size(); ++index) {
-        RingLink& link = *rings_[index];
-        switch (verdicts_[index]) {
-            case Verdict::drop_newest: link.producer.drop(Reason::newest, view.bytes); break;
-            case Verdict::drop_failed: link.producer.drop(Reason::failed, view.bytes); break;
-            default:
-                if (!link.producer.publish(header, sent_ns, origin)) {
-                    refuse_damage("every slot is occupied, although there is room", link.name);
-                }
-                if (loan_copied) add(link.producer.ring().header().loan_copies);
-                link.consumers.ring_one();
-                continue;
-        }
-        queued = false;
-    }
-    return queued;
+    return rings_.hand_over(header, branches, sent_ns, context_ == nullptr ? 0 : context_->origin, loan_copied);
 }
 
 // Returns to look again. Raises if the flow stops or a signal's handler raises.
-void Output::wait_for_room(RingLink& link, Nanoseconds deadline_ns) {
+void Output::wait_for_room(Link& link, Nanoseconds deadline_ns) {
     const Nanoseconds began = monotonic_ns();
     if (abort_ && abort_->load(std::memory_order_acquire)) {
         raise_error("PipelineClosed", link.name + ": the flow was stopped while this send waited for room");
@@ -438,10 +376,7 @@ void Output::deliver_fused(const PayloadView& view, const Stamps& stamps, BlockH
 void Output::end() {
     if (ended_) return;
     ended_ = true;
-    for (const auto& link : rings_) {
-        link->producer.end();
-        link->consumers.ring_all();
-    }
+    rings_.end();
     if (bell_) bell_.ring(room_bit);
 }
 
@@ -453,7 +388,6 @@ void Output::close(std::string reason) {
 void Output::detach() {
     rings_.clear();
     fused_.clear();
-    pool_ = BufferPool();
     bell_ = Bell();
     inbox_ = nullptr;
     inbox_owner_ = nb::object();

@@ -8,10 +8,9 @@
 #include <vector>
 
 #include "bell.hpp"
-#include "consumer_bells.hpp"
 #include "held_buffer.hpp"
 #include "loan.hpp"
-#include "ring_producer.hpp"
+#include "output_rings.hpp"
 #include "worker.hpp"
 
 namespace steadyflow {
@@ -76,13 +75,7 @@ public:
 private:
     friend class SendAttempt;
 
-    struct RingLink {
-        std::string name;
-        RingProducer producer;
-        ConsumerBells consumers;
-    };
-    // What becomes of a block on one ring, decided for all rings before anything is done.
-    enum class Verdict { publish, evict_then_publish, supersede, drop_newest, drop_failed };
+    using Link = OutputRings::Link;
 
     struct Stamps {
         std::optional<std::int64_t> timestamp_ns;
@@ -115,10 +108,11 @@ private:
     bool publish(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds sent_ns, LentBlock* lent);
     std::uint32_t copy_into_buffer(const PayloadView& view, const Stamps& stamps);
     void deliver_fused(const PayloadView& view, const Stamps& stamps, BlockHeader header, Nanoseconds sent_ns);
-    std::shared_ptr<RingLink> decide(Nanoseconds began_ns, Nanoseconds& deadline_ns);
-    void wait_for_room(RingLink& link, Nanoseconds deadline_ns);
+    // Raises where the block is refused.
+    OutputRings::Obstacle decide(Nanoseconds began_ns);
+    void wait_for_room(Link& link, Nanoseconds deadline_ns);
     void require_open() const;
-    RingLink& ring_named(const std::string& name) const;
+    Link& ring_named(const std::string& name) const;
 
     std::string name_;
     PayloadSpec spec_;
@@ -127,12 +121,10 @@ private:
     nb::object context_owner_;
     ModuleContext* context_ = nullptr;
     AbortFlag abort_;
-    BufferPool pool_;
     Bell bell_;
     nb::object inbox_owner_;
     Inbox* inbox_ = nullptr;
-    std::vector<std::shared_ptr<RingLink>> rings_;  // shared: a waiting send() keeps its link, whatever close() does
-    std::vector<Verdict> verdicts_;
+    OutputRings rings_;
     std::vector<std::shared_ptr<FusedLink>> fused_;
     HeldBuffer::Count lent_ = std::make_shared<std::atomic<std::int64_t>>(0);  // buffers on loan, or kept after one
     HomeProcess home_;

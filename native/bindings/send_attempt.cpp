@@ -20,8 +20,8 @@ nb::object SendAttempt::settle() {
         output_.require_open();
         block_.sent_ns = monotonic_ns();
     }
-    Nanoseconds deadline = -1;
-    while (auto full = output_.rings_.empty() ? nullptr : output_.decide(began_ns_, deadline)) {
+    while (const OutputRings::Obstacle obstacle = output_.decide(began_ns_)) {
+        const std::shared_ptr<OutputRings::Link>& full = obstacle.link;
         if (output_.abort_ && output_.abort_->load(std::memory_order_acquire)) {
             raise_error("PipelineClosed", full->name + ": the flow was stopped while this send waited for room");
         }
@@ -31,8 +31,8 @@ nb::object SendAttempt::settle() {
         if (full->producer.has_room()) continue;
         waiting_since_ns_ = monotonic_ns();
         until_ns_ = waiting_since_ns_ + look_again_ns;
-        if (deadline >= 0) until_ns_ = std::min(until_ns_, deadline);
-        full_ = std::move(full);
+        if (obstacle.deadline_ns >= 0) until_ns_ = std::min(until_ns_, obstacle.deadline_ns);
+        full_ = full;
         return nb::none();
     }
     return nb::bool_(output_.complete(block_));

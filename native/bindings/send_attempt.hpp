@@ -33,7 +33,7 @@ private:
     Output::Outgoing block_;
     const Nanoseconds began_ns_;
     Nanoseconds until_ns_ = -1;
-    std::shared_ptr<Output::RingLink> full_;  // the ring that it waits for, since waiting_since_ns_
+    std::shared_ptr<OutputRings::Link> full_;  // the ring that it waits for, since waiting_since_ns_
     Nanoseconds waiting_since_ns_ = 0;
 };
 

@@ -20,10 +20,9 @@
 
 #include "check.hpp"
 #include "account.hpp"
-#include "consumer_bells.hpp"
+#include "output_rings.hpp"
 #include "recovery.hpp"
 #include "ring_consumer.hpp"
-#include "ring_producer.hpp"
 
 namespace steadyflow::testing {
 
@@ -254,138 +253,89 @@ inline std::string describe(const Ring& ring) {
 
 enum class Sent { queued, dropped, full, timed_out };
 
-// The sending end: room in every branch first, then one copy, then one slot in each ring.
+// The sending end of the product, with what its callers do: they fill the block, and wait where there is no room.
 class Port {
 public:
     // `first` is the number of the next block: a successor goes on where its predecessor was.
     explicit Port(const Plane& plane, std::uint64_t first = 0)
-        : pool_(std::make_unique<BufferPool>(plane.pool())), bell_(plane.producer_bell()), number_(first) {
+        : bell_(plane.producer_bell()), number_(first), dropped_newest_(plane.branches().size()) {
+        rings_.set_pool(plane.pool());
         for (std::size_t index = 0; index < plane.branches().size(); ++index) {
-            Link link{RingProducer(plane.ring(index), pool_.get()), {}, false, 0};
+            OutputRings::Link& link = rings_.add("pipeline " + std::to_string(index), plane.ring(index));
             for (std::uint32_t consumer = 0; consumer < plane.branches()[index].consumers; ++consumer) {
-                link.bells.add(plane.bell(index, consumer), 0);
+                link.consumers.add(plane.bell(index, consumer), 0);
             }
-            links_.push_back(std::move(link));
         }
     }
 
     std::uint64_t sent() const noexcept { return number_; }
-    std::uint64_t dropped_newest(std::size_t branch) const noexcept { return links_[branch].dropped_newest; }
-    RingProducer& producer(std::size_t branch) noexcept { return links_[branch].producer; }
-    const BufferPool& pool() const noexcept { return *pool_; }
+    std::uint64_t dropped_newest(std::size_t branch) const noexcept { return dropped_newest_[branch]; }
+    RingProducer& producer(std::size_t branch) noexcept { return rings_.links()[branch]->producer; }
+    const BufferPool& pool() const noexcept { return rings_.pool(); }
 
     Sent send() { return send(std::nullopt); }
 
     // As a loan is sent: written into a buffer that is held meanwhile, and becomes the block as it lies.
     Sent send_lent(unsigned process) {
         const std::uint32_t buffer = lend(process);
-        fill_payload(pool_->payload(buffer), number_);
+        fill_payload(pool().payload(buffer), number_);
         const Sent sent = send(buffer);
-        pool_->release(buffer, process);
+        pool().release(buffer, process);
         return sent;
     }
     // As a loan that an exception ends.
-    void abandon_loan(unsigned process) { pool_->release(lend(process), process); }
+    void abandon_loan(unsigned process) { pool().release(lend(process), process); }
 
-    void end() {
-        for (Link& link : links_) {
-            link.producer.end();
-            link.bells.ring_all();
-        }
-    }
+    void end() { rings_.end(); }
+    void look_up_now_and_then() noexcept { looks_up_ = true; }
 
 private:
-    struct Link {
-        RingProducer producer;
-        ConsumerBells bells;
-        bool publishes;
-        std::uint64_t dropped_newest;
-    };
-
     std::uint32_t allocate() {
-        const auto buffer = pool_->allocate();
+        const auto buffer = rings_.pool().allocate();
         if (!buffer) fail(__FILE__, __LINE__, "pool.allocate()", "a free buffer", "none");
         return *buffer;
     }
 
     std::uint32_t lend(unsigned process) {
         const std::uint32_t buffer = allocate();
-        CHECK(pool_->hold(buffer, process));
+        CHECK(pool().hold(buffer, process));
         return buffer;
     }
 
     Sent send(std::optional<std::uint32_t> lent) {
-        std::uint32_t bits = 0;
-        for (Link& link : links_) {
-            const Sent room = make_room(link);
-            if (room == Sent::full || room == Sent::timed_out) return room;
-            link.publishes = room == Sent::queued;
-            if (link.publishes) bits |= std::uint32_t{1} << link.producer.ring().branch();
+        const Nanoseconds began = monotonic_ns();
+        while (const OutputRings::Obstacle obstacle = rings_.decide(began)) {
+            switch (obstacle.kind) {
+                case OutputRings::Obstacle::Kind::full: return Sent::full;
+                case OutputRings::Obstacle::Kind::time_is_up: return Sent::timed_out;
+                default: wait_for_room(obstacle.link->producer, began, obstacle.deadline_ns);
+            }
         }
         BlockHeader header{};
         header.first_frame = number_;
         header.timestamp_ns = static_cast<std::int64_t>(number_) * 7;
         header.payload_bytes = payload_bytes(number_);
         header.frames = static_cast<std::uint32_t>(number_ & 0xffff);
-        if (bits != 0) {
+        const std::uint32_t branches = rings_.make_room();
+        if (branches != 0) {
             header.buffer = lent ? *lent : allocate();
-            if (!lent) fill_payload(pool_->payload(header.buffer), number_);
-            pool_->set_branches(header.buffer, bits);
+            if (!lent) fill_payload(pool().payload(header.buffer), number_);
         }
-        Sent result = Sent::queued;
-        for (Link& link : links_) {
-            if (link.publishes) {
-                if (!link.producer.publish(header, monotonic_ns())) {
-                    fail(__FILE__, __LINE__, "publish()", "a slot", "none: " + describe(link.producer.ring()));
-                }
-                link.bells.ring_one();
-            } else {
-                link.producer.drop(Reason::newest, header.payload_bytes);
-                ++link.dropped_newest;
-                result = Sent::dropped;
-            }
+        const bool queued = rings_.hand_over(header, branches, monotonic_ns());
+        for (std::size_t index = 0; index < dropped_newest_.size(); ++index) {
+            if (rings_.links()[index]->verdict == OutputRings::Verdict::drop_newest) ++dropped_newest_[index];
         }
         ++number_;
-        return result;
+        return queued ? Sent::queued : Sent::dropped;
     }
 
-    Sent make_room(Link& link) {
-        RingProducer& producer = link.producer;
-        const Nanoseconds began = monotonic_ns();
-        for (;;) {
-            const Rule rule = producer.ring().rule();
-            if (rule.kind == RuleKind::latest) {
-                producer.evict_down_to(1, Reason::superseded);
-                return Sent::queued;
-            }
-            if (producer.has_room()) return Sent::queued;
-            switch (rule.kind) {
-                case RuleKind::drop_oldest:
-                    producer.evict_down_to(producer.ring().buffer_size(), Reason::oldest);
-                    return Sent::queued;
-                case RuleKind::drop_newest: return Sent::dropped;
-                case RuleKind::fail: return Sent::full;
-                default: break;
-            }
-            const Nanoseconds deadline =
-                rule.timeout_us == 0 ? -1 : began + static_cast<Nanoseconds>(rule.timeout_us) * 1000;
-            if (wait_for_room(producer, began, deadline)) continue;
-            if (rule.then == AfterWait::drop_newest) return Sent::dropped;
-            if (rule.then == AfterWait::fail) return Sent::timed_out;
-            producer.evict_down_to(producer.ring().buffer_size(), Reason::oldest);
-            return Sent::queued;
-        }
-    }
-
-    bool wait_for_room(RingProducer& producer, Nanoseconds began, Nanoseconds deadline) {
-        if (deadline >= 0 && monotonic_ns() >= deadline) return false;
+    void wait_for_room(RingProducer& producer, Nanoseconds began, Nanoseconds deadline) {
         producer.request_wake();
         if (!producer.has_room()) {
             // Where the rule may be switched, its new value is looked at now and then, as the bindings do.
             const Nanoseconds look_up = monotonic_ns() + 50'000'000;
-            const bool switching = looks_up_;
             const Nanoseconds limit = began + patience_ns;
-            const Nanoseconds until = deadline >= 0 ? deadline : switching ? look_up : limit;
+            const Nanoseconds until = deadline >= 0 ? deadline : looks_up_ ? look_up : limit;
             bell_.wait(until);
             bell_.take();
             if (monotonic_ns() >= limit) {
@@ -393,17 +343,12 @@ private:
             }
         }
         producer.cancel_wake();
-        return true;
     }
 
-public:
-    void look_up_now_and_then() noexcept { looks_up_ = true; }
-
-private:
-    std::unique_ptr<BufferPool> pool_;
+    OutputRings rings_;
     Bell bell_;
-    std::vector<Link> links_ = {};
     std::uint64_t number_;
+    std::vector<std::uint64_t> dropped_newest_;
     bool looks_up_ = false;
 };
 
