@@ -207,7 +207,9 @@ def open_to_write(path: Path, fmt: AudioFormat, container: str, subtype: str) ->
     soundfile = load_soundfile("audio.FileSink")
     if path.exists() and not (path.is_file() or path.is_dir()):
         # A pipe, say, which would wait for somebody who reads it.
-        raise FileUnwritable(f"{path}: expected a file, or none yet, got something else; at 0 frames. Choose another name.")
+        raise FileUnwritable(
+            f"{path}: expected a file, or none yet, got something else; at 0 frames. Choose another name."
+        )
     try:
         # First without libsndfile, which would only say "System error".
         path.open("wb").close()

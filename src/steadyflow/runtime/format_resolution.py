@@ -114,7 +114,9 @@ def _check_answer(module: Module, outputs: object, where: str) -> None:
         if port not in known:
             raise UnknownName("output", port, known, where=where)
         if not isinstance(fmt, Format):
-            raise ConfigurationError(f"{where}: expected a format such as AudioFormat(48_000, 1) of {port!r}, got {fmt!r}.")
+            raise ConfigurationError(
+                f"{where}: expected a format such as AudioFormat(48_000, 1) of {port!r}, got {fmt!r}."
+            )
 
 
 def _produced(modules: Mapping[str, Placed], pipeline: Pipeline, found: FoundFormats) -> Format | None:
