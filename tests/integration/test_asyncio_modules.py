@@ -815,8 +815,9 @@ def test_what_awaits_for_ever_is_cancelled_when_the_drain_is_over(placement):
 
     assert report.modules["forever"].state == "stopped"
     metrics = report.pipelines[pipe.id]
-    assert metrics.in_flight == 0
+    assert metrics.dropped == {"stopped": metrics.sent}, "also the block that it had in hand"
     assert metrics.delivered == 0
+    assert_accounted(report)
 
 
 class Forever(Module):

@@ -115,7 +115,9 @@ class EventLoop(WorkerLoop):
             if result is not None:
                 await delivery.output_for(result).send_async(result)
         except BaseException as problem:
-            delivery.fail()
+            if not self._is_abort(problem):
+                delivery.fail()
+            # Else it keeps the block, which counts as stopped when the run is accounted for.
             await self._fail_unless_aborted(seat, problem, block.sequence)
         else:
             delivery.finish()
