@@ -35,6 +35,7 @@ from steadyflow.errors import (
     PipelineFull,
     ReceiveTimeout,
     SendTimeout,
+    StateError,
 )
 from steadyflow.flow_files import load_flow
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, BytesFormat, Format, StructFormat
@@ -85,6 +86,7 @@ __all__ = [
     "Rule",
     "SendTimeout",
     "Source",
+    "StateError",
     "StructFormat",
     "Wait",
     "audio",

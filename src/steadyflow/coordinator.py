@@ -14,7 +14,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar, overload
 
 from steadyflow._native import MAX_PROCESSES, AbortFlag, monotonic_ns, shut_down
-from steadyflow.arguments import checked_number, checked_seconds
+from steadyflow.arguments import checked_number, checked_seconds, checked_switch
 from steadyflow.config import PipelineConfig, Rule
 from steadyflow.errors import (
     ConfigurationError,
@@ -204,6 +204,8 @@ class DataFlowCoordinator:
             )
         if worker is not None and not _NAME.fullmatch(worker):
             raise ConfigurationError(f"module {name!r}: expected worker to be a name, got {worker!r}.")
+        realtime = checked_switch(f"module {name!r}", "realtime", realtime)
+        ordered = checked_switch(f"module {name!r}", "ordered", ordered)
         if realtime and placement != "process":
             raise ConfigurationError(
                 f"module {name!r}: realtime=True needs placement='process'; a thread that shares the interpreter lock "
