@@ -176,7 +176,7 @@ class Sender:
         self._watch = watch
         self._turns = _Turns()
 
-    async def send(self, data: object) -> bool:
+    async def send_async(self, data: object) -> bool:
         """
         Send as `OutputCore.send` does, by the same rules; waits without stopping the loop.
 

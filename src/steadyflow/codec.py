@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -86,7 +87,7 @@ class StructCodec:
         if not isinstance(obj, self._format.type):
             raise FormatMismatch(
                 f"{self._prefix}expected an instance of {self._format.type.__qualname__}, "
-                f"got {type(obj).__qualname__}. Send {self._format.type.__qualname__}(...)."
+                f"got {kind_of(obj)}. Send {self._format.type.__qualname__}(...)."
             )
         try:
             payload = self._encode(obj)
@@ -115,9 +116,7 @@ class BytesCodec:
     def encode(self, obj: object) -> bytes:
         """Copy a bytes-like object; see `Codec.encode`."""
         if not isinstance(obj, (bytes, bytearray, memoryview)):
-            raise FormatMismatch(
-                f"{self._prefix}expected bytes, bytearray or memoryview, got {type(obj).__qualname__}."
-            )
+            raise FormatMismatch(f"{self._prefix}expected bytes, bytearray or memoryview, got {kind_of(obj)}.")
         payload = bytes(obj)
         _check_size(payload, self._format.max_bytes, self._prefix)
         return payload
@@ -125,6 +124,14 @@ class BytesCodec:
     def decode(self, payload: bytes | memoryview) -> bytes:
         """Copy the bytes; see `Codec.decode`."""
         return bytes(payload)
+
+
+def kind_of(data: object) -> str:
+    """Name the type of what cannot be sent, for the message; says what was forgotten where it is a coroutine."""
+    kind = type(data).__qualname__
+    if isinstance(data, Coroutine):
+        return f"a {kind}, which nothing has awaited: await it, in an async def process"
+    return kind
 
 
 def _check_size(payload: bytes, max_bytes: int, prefix: str) -> None:

@@ -14,7 +14,7 @@ checked when the class is created, so a misspelt name never waits for the first 
 from __future__ import annotations
 
 from abc import ABC, ABCMeta
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 import msgspec
@@ -164,19 +164,19 @@ class OutputPort(OutputCore):
         self.sender: Sender | None = None
         """The port as the event loop of its worker uses it."""
 
-    async def send_async(self, data: object) -> bool:
+    def send_async(self, data: object) -> Coroutine[Any, Any, bool]:
         """
         Send as `send` does, by the same rules, from an asynchronous module; waits for room without stopping its loop.
 
         The event loop of the module's worker only. Cancelling it means that nothing was queued. Returns and raises what
-        `send` does; `StateError` in a module that is not asynchronous.
+        `send` does; `StateError` in a module that is not asynchronous, at the call, whether that is awaited or not.
         """
         if self.sender is None:
             raise StateError(
                 f"{self!r}: expected a running asynchronous module to await send_async(); write self.{self.name}.send(...) "
-                f"in a module whose methods are plain functions."
+                f"in a module whose methods are plain functions, or make process an async def."
             )
-        return await self.sender.send(data)
+        return self.sender.send_async(data)
 
     def __repr__(self) -> str:
         return f"<OutputPort {type(self.module).__name__}.{self.name}: {self.format}>"

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from steadyflow._native import Block, PayloadSpec
-from steadyflow.codec import codec_for
+from steadyflow.codec import codec_for, kind_of
 from steadyflow.data import BlockFlag, FlowData, encode_metadata
 from steadyflow.errors import BlockTooLarge, ConfigurationError, FormatMismatch
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format
@@ -119,7 +119,7 @@ class Preparer:
         fmt = self._format
         if not isinstance(data, np.ndarray):
             raise FormatMismatch(
-                f"{self._name}: expected a numpy array, {_expected(fmt)}; got {type(data).__name__}. "
+                f"{self._name}: expected a numpy array, {_expected(fmt)}; got {kind_of(data)}. "
                 f"Nothing is converted unasked: use numpy.asarray(data, dtype=...)."
             )
         if isinstance(fmt, AudioFormat):

@@ -255,7 +255,7 @@ class Pipeline:
 
             bell = output.bell
             self._sender = sender = Sender(output, BellWatch(bell, bell.take))
-        return await sender.send(data)
+        return await sender.send_async(data)
 
     async def receive_async(self, timeout_s: float | None = None) -> Block:
         """

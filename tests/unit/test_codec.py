@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from steadyflow.codec import codec_for
 from steadyflow.errors import BlockTooLarge, ConfigurationError, DataError, FormatMismatch
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, BytesFormat, StructFormat
+from steadyflow.payload import Preparer
 
 
 class Note(msgspec.Struct):
@@ -170,3 +171,14 @@ def test_bytes_survive_the_way(data):
 def test_text_is_not_bytes():
     with pytest.raises(FormatMismatch, match="expected bytes, bytearray or memoryview, got str"):
         codec_for(BytesFormat()).encode("x")
+
+
+@pytest.mark.parametrize("fmt", [BytesFormat(), StructFormat(Note), AudioFormat(48_000, 1)], ids=repr)
+def test_a_coroutine_is_told_to_be_awaited(fmt):
+    async def make():
+        return b"x"
+
+    forgotten = make()
+    with pytest.raises(FormatMismatch, match="got a coroutine, which nothing has awaited: await it, in an async def"):
+        Preparer("m.out", fmt)(forgotten)
+    forgotten.close()

@@ -471,7 +471,7 @@ def test_only_an_asynchronous_module_that_runs_can_await_sending():
     port = declare((Source,), out=Output(MONO), produce=generator)().out
 
     with pytest.raises(StateError, match=r"expected a running asynchronous module.*write self.out.send\(\.\.\.\)"):
-        port.send_async(None).send(None)
+        port.send_async(None)  # also where nobody awaits it
 
 
 # --- what changed since construction ---
