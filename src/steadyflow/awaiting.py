@@ -207,14 +207,18 @@ class Receiver:
         self._watch = BellWatch(self._bell, self._bell.take)
         self._turns = _Turns()
 
-    async def receive(self, timeout_s: float | None) -> Block:
+    async def receive(self, timeout_s: float | None, entered_ns: int = 0) -> Block:
         """
         Receive as `Inbox.receive` does; waits without stopping the loop.
 
         A block is committed and returned in one step, so cancelling the call loses none.
+
+        Args:
+            timeout_s: None: wait for ever.
+            entered_ns: When the wait began, if that is not now.
         """
-        entered_ns = monotonic_ns()
-        deadline_ns = NEVER if timeout_s is None else entered_ns + _nanoseconds(timeout_s)
+        entered_ns = entered_ns or monotonic_ns()
+        deadline_ns = NEVER if timeout_s is None else entered_ns + nanoseconds(timeout_s)
         await self._turns.take()
         heard_ns = 0
         while (block := self._inbox.try_receive(entered_ns, heard_ns)) is None:
@@ -225,7 +229,13 @@ class Receiver:
         return block
 
 
-def _nanoseconds(timeout_s: object) -> int:
+def nanoseconds(timeout_s: object) -> int:
+    """
+    Return the time-out of `receive_async` in ns.
+
+    Raises:
+        ConfigurationError: It is no time.
+    """
     seconds = float(timeout_s) if isinstance(timeout_s, numbers.Real) else -1.0
     if seconds >= 0:
         return int(min(seconds, 1e9) * 1e9)
@@ -269,13 +279,18 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     return done.result()
 
 
-async def wait_for_call(subscribe: Callable[[Callable[[], None]], None], timeout_s: float | None) -> bool:
+async def wait_for_call(
+    subscribe: Callable[[Callable[[], None]], None],
+    timeout_s: float | None,
+    unsubscribe: Callable[[Callable[[], None]], None] | None = None,
+) -> bool:
     """
     Wait until something calls back, from any thread; False after the time.
 
     Args:
         subscribe: Is given what has to be called, once.
         timeout_s: None: wait for ever.
+        unsubscribe: Is given it again when nobody waits any more.
     """
     loop = asyncio.get_running_loop()
     called = asyncio.Event()
@@ -294,4 +309,7 @@ async def wait_for_call(subscribe: Callable[[Callable[[], None]], None], timeout
             await called.wait()
     except TimeoutError:
         return False
+    finally:
+        if unsubscribe is not None:
+            unsubscribe(call)
     return True

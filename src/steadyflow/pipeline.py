@@ -21,7 +21,7 @@ from steadyflow._native import (
 from steadyflow.codec import codec_for
 from steadyflow.config import PipelineConfig, Rule
 from steadyflow.data import METADATA_MAX_BYTES, Block
-from steadyflow.errors import EndOfStream, FlowNotRunning, PipelineClosed, StateError
+from steadyflow.errors import EndOfStream, FlowNotRunning, PipelineClosed, ReceiveTimeout, StateError
 from steadyflow.formats import Format
 from steadyflow.metrics.flow_metrics import FlowMetrics, read_flow_metrics
 from steadyflow.payload import Preparer, native_spec
@@ -114,6 +114,7 @@ class Pipeline:
         self._consumer_bells: tuple[tuple[Segment, int, int], ...] = ()
         self._sender: Sender | None = None  # the open ends as event loops use them
         self._receiver: Receiver | None = None
+        self._waiting_for_start: set[Callable[[], None]] = set()  # what wakes the tasks that do
         self.send = self.loan = self._refuse_send
         self.receive = self._refuse_receive
 
@@ -157,6 +158,7 @@ class Pipeline:
 
     def forget(self, reason: str) -> None:
         """Refuse everything from now on, without a look at what was shared: in a forked child. Coordinator only."""
+        self._waiting_for_start = set()  # its event loop is the parent's
         self._refuse_from_now_on(reason)
         self._last = None
 
@@ -179,6 +181,7 @@ class Pipeline:
         """Let the application receive. Coordinator only."""
         self._inbox = inbox
         self.receive = inbox.receive
+        self._wake_those_who_wait_for_start()
 
     def set_rule(self, rule: Rule) -> None:
         """Switch the rule; takes effect at the next send, also of one that waits. Coordinator only."""
@@ -223,6 +226,7 @@ class Pipeline:
         if self._rings:
             self._last = self.statistics()
         self._refuse_from_now_on(reason)
+        self._wake_those_who_wait_for_start()
 
     @property
     def has_metrics(self) -> bool:
@@ -244,8 +248,8 @@ class Pipeline:
         """
         Send as `send` does, by the same rules, from a task of an event loop; waits for room without stopping the loop.
 
-        Any loop, several tasks too. Cancelling it means that the block was not queued. May allocate. Returns and raises
-        what `send` does.
+        Any loop, several tasks too. Before the start, what is sent waits in the pipeline, and when that is full, so does
+        the task. Cancelling it means that the block was not queued. May allocate. Returns and raises what `send` does.
         """
         output, sender = self._output, self._sender  # another thread may close the flow meanwhile
         if output is None:
@@ -261,17 +265,57 @@ class Pipeline:
         """
         Receive the oldest block in a task of an event loop; waits without stopping the loop.
 
-        Any loop, several tasks too; each block goes to one. Cancelling it loses no block. May allocate. Raises what
-        `receive` does.
+        Any loop, several tasks too; each block goes to one. Before the start it waits for that, too. Cancelling it loses no
+        block. May allocate. Raises what `receive` does; `PipelineClosed` if the flow is closed without having been
+        started.
+
+        Args:
+            timeout_s: None: wait for ever.
         """
         inbox, receiver = self._inbox, self._receiver  # another thread may close the flow meanwhile
+        entered_ns = 0
         if inbox is None:
-            return self.receive(timeout_s)  # which says why it cannot
+            entered_ns = monotonic_ns()
+            inbox = await self._inbox_of_started_flow(timeout_s)
+            receiver = self._receiver
         if receiver is None:
             from steadyflow.awaiting import Receiver
 
             self._receiver = receiver = Receiver(self.id, inbox)
-        return await receiver.receive(timeout_s)
+        return await receiver.receive(timeout_s, entered_ns)
+
+    async def _inbox_of_started_flow(self, timeout_s: float | None) -> Inbox:
+        from steadyflow.awaiting import nanoseconds, wait_for_call
+
+        if self._closed or not self.target_open:
+            self._refuse_receive()
+        limit_s = None if timeout_s is None else nanoseconds(timeout_s) / 1e9
+        await wait_for_call(self._call_when_started, limit_s, self._do_not_call)
+        inbox = self._inbox
+        if inbox is None:
+            self._refuse_if_closed()
+            raise ReceiveTimeout(
+                f"{self.id}: expected a block within {timeout_s} s, got none: the flow has not been started yet"
+            )
+        return inbox
+
+    def _call_when_started(self, callback: Callable[[], None]) -> None:
+        """Call back when it can be received here, or never more; now, if that is so."""
+        with self._switching:
+            if self._inbox is None and not self._closed:
+                self._waiting_for_start.add(callback)
+                return
+        callback()
+
+    def _do_not_call(self, callback: Callable[[], None]) -> None:
+        # Without the lock: the garbage collector, too, may end a wait, in a thread that has it.
+        self._waiting_for_start.discard(callback)
+
+    def _wake_those_who_wait_for_start(self) -> None:
+        with self._switching:
+            waiting, self._waiting_for_start = self._waiting_for_start, set()
+        for wake in tuple(waiting):
+            wake()
 
     async def __aiter__(self) -> AsyncIterator[Block]:
         """Iterate over the blocks of an open target until the end of the stream; see `receive_async`."""

@@ -36,7 +36,9 @@ from steadyflow import (
     Wait,
     _native,
 )
+from steadyflow.awaiting import Receiver
 from steadyflow.errors import ConfigurationError, FlowNotRunning, StateError
+from steadyflow.testing import Collect
 
 NUMBER = ArrayFormat("int64", (1,))
 LIMIT_S = 30  # how long a test may wait for what has to come; it never waits for time to pass
@@ -411,6 +413,132 @@ def test_impossible_timeouts_are_refused(run, flow, wrong):
     run(main())
 
 
+# --- before the start -------------------------------------------------------------------------------------------------
+
+
+class Three(Source):
+    out = Output(NUMBER)
+
+    def produce(self):
+        for index in range(3):
+            self.out.send(number(index))
+            yield
+
+
+def add_three(flow):
+    """Return a pipeline from a module to the application; nothing can come from it before the start."""
+    return flow.connect(flow.add(Three()).out, "there", buffer_size=4)
+
+
+async def read_all(pipe):
+    return [value(block) async for block in pipe]
+
+
+@pytest.mark.parametrize("start", ["by the loop", "by another thread"])
+def test_tasks_that_read_wait_for_the_start(run, flow, start):
+    pipe = add_three(flow)
+
+    async def main():
+        reading = [asyncio.create_task(read_all(pipe)) for _ in range(2)]
+        await turns()
+        assert not any(task.done() for task in reading)
+        await (flow.start_async() if start == "by the loop" else asyncio.to_thread(flow.start))
+        received = await asyncio.wait_for(asyncio.gather(*reading), LIMIT_S)
+        assert not pipe._waiting_for_start
+        return chain(*received)
+
+    assert sorted(run(main())) == [0, 1, 2]
+
+
+def test_the_first_program_of_everybody(run):
+    """Its reader runs before its flow does."""
+
+    async def main():
+        async with DataFlowCoordinator() as flow:
+            reading = asyncio.create_task(read_all(add_three(flow)))
+            report = await flow.run_async()
+            return await reading, report.pipelines["three.out->there"].delivered
+
+    assert run(main())[0] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.005])
+def test_a_timeout_before_the_start(run, flow, timeout_s):
+    pipe = add_three(flow)
+
+    async def main():
+        with pytest.raises(
+            ReceiveTimeout, match=f"expected a block within {timeout_s} s, got none: the flow has not been"
+        ):
+            await pipe.receive_async(timeout_s)
+        with pytest.raises(ConfigurationError, match="receive_async: expected timeout_s to be a number of seconds"):
+            await pipe.receive_async(-1)
+        assert not pipe._waiting_for_start
+
+    run(main())
+
+
+def test_a_wait_that_began_before_the_start_has_waited_already(run, flow):
+    pipe = link(flow)
+
+    async def main():
+        with pytest.raises(ReceiveTimeout, match=f"expected a block within {LIMIT_S} s, got none"):
+            await Receiver(pipe.id, pipe._inbox).receive(LIMIT_S, entered_ns=1)
+
+    run(main())
+
+
+def test_waiting_for_the_start_can_be_cancelled(run, flow):
+    pipe = add_three(flow)
+
+    async def main():
+        cancelled, other = (asyncio.create_task(pipe.receive_async()) for _ in range(2))
+        await turns()
+        cancelled.cancel()
+        await turns()
+        assert cancelled.cancelled()
+        assert len(pipe._waiting_for_start) == 1
+        await flow.start_async()
+        return value(await asyncio.wait_for(other, LIMIT_S))
+
+    assert run(main()) == 0
+
+
+def test_a_flow_that_is_closed_without_a_start_ends_the_wait_for_it(run):
+    async def main():
+        async with DataFlowCoordinator("unused") as flow:
+            pipe = add_three(flow)
+            waiting = [asyncio.create_task(pipe.receive_async()), asyncio.create_task(read_all(pipe))]
+            await turns()
+        for task in waiting:
+            with pytest.raises(PipelineClosed, match="flow 'unused' has been closed"):
+                await asyncio.wait_for(task, LIMIT_S)
+
+    run(main())
+
+
+def test_what_is_sent_before_the_start_waits_for_it(run, flow):
+    three, collect = flow.add(Three()), flow.add(Collect())
+    flow.connect(three.out, "nobody", buffer_size=4)
+    pipe = flow.pipeline(flow.register_pipeline("here", collect.data, PipelineConfig(buffer_size=2), format=NUMBER))
+
+    async def main():
+        async def send():
+            for index in range(5):
+                await pipe.send_async(number(index))
+            pipe.end()
+
+        sending = asyncio.create_task(send())
+        await turns()
+        assert not sending.done()
+        assert pipe.statistics().fill == 2
+        await flow.run_async()
+        await sending
+
+    run(main())
+    assert [int(array[0]) for array in collect.values] == list(range(5))
+
+
 # --- cancellation -----------------------------------------------------------------------------------------------------
 
 
@@ -632,10 +760,11 @@ def test_ends_of_modules_say_why_they_cannot_be_used(run, flow):
             await linked.send_async(number(0))
         with pytest.raises(StateError, match="expected an open target"):
             await linked.receive_async()
-        with pytest.raises(FlowNotRunning):
-            await target.receive_async()
 
     run(main())
+    with pytest.raises(FlowNotRunning, match=r"call flow\.start"):
+        target.receive(0)
+    assert idle.out.sender is None
 
 
 def test_a_forked_child_is_refused_both_ways(run, flow):
