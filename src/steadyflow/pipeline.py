@@ -56,6 +56,9 @@ class Pipeline:
     Wait-free but for a waiting rule on a full pipeline. Any thread; callers are serialised. Returns True if the block
     was queued, False if the rule dropped it. Raises `FormatMismatch`, `BlockTooLarge` (nothing was queued),
     `PipelineFull`, `SendTimeout` (by the rule), `PipelineClosed`.
+
+    While it waits in the thread of an event loop, the loop stands still; where a task of that loop is what receives, for
+    ever. Await `send_async` there.
     """
 
     loan: Callable[..., Loan]
@@ -75,7 +78,10 @@ class Pipeline:
     Receive the oldest block, ``receive(timeout_s=None)``; only on a pipeline with an open target.
 
     Waits without the interpreter lock. The block is committed before it is returned. Several threads may call; each
-    block goes to one. Raises `ReceiveTimeout`, `EndOfStream`, `PipelineClosed`.
+    block goes to one. Raises `FlowNotRunning` before the start, `ReceiveTimeout`, `EndOfStream`, `PipelineClosed`.
+
+    While it waits in the thread of an event loop, the loop stands still; where a task of that loop is what sends, for
+    ever. Await `receive_async` there.
     """
 
     def __init__(
