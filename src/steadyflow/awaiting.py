@@ -244,12 +244,32 @@ def nanoseconds(timeout_s: object) -> int:
     )
 
 
+def loop_is_running() -> bool:
+    """Tell whether anything can be awaited here; not in a task whose loop was closed over it."""
+    return asyncio._get_running_loop() is not None
+
+
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """
     Call a function that blocks, in a thread of its own, while the loop goes on.
 
     Not in the loop's pool: ending a flow may be what lets the calls in there return. If the caller is cancelled, that is
     carried out after the function has returned: half a start or half a stop would be nothing to go on from.
+    """
+    return await in_thread_until_hurried(lambda: None, function, *args, **kwargs)
+
+
+async def in_thread_until_hurried(
+    hurry: Callable[[], None], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """
+    Call a function as `in_thread` does; if the caller is cancelled, hurry it.
+
+    Args:
+        hurry: Makes the function return soon; must not block.
+        function: What is called.
+        *args: With these.
+        **kwargs: And these.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -267,13 +287,18 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
                 raise
             # The loop was closed over its tasks: nobody is left to be told.
 
-    threading.Thread(target=run, name="steadyflow-in-thread", daemon=True).start()
     cancelled: asyncio.CancelledError | None = None
-    while not done.done():
-        try:
-            await asyncio.wait([done])
-        except asyncio.CancelledError as cancellation:
-            cancelled = cancellation
+    try:
+        threading.Thread(target=run, name="steadyflow-in-thread", daemon=True).start()
+        while not done.done():
+            try:
+                await asyncio.wait([done])
+            except asyncio.CancelledError as cancellation:
+                cancelled = cancellation
+                hurry()
+    except BaseException:  # Ctrl-C itself, or a loop that was closed over its tasks: there is no waiting any more
+        hurry()
+        raise
     if cancelled is not None:
         raise cancelled from done.exception()
     return done.result()

@@ -509,7 +509,8 @@ class DataFlowCoordinator:
         """
         Start the flow, wait until all streams have ended or the time is over, and report. Blocks.
 
-        Ctrl-C stops the flow, lets it drain, and raises KeyboardInterrupt.
+        Ctrl-C stops the flow, lets it drain, and raises KeyboardInterrupt; a second one ends the draining. In the thread
+        of a running event loop its tasks stand still meanwhile, also those at the open ends: await `run_async` there.
 
         Args:
             duration_s: Stop after this time; None: until every source has ended.
@@ -524,8 +525,7 @@ class DataFlowCoordinator:
         try:
             finished = self._execution.wait(duration_s)
         except KeyboardInterrupt as interruption:
-            self._execution.stop(DRAIN_TIMEOUT_S)
-            self._finish_interrupted(interruption)
+            self._stop_interrupted(interruption)
             raise
         return self._finish() if finished else self.stop()
 
@@ -534,6 +534,7 @@ class DataFlowCoordinator:
         Do the same as `run` in a task of an event loop, which goes on meanwhile, also during start and stop.
 
         Cancelling it, as Ctrl-C does under ``asyncio.run``, stops the flow, lets it drain, and then goes on as usual.
+        Cancelling it once more ends the draining: what is left is given up.
 
         Args:
             duration_s: Stop after this time; None: until every source has ended.
@@ -543,8 +544,9 @@ class DataFlowCoordinator:
             ConfigurationError: See `start`.
         """
         _check_duration("run_async", duration_s)
-        from steadyflow.awaiting import in_thread, wait_for_call
+        from steadyflow.awaiting import in_thread, in_thread_until_hurried, loop_is_running, wait_for_call
 
+        self._require_new("start")  # here, and not in a thread, so that what calls is known
         try:
             await in_thread(self._start)
             assert self._execution is not None
@@ -552,10 +554,13 @@ class DataFlowCoordinator:
         except BaseException as interruption:
             # Cancelled; or the start failed, and nothing runs that could be stopped.
             if self._state == "running" and self._execution is not None:
-                await in_thread(self._execution.stop, DRAIN_TIMEOUT_S)
-                await in_thread(self._finish_interrupted, interruption)
+                if loop_is_running():
+                    await in_thread_until_hurried(self._hurry, self._stop_interrupted, interruption)
+                else:  # it was closed over this task
+                    self._hurry()
+                    self._stop_interrupted(interruption)
             raise
-        return await in_thread(self._wait_and_finish if finished else self.stop)
+        return await in_thread_until_hurried(self._hurry, self._wait_and_finish if finished else self.stop)
 
     async def start_async(self) -> None:
         """
@@ -571,11 +576,12 @@ class DataFlowCoordinator:
         """
         Do the same as `stop` in a task of an event loop, which goes on meanwhile.
 
-        If it is cancelled, it finishes first. Raises what `stop` does.
+        If it is cancelled, it gives up what has not drained by then, and finishes first. Raises what `stop` does.
         """
-        from steadyflow.awaiting import in_thread
+        from steadyflow.awaiting import in_thread_until_hurried
 
-        return await in_thread(self.stop, drain_timeout_s)
+        self._require_outside("stop")
+        return await in_thread_until_hurried(self._hurry, self.stop, drain_timeout_s)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """
@@ -586,11 +592,12 @@ class DataFlowCoordinator:
 
         Raises:
             ConfigurationError: `timeout_s` is no time.
-            StateError: The flow has not been started.
+            StateError: The flow has not been started, or a module of it calls in its worker's thread.
         """
         if timeout_s is not None:
             checked_seconds("wait", "timeout_s", timeout_s)
         self._require_own("wait")
+        self._require_outside("wait")
         if self._execution is None:
             raise StateError(f"flow {self.name!r}: expected a started flow to wait for; call start() first.")
         return self._execution.wait(timeout_s)
@@ -599,16 +606,19 @@ class DataFlowCoordinator:
         """
         Stop the sources, let blocks drain, end the workers, and report. Blocks. Idempotent.
 
+        An exception that interrupts it, such as KeyboardInterrupt, ends the draining.
+
         Args:
             drain_timeout_s: What has not drained by then is dropped (counted as stopped).
 
         Raises:
             FlowFailed: A module or worker had failed; carries the report.
             ConfigurationError: `drain_timeout_s` is no time.
-            StateError: The flow has not been started.
+            StateError: The flow has not been started, or a module of it calls in its worker's thread.
         """
         checked_seconds("stop", "drain_timeout_s", drain_timeout_s)
         self._require_own("stop")
+        self._require_outside("stop")
         if self._execution is None:
             raise StateError(f"flow {self.name!r}: expected a started flow to stop; call start() first.")
         if self._state == "running":
@@ -639,9 +649,14 @@ class DataFlowCoordinator:
         Stop the flow if it runs, close all open ends, and give the memory back. Idempotent; blocks while stopping.
 
         In a process that was forked from the one that runs the flow there is nothing to close, so nothing is done.
+
+        Raises:
+            FlowFailed: A module or worker had failed, and nothing has reported it yet.
+            StateError: A module of the flow calls in its worker's thread.
         """
         if self._state in ("closed", "forked"):
             return
+        self._require_outside("close")
         try:
             if self._state == "running":
                 self.stop()
@@ -667,9 +682,14 @@ class DataFlowCoordinator:
     async def __aexit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        from steadyflow.awaiting import in_thread
+        from steadyflow.awaiting import in_thread_until_hurried, loop_is_running
 
-        await in_thread(self._leave, problem)
+        self._require_outside("close")
+        if loop_is_running():
+            await in_thread_until_hurried(self._hurry, self._leave, problem)
+        else:  # it was closed over this task
+            self._hurry()
+            self._leave(problem)
 
     def _leave(self, problem: BaseException | None) -> None:
         if problem is None:
@@ -735,11 +755,19 @@ class DataFlowCoordinator:
         self._execution.wait(None)
         return self._finish()
 
-    def _finish_interrupted(self, interruption: BaseException) -> None:
+    def _stop_interrupted(self, interruption: BaseException) -> None:
+        assert self._execution is not None
         try:
-            self._finish()
-        except FlowFailed as failure:
-            interruption.add_note(f"Meanwhile the flow failed: {failure}")
+            self._execution.stop(DRAIN_TIMEOUT_S)
+        finally:  # also where that was interrupted, too
+            try:
+                self._finish()
+            except FlowFailed as failure:
+                interruption.add_note(f"Meanwhile the flow failed: {failure}")
+
+    def _hurry(self) -> None:
+        if self._execution is not None:
+            self._execution.hurry()
 
     def _finish(self) -> FlowReport:
         if self._state == "running":
@@ -769,6 +797,18 @@ class DataFlowCoordinator:
             raise StateError(
                 f"flow {self.name!r}: cannot {action} here: this process was forked from the one that runs the flow; "
                 f"{_OWN_FLOW}."
+            )
+
+    def _require_outside(self, action: str) -> None:
+        """Refuse a module of the flow that would wait for its own end."""
+        if self._state != "running" or self._execution is None:
+            return
+        worker = self._execution.runs_in_this_thread()
+        if worker is not None:
+            raise StateError(
+                f"flow {self.name!r}: cannot {action} here: this is the thread of its worker {worker!r}, so that the module "
+                f"which calls would wait for itself. To end the flow, return from a source's produce(), raise an exception "
+                f"(the flow then fails), or let another thread stop it: threading.Thread(target=flow.stop).start()."
             )
 
     def _require_new(self, action: str) -> None:

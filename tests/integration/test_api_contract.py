@@ -40,6 +40,7 @@ from steadyflow import (
     PipelineConfig,
     Source,
     Wait,
+    coordinator,
     module,
 )
 from steadyflow.errors import (
@@ -53,6 +54,7 @@ from steadyflow.errors import (
     StateError,
     UnknownName,
 )
+from steadyflow.runtime.execution import Execution
 from steadyflow.testing import Collect, ScriptedSource
 
 LIMIT_S = 45
@@ -995,6 +997,147 @@ def test_ctrl_c_stops_drains_and_passes(flow):
         flow.run()
     metrics = flow.report().pipelines["s.out->sink.audio"]
     assert metrics.sent == metrics.delivered > 0
+
+
+class Interrupts(Source):
+    """Presses Ctrl-C when it produces, and when it was stopped: then its flow drains."""
+
+    out = Output(MONO)
+
+    def __init__(self, *when):
+        self.when = when
+        self.sent = threading.Event()
+        self.waited_for = threading.Event()
+
+    def press(self, now):
+        if now in self.when:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def produce(self):
+        self.out.send(BLOCK)
+        self.sent.set()
+        while not self.waited_for.is_set():
+            yield
+        self.press("produce")
+        while True:  # without sending: a full pipeline would keep it from being stopped
+            yield
+
+    def finish(self):
+        self.press("finish")
+
+
+class NeverDone(Module):
+    audio = Input(MONO)
+
+    def process(self, audio):
+        while True:
+            threading.Event().wait()
+
+
+class StuckHere(Module):
+    audio = Input(MONO)
+
+    def __init__(self, released):
+        self.released = released
+
+    def process(self, audio):
+        self.released.wait()
+
+
+@pytest.mark.parametrize("how", ["run", "stop", "close"])
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_a_second_ctrl_c_ends_the_draining(monkeypatch, placement, how):
+    """The drain would take longer than any test may."""
+    monkeypatch.setattr(coordinator, "DRAIN_TIMEOUT_S", 1000.0)
+    monkeypatch.setattr(DataFlowCoordinator.stop, "__defaults__", (1000.0,))
+    wait = Execution.wait
+
+    def tell_and_wait(execution, timeout_s):
+        interrupts.waited_for.set()
+        return wait(execution, timeout_s)
+
+    monkeypatch.setattr(Execution, "wait", tell_and_wait)
+    released = threading.Event()
+    interrupts = Interrupts("finish", *(["produce"] if how == "run" else []))
+    stuck = StuckHere(released) if placement == "thread" else NeverDone()
+    flow = DataFlowCoordinator("interrupted")
+    flow.connect(
+        flow.add(interrupts, name="s").out,
+        flow.add(stuck, name="d", worker="d", placement=placement).audio,
+        buffer_size=2,
+    )
+    with pytest.raises(KeyboardInterrupt), flow:
+        if how == "run":
+            flow.run()
+        flow.start()
+        assert interrupts.sent.wait(LIMIT_S)
+        if how == "stop":
+            flow.stop()
+    metrics = flow.report().pipelines["s.out->d.audio"]
+    released.set()
+    assert metrics.dropped == {"stopped": metrics.sent}
+    assert metrics.sent > 0
+    assert "closed" in repr(flow)
+    for worker in flow.workers.values():
+        assert worker.join(LIMIT_S), "a process was ended by force"
+
+
+# --- modules that would wait for themselves ---
+
+
+class Ends(Module):
+    """Tries to end its own flow, which then goes on."""
+
+    audio = Input(MONO)
+
+    def __init__(self, how):
+        self.how = how
+        self.refused = None
+
+    def process(self, audio):
+        try:
+            self.how()
+        except StateError as refused:
+            self.refused = str(refused)
+
+
+@pytest.mark.parametrize("action", ["stop", "wait", "close", "run"])
+def test_a_module_cannot_wait_for_its_own_flow(flow, action):
+    ends = flow.add(Ends(getattr(flow, action)), name="ends", worker="inside")
+    flow.connect(flow.add(source(), name="s").out, ends.audio, buffer_size=8)
+    metrics = flow.run().pipelines["s.out->ends.audio"]
+    assert metrics.delivered == metrics.sent == 3
+    if action != "run":
+        assert f"flow 'contract': cannot {action} here: this is the thread of its worker 'inside'" in ends.refused
+        assert "or let another thread stop it" in ends.refused
+    else:
+        assert "expected a flow that has not been started, to start" in ends.refused
+
+
+class Endless(Source):
+    out = Output(MONO)
+
+    def produce(self):
+        while True:
+            self.out.send(BLOCK)
+            yield
+
+
+def test_a_module_lets_another_thread_stop_its_flow(flow):
+    """As the error advises."""
+    stopping = []
+
+    def stop():
+        if not stopping:
+            stopping.append(threading.Thread(target=flow.stop))
+            stopping[0].start()
+
+    flow.connect(flow.add(Endless(), name="s").out, flow.add(Ends(stop), name="ends").audio, buffer_size=8)
+    flow.start()
+    assert flow.wait(LIMIT_S)
+    stopping[0].join()
+    metrics = flow.stop().pipelines["s.out->ends.audio"]
+    assert metrics.delivered == metrics.sent > 0
 
 
 def test_a_thread_left_behind_is_no_new_failure(flow):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import aclosing
 
 import numpy as np
 import pytest
@@ -26,8 +27,10 @@ from steadyflow import (
     PipelineConfig,
     Source,
     Wait,
+    coordinator,
 )
 from steadyflow.errors import ConfigurationError, ModuleFailed, StateError, WorkerDied
+from steadyflow.events import WorkerUnresponsive
 from steadyflow.testing import Collect
 
 NUMBER = ArrayFormat("int64", (1,))
@@ -167,6 +170,187 @@ def test_a_cancelled_run_drains_and_stops():
             assert all(worker.ended for worker in flow.workers.values())
 
     run_watched(main())
+
+
+# --- a drain that is interrupted -----------------------------------------------------------------------------------------
+
+
+class Stuck(Module):
+    """Is never done with its first block, so that nothing of its flow can drain."""
+
+    data = Input(NUMBER)
+
+    def __init__(self):
+        self.entered = threading.Event()
+        self.released = threading.Event()
+
+    def process(self, data):
+        self.entered.set()
+        self.released.wait()
+
+
+class TellsStop(Source):
+    """Tells when it was stopped: from then on its flow drains."""
+
+    out = Output(NUMBER)
+
+    def __init__(self):
+        self.stopped = threading.Event()
+
+    def produce(self):
+        self.out.send(np.array([0], np.int64))
+        while True:  # without sending: a full pipeline would keep it from being stopped
+            yield
+
+    def finish(self):
+        self.stopped.set()
+
+
+@pytest.fixture
+def stuck_flow(monkeypatch):
+    """A flow whose drain no test can wait for."""
+    monkeypatch.setattr(coordinator, "DRAIN_TIMEOUT_S", 1000.0)
+    monkeypatch.setattr(DataFlowCoordinator.stop, "__defaults__", (1000.0,))
+    flow = DataFlowCoordinator("stuck")
+    count, stuck = flow.add(TellsStop(), name="count"), flow.add(Stuck(), name="stuck", worker="other")
+    flow.connect(count.out, stuck.data, buffer_size=4)
+    yield flow
+    stuck.released.set()
+    for worker in flow.workers.values():
+        assert worker.join(LIMIT_S)
+
+
+async def cancel_when(event, task):
+    await turns_until(event.is_set)
+    await turns()
+    task.cancel()
+
+
+def assert_given_up(flow):
+    metrics = flow.report().pipelines["count.out->stuck.data"]
+    assert metrics.delivered == 0
+    assert metrics.dropped == {"stopped": metrics.sent}
+    assert any(isinstance(event, WorkerUnresponsive) for event in flow.report().events)
+
+
+def test_a_run_that_is_cancelled_again_does_not_drain(stuck_flow):
+    async def main():
+        async with stuck_flow as flow:
+            running = asyncio.create_task(flow.run_async())
+            await cancel_when(flow.modules["stuck"].entered, running)
+            await cancel_when(flow.modules["count"].stopped, running)
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert_given_up(flow)
+
+    run_watched(main())
+
+
+def test_a_stop_that_is_cancelled_does_not_drain(stuck_flow):
+    async def main():
+        async with stuck_flow as flow:
+            await flow.start_async()
+            await turns_until(flow.modules["stuck"].entered.is_set)
+            stopping = asyncio.create_task(flow.stop_async())
+            await cancel_when(flow.modules["count"].stopped, stopping)
+            with pytest.raises(asyncio.CancelledError):
+                await stopping
+            assert_given_up(flow)
+            await flow.stop_async()
+
+    run_watched(main())
+
+
+def test_a_close_that_is_cancelled_does_not_drain(stuck_flow):
+    async def use():
+        async with stuck_flow as flow:
+            await flow.start_async()
+            await turns_until(flow.modules["stuck"].entered.is_set)
+
+    async def main():
+        using = asyncio.create_task(use())
+        await cancel_when(stuck_flow.modules["count"].stopped, using)
+        with pytest.raises(asyncio.CancelledError):
+            await using
+
+    run_watched(main())
+    assert_given_up(stuck_flow)
+
+
+def test_a_task_whose_loop_was_closed_over_it_does_not_drain(stuck_flow):
+    """Nothing can be awaited any more, so its flow is closed where it is."""
+
+    async def main():
+        async with stuck_flow as flow:
+            await flow.run_async()
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(main())
+    loop.run_until_complete(turns_until(stuck_flow.modules["stuck"].entered.is_set))
+    loop.close()
+    task.get_coro().close()
+    task._log_destroy_pending = False
+
+    assert "closed" in repr(stuck_flow)
+    assert_given_up(stuck_flow)
+
+
+def test_a_block_generator_that_is_closed_stops_its_flow():
+    """Closing it is no closed loop: its flow drains as always."""
+
+    async def blocks(flow):
+        async with flow:
+            pipe = flow.connect(flow.add(Count(), name="count").out, "app", buffer_size=2)
+            await flow.start_async()
+            async for block in pipe:
+                yield block
+
+    async def main():
+        flow = DataFlowCoordinator("generator")
+        async with aclosing(blocks(flow)) as generator:
+            assert (await anext(generator)).sequence == 0
+        assert "closed" in repr(flow)
+        assert flow.report().modules["count"].state == "stopped"
+
+    run_watched(main())
+
+
+# --- modules that would wait for themselves ---------------------------------------------------------------------------
+
+
+class EndsItself(Module):
+    data = Input(NUMBER)
+
+    def __init__(self, flow, how):
+        self.flow = flow
+        self.how = how
+        self.refused = None
+
+    async def process(self, data):
+        try:
+            await self.how(self.flow)
+        except StateError as refused:
+            self.refused = str(refused)
+
+
+async def leave(flow):
+    async with flow:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("how", "action"),
+    [(DataFlowCoordinator.stop_async, "stop"), (leave, "close"), (DataFlowCoordinator.run_async, None)],
+)
+def test_an_asynchronous_module_cannot_wait_for_its_own_flow(how, action):
+    with DataFlowCoordinator("itself") as flow:
+        count, ends = flow.add(Count(3)), flow.add(EndsItself(flow, how), name="ends")
+        flow.connect(count.out, ends.data, buffer_size=4)
+        metrics = flow.run().pipelines["count.out->ends.data"]
+
+    assert metrics.delivered == metrics.sent == 3
+    expected = "expected a flow that has not been started" if action is None else f"cannot {action} here: this is the"
+    assert expected in ends.refused
 
 
 def test_a_run_that_is_cancelled_while_it_starts_finishes_its_start_and_stops():
@@ -433,4 +617,61 @@ def test_ctrl_c_drains_and_ends_the_program(tmp_path):
 
     assert out == "True ended\n"
     assert err.rstrip().endswith("KeyboardInterrupt")
+    assert process.returncode == -signal.SIGINT
+
+
+def test_a_second_ctrl_c_ends_the_program_without_the_drain(tmp_path):
+    script = tmp_path / "interrupted_twice.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import asyncio
+            import threading
+            import numpy as np
+            from steadyflow import ArrayFormat, DataFlowCoordinator, Input, Module, Output, Source, coordinator
+
+            class Once(Source):
+                out = Output(ArrayFormat("int64", (1,)))
+                def produce(self):
+                    self.out.send(np.array([0]))
+                    while True:
+                        yield
+                def finish(self):
+                    print("draining", flush=True)
+
+            class Stuck(Module):
+                data = Input(ArrayFormat("int64", (1,)))
+                def process(self, data):
+                    print("running", flush=True)
+                    threading.Event().wait()
+
+            async def main():
+                flow = DataFlowCoordinator("interrupted")
+                once, stuck = flow.add(Once()), flow.add(Stuck(), worker="stuck")
+                pipe = flow.connect(once.out, stuck.data, buffer_size=8)
+                try:
+                    async with flow:
+                        await flow.run_async()
+                finally:
+                    print(pipe.statistics().dropped, flush=True)
+
+            coordinator.DRAIN_TIMEOUT_S = 1000.0
+            asyncio.run(main())
+            """
+        )
+    )
+    with subprocess.Popen(
+        [sys.executable, "-X", "dev", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            for line in ("running\n", "draining\n"):
+                assert process.stdout.readline() == line
+                process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=LIMIT_S)
+        finally:
+            process.kill()
+
+    assert out == "{'stopped': 1}\n"
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert not [text for text in ("RuntimeError", "Task was destroyed", "never awaited") if text in err], err
     assert process.returncode == -signal.SIGINT

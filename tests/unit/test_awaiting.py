@@ -10,7 +10,7 @@ import pytest
 from tests.watched_loop import LOOPS, run_watched, turns, turns_until
 
 from steadyflow import BytesFormat, DataFlowCoordinator, PipelineConfig
-from steadyflow.awaiting import NEVER, BellWatch, in_thread, wait_for_call
+from steadyflow.awaiting import NEVER, BellWatch, in_thread, in_thread_until_hurried, wait_for_call
 
 LIMIT_S = 30
 
@@ -182,6 +182,37 @@ def test_a_cancelled_caller_leaves_when_the_code_has_ended(run, problem):
         return cancelled.value.__cause__
 
     assert run(main()) is problem
+
+
+def test_a_cancelled_caller_hurries_the_code(run):
+    hurried = threading.Event()
+
+    async def main():
+        called = asyncio.create_task(in_thread_until_hurried(hurried.set, hurried.wait, LIMIT_S))
+        await turns()
+        called.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await called
+
+    run(main())
+    assert hurried.is_set()
+
+
+def test_an_interruption_of_the_start_of_the_thread_hurries_the_code(run, monkeypatch):
+    """Ctrl-C may come while it is waited for, and nobody hears of the thread afterwards."""
+    hurried, start = threading.Event(), threading.Thread.start
+
+    def start_and_interrupt(thread):
+        start(thread)
+        raise KeyboardInterrupt
+
+    async def main():
+        monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            await in_thread_until_hurried(hurried.set, hurried.wait, LIMIT_S)
+
+    run(main())
+    assert hurried.is_set()
 
 
 def test_a_loop_that_was_closed_meanwhile_is_told_nothing(run):

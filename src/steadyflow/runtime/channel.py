@@ -157,9 +157,9 @@ class Channel:
             with self._lock:
                 if descriptors:
                     socket.send_fds(self._socket, [head], descriptors)
-                else:
-                    self._socket.sendall(head)
-                self._socket.sendall(payload)
+                    head = b""
+                # In one call, so that Ctrl-C finds no half of a short message.
+                self._socket.sendall(head + payload)
         except OSError as error:
             raise ChannelBroken(f"the other side is gone: {error}") from error
 

@@ -89,6 +89,7 @@ class Execution:
         self._ready = 0
         self._running = 0
         self._stopping = False
+        self._hurried = False  # nothing drains any more
         self._ending: threading.Thread | None = None  # ends the run where nobody may be in wait() or stop()
         self._left_behind: set[str] = set()
         self._when_over: list[Callable[[], None]] = []
@@ -173,12 +174,16 @@ class Execution:
                 worker.launch()
             self._wait(lambda: self._ready == len(self.workers) or bool(self.problems), None)
             self._warn_of_refusals()
+            if not self.problems:
+                self._release_workers()
+                return True
         except BaseException:
             self.give_up()
             raise
-        if self.problems:
-            self.give_up()
-            return False
+        self.give_up()
+        return False
+
+    def _release_workers(self) -> None:
         with self._changed:
             self.started_ns = monotonic_ns()
             failed_meanwhile = self._stopping
@@ -191,7 +196,6 @@ class Execution:
                 worker.stop()
         if failed_meanwhile:
             self._end_by_itself()
-        return True
 
     def forget(self) -> None:
         """Give up the run in a forked child: it goes on in the parent, which nothing here may disturb."""
@@ -218,11 +222,31 @@ class Execution:
         self._tell_when_over()
 
     def stop(self, drain_timeout_s: float) -> None:
-        """Stop the sources, let blocks drain within the time, then give up what is left."""
-        self._request_stop("the flow was stopped")
-        if not self._wait(self._is_over, time.monotonic() + drain_timeout_s):
+        """
+        Stop the sources, let blocks drain within the time, then give up what is left.
+
+        An exception that interrupts it, such as KeyboardInterrupt, ends that time.
+        """
+        try:
+            self._request_stop("the flow was stopped")
+            self._wait(lambda: self._is_over() or self._hurried, time.monotonic() + drain_timeout_s)
+        except BaseException:
+            self.hurry()
+            self.give_up()
+            raise
+        if not self._is_over():
             self.give_up()
         self._conclude()
+
+    def hurry(self) -> None:
+        """Let nothing drain any more, neither in a stop that goes on nor in a later one. Any thread; does not wait."""
+        with self._changed:
+            self._hurried = True
+            self._changed.notify_all()
+
+    def runs_in_this_thread(self) -> str | None:
+        """Return the name of the worker whose thread calls; None in any other thread."""
+        return next((worker.name for worker in self.workers.values() if worker.is_this_thread), None)
 
     def give_up(self) -> None:
         """End everything that still runs: waiting calls first, then processes by force. Threads cannot be forced."""
@@ -233,15 +257,21 @@ class Execution:
             if not worker.ended:
                 worker.abort()
         self._ring_all_bells()
-        if not self._wait(lambda: self._running == 0, time.monotonic() + _ABORT_TIMEOUT_S):
-            for worker in self.workers.values():
-                if not worker.ended:
+        try:
+            self._wait(lambda: self._running == 0, time.monotonic() + _ABORT_TIMEOUT_S)
+        finally:  # also where the wait was interrupted
+            self._end_by_force()
+        self._conclude()
+
+    def _end_by_force(self) -> None:
+        for worker in self.workers.values():
+            if not worker.ended:
+                if worker.name not in self._left_behind:
                     self._left_behind.add(worker.name)
                     self._publish(WorkerUnresponsive(flow=self._flow, worker=worker.name))
-                    worker.kill()
-            killed = [worker for worker in self.workers.values() if isinstance(worker, ProcessWorker)]
-            self._wait(lambda: all(worker.ended for worker in killed), time.monotonic() + 2 * _ABORT_TIMEOUT_S)
-        self._conclude()
+                worker.kill()
+        killed = [worker for worker in self.workers.values() if isinstance(worker, ProcessWorker)]
+        self._wait(lambda: all(worker.ended for worker in killed), time.monotonic() + 2 * _ABORT_TIMEOUT_S)
 
     def release(self) -> None:
         """Give the shared memory back, as far as no view of a block keeps it. After the end."""

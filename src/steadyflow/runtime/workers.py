@@ -91,6 +91,11 @@ class Worker:
         """Whether nothing of it runs any more."""
         return self.state in ("ended", "failed", "died", "created")
 
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether its modules are what calls."""
+        return False
+
     def launch(self) -> None:
         """Begin setting up; `Owner.worker_ready` or `Owner.worker_failed` follows."""
         raise NotImplementedError
@@ -154,6 +159,10 @@ class ThreadWorker(Worker):
         self._released = threading.Event()
         self._go = False
         self._thread = threading.Thread(target=self._run, name=f"steadyflow-{wiring.name}", daemon=True)
+
+    @property
+    def is_this_thread(self) -> bool:
+        return threading.current_thread() is self._thread
 
     def launch(self) -> None:
         self.state = "starting"
