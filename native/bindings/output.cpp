@@ -178,12 +178,12 @@ LentBlock Output::lend(std::uint32_t frames) {
 }
 
 bool Output::send_lent(LentBlock& block) {
+    if (!ready_to_send()) return true;
     if (!block.is_known()) {
         raise_error("StateError", name_ + ": expected the array of the loan to have its name at the end of the with, and it has "
                                           "none, so nothing was sent. Write into the array (samples[:] = ...) instead of giving "
                                           "its name to another one");
     }
-    if (!ready_to_send()) return true;
     Outgoing outgoing;
     outgoing.view = block.view();
     outgoing.lent = &block;

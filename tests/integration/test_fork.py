@@ -415,8 +415,9 @@ with DataFlowCoordinator() as flow:
         views.clear()
         gc.collect()
         os._exit(7 if right else 1)
-    del views, lent
+    del views
     loan.__exit__(None, None, None)
+    del lent
     for number in range(20):
         if number:
             pipe.send(block(100 + number))
