@@ -5,21 +5,19 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import re
 import weakref
 from collections import deque
 from collections.abc import Mapping
-from itertools import count
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar, overload
 
-from steadyflow._native import MAX_PROCESSES, AbortFlag, monotonic_ns, shut_down
-from steadyflow.arguments import checked_number, checked_seconds, checked_switch
+from steadyflow._native import AbortFlag, monotonic_ns, shut_down
+from steadyflow.arguments import checked_number, checked_seconds
 from steadyflow.config import PipelineConfig, Rule
+from steadyflow.description import Description, check_text, declared_format
 from steadyflow.errors import (
     ConfigurationError,
     DuplicateLink,
-    DuplicateName,
     FlowFailed,
     PipelineClosed,
     StateError,
@@ -34,23 +32,13 @@ from steadyflow.events import (
     PipelineResumed,
     RuleSwitched,
 )
-from steadyflow.formats import AnyFormat, Format, agree, checked_integer
+from steadyflow.formats import AnyFormat, Format, agree
 from steadyflow.metrics.flow_metrics import FlowMetrics
-from steadyflow.module import (
-    Input,
-    InputPort,
-    Module,
-    Output,
-    OutputPort,
-    changed_attributes,
-    input_ports,
-    output_ports,
-)
+from steadyflow.module import InputPort, Module, OutputPort
 from steadyflow.pipeline import Pipeline
 from steadyflow.report import FlowReport
 from steadyflow.runtime.main_script import stop_if_replaying
-from steadyflow.runtime.placed import ASYNCIO_WORKER, MAIN_WORKER, Placed, Placement
-from steadyflow.runtime.replicas import check_replicated
+from steadyflow.runtime.placed import Placement
 
 if TYPE_CHECKING:
     # Loaded when a flow needs them, not at import: they bring subprocess, sockets and the encoding of arguments.
@@ -76,8 +64,6 @@ _LONGEST_S: Final = 1e9
 _EXIT_TIMEOUT_S: Final = 1.0
 _OWN_FLOW: Final = "use it there, or make a flow of its own here"
 _MAX_EVENTS: Final = 10_000
-_NAME: Final = re.compile(r"[^\W\d][\w-]*")
-_PLACEMENTS: Final = ("thread", "process")
 
 _open_flows: weakref.WeakSet[DataFlowCoordinator] = weakref.WeakSet()
 _program_ends: Final = AbortFlag()
@@ -108,12 +94,10 @@ class DataFlowCoordinator:
 
     def __init__(self, name: str = "flow") -> None:
         stop_if_replaying()
-        _check_text("DataFlowCoordinator", name)
+        check_text("DataFlowCoordinator", name)
         self.name = name
         self._state: FlowState = "new"
-        self._modules: dict[str, Placed] = {}
-        self._pipelines: dict[str, Pipeline] = {}
-        self._open_ends: set[str] = set()
+        self._description = Description(name)
         self._opened: dict[str, OpenPlace] = {}
         self._abort = AbortFlag()
         # The latest ones: what ended a flow matters more than how it began.
@@ -191,36 +175,16 @@ class DataFlowCoordinator:
         self._require_new("add a module")
         if isinstance(module, type) and issubclass(module, Module):
             module = module()
-        if not isinstance(module, Module):
-            raise ConfigurationError(f"add: expected a Module, got {type(module).__name__}: {module!r}.")
-        name = self._module_name(module, name)
-        if placement not in _PLACEMENTS:
-            raise UnknownName("placement", placement, _PLACEMENTS, where=f"module {name!r}")
-        allowed = getattr(module, "placements", _PLACEMENTS)
-        if placement not in allowed:
-            raise ConfigurationError(
-                f"module {name!r}: {type(module).__name__} runs only with placement {' or '.join(map(repr, allowed))}; "
-                f"got {placement!r}."
-            )
-        if worker is not None and not _NAME.fullmatch(worker):
-            raise ConfigurationError(f"module {name!r}: expected worker to be a name, got {worker!r}.")
-        realtime = checked_switch(f"module {name!r}", "realtime", realtime)
-        ordered = checked_switch(f"module {name!r}", "ordered", ordered)
-        if realtime and placement != "process":
-            raise ConfigurationError(
-                f"module {name!r}: realtime=True needs placement='process'; a thread that shares the interpreter lock "
-                f"would only block it with priority."
-            )
-        if on_failure != "stop":
-            raise ConfigurationError(f"module {name!r}: expected on_failure='stop', got {on_failure!r}.")
-        replicas = checked_integer(f"module {name!r}", "replicas", replicas, MAX_PROCESSES - 1)
-        placed = Placed(name, module, placement, worker, realtime, replicas, ordered and replicas > 1)
-        if replicas > 1:
-            check_replicated(placed)
-        self._check_worker_names(placed)
-        if placement == "process":
-            _check_for_process(placed)
-        self._modules[name] = placed
+        self._description.add(
+            module,
+            name,
+            placement=placement,
+            worker=worker,
+            realtime=realtime,
+            replicas=replicas,
+            ordered=ordered,
+            on_failure=on_failure,
+        )
         return module
 
     def connect(self, output: OutputPort | str, input: InputPort | str, **options: Any) -> Pipeline:
@@ -241,7 +205,7 @@ class DataFlowCoordinator:
         if "buffer_size" not in options and options.keys() <= set(PipelineConfig.OPTIONS):
             raise ConfigurationError("connect: buffer_size is missing. Say how many blocks may wait: it is a latency.")
         pipeline_id = self.register_pipeline(output, input, PipelineConfig(**options))
-        return self._pipelines[pipeline_id]
+        return self._description.pipelines[pipeline_id]
 
     def register_pipeline(
         self,
@@ -283,16 +247,16 @@ class DataFlowCoordinator:
             raise ConfigurationError(
                 f"register_pipeline: expected a format such as AudioFormat(48_000, 1), got {format!r}."
             )
-        source_name, output = self._output(source)
-        target_name, input = self._input(target)
+        source_name, output = self._description.output(source)
+        target_name, input = self._description.input(target)
         if output is not None or input is not None:
             self._require_new("register a pipeline of a module")
         source_key = (source_name, "" if output is None else output.name)
         target_key = (target_name, "" if input is None else input.name)
         pipeline_id = f"{'.'.join(filter(None, source_key))}->{'.'.join(filter(None, target_key))}"
-        if pipeline_id in self._pipelines:
+        if pipeline_id in self._description.pipelines:
             raise DuplicateLink(f"{pipeline_id}: these two are linked already. One pipeline is enough.")
-        fmt = _declared_format(pipeline_id, output, input, format)
+        fmt = declared_format(pipeline_id, output, input, format)
         pipeline = Pipeline(
             pipeline_id,
             source_key,
@@ -311,12 +275,14 @@ class DataFlowCoordinator:
                 )
             from steadyflow.runtime.open_ends import open_source
 
-            consumers = self._modules[target_name].replicas if input is not None else 1
+            consumers = self._description.modules[target_name].replicas if input is not None else 1
             self._opened[pipeline_id] = open_source(
                 pipeline, pipeline.format, self._abort, consumers, self.name, self._publish
             )
-        self._open_ends.update(name for name, port in ((source_name, output), (target_name, input)) if port is None)
-        self._pipelines[pipeline_id] = pipeline
+        self._description.open_ends.update(
+            name for name, port in ((source_name, output), (target_name, input)) if port is None
+        )
+        self._description.pipelines[pipeline_id] = pipeline
         self._publish(PipelineRegistered(flow=self.name, pipeline=pipeline_id))
         return pipeline_id
 
@@ -366,7 +332,7 @@ class DataFlowCoordinator:
         from steadyflow.recording import Recorder
 
         recorder = self.add(Recorder(path, pipeline=link.id), name=name, placement=placement)
-        return self._pipelines[self.register_pipeline(".".join(link.source), recorder.data, config)]
+        return self._description.pipelines[self.register_pipeline(".".join(link.source), recorder.data, config)]
 
     # --- operations -------------------------------------------------------------------------------------------------------
 
@@ -430,20 +396,20 @@ class DataFlowCoordinator:
             UnknownName: No such pipeline; offers the nearest.
         """
         pipeline_id = pipeline.id if isinstance(pipeline, Pipeline) else pipeline
-        found = self._pipelines.get(pipeline_id)
+        found = self._description.pipelines.get(pipeline_id)
         if found is None or (isinstance(pipeline, Pipeline) and found is not pipeline):
-            raise UnknownName("pipeline", pipeline_id, self._pipelines, where=f"flow {self.name!r}")
+            raise UnknownName("pipeline", pipeline_id, self._description.pipelines, where=f"flow {self.name!r}")
         return found
 
     @property
     def pipelines(self) -> Mapping[str, Pipeline]:
         """All pipelines by id, in the order in which they were made."""
-        return MappingProxyType(self._pipelines)
+        return MappingProxyType(self._description.pipelines)
 
     @property
     def modules(self) -> Mapping[str, Module]:
         """All modules by name, in the order in which they were added."""
-        return {name: placed.module for name, placed in self._modules.items()}
+        return {name: placed.module for name, placed in self._description.modules.items()}
 
     @property
     def workers(self) -> Mapping[str, Worker]:
@@ -463,7 +429,7 @@ class DataFlowCoordinator:
         """
         from steadyflow.diagrams import draw
 
-        return draw(self.name, self._modules, list(self._pipelines.values()), format)
+        return draw(self.name, self._description.modules, list(self._description.pipelines.values()), format)
 
     # --- running ------------------------------------------------------------------------------------------------------------
 
@@ -487,8 +453,8 @@ class DataFlowCoordinator:
             raise StateError(f"flow {self.name!r}: cannot start any more: the program ends, and its threads with it.")
         self._execution = Execution(
             self.name,
-            self._modules,
-            list(self._pipelines.values()),
+            self._description.modules,
+            list(self._description.pipelines.values()),
             self._opened,
             self._abort,
             self._publish,
@@ -639,7 +605,9 @@ class DataFlowCoordinator:
         return FlowReport(
             name=self.name,
             duration_s=(until - began) / 1e9 if began else 0.0,
-            pipelines={name: link.statistics() for name, link in list(self._pipelines.items()) if link.has_metrics},
+            pipelines={
+                name: link.statistics() for name, link in list(self._description.pipelines.items()) if link.has_metrics
+            },
             modules={} if execution is None else execution.module_reports(),
             events=tuple(self._events),
         )
@@ -702,7 +670,7 @@ class DataFlowCoordinator:
             problem.add_note(str(failed))
 
     def __repr__(self) -> str:
-        return f"<DataFlowCoordinator {self.name!r}: {self._state}, {len(self._modules)} modules, {len(self._pipelines)} pipelines>"
+        return f"<DataFlowCoordinator {self.name!r}: {self._state}, {len(self._description.modules)} modules, {len(self._description.pipelines)} pipelines>"
 
     # --- inside ---------------------------------------------------------------------------------------------------------------
 
@@ -720,7 +688,7 @@ class DataFlowCoordinator:
         from steadyflow.runtime.flow_description import describe_flow
 
         assert self._execution is not None
-        pipelines = list(self._pipelines.values())
+        pipelines = list(self._description.pipelines.values())
         return describe_flow(self.name, self._execution.started_ns, pipelines, self.workers, self.modules)
 
     def _end_observers(self) -> None:
@@ -731,7 +699,7 @@ class DataFlowCoordinator:
         self._state = "forked"
         if self._observers is not None:
             self._observers.forget()
-        for link in self._pipelines.values():
+        for link in self._description.pipelines.values():
             link.forget(f"{link.id}: this process was forked from the one that runs flow {self.name!r}; {_OWN_FLOW}")
         if self._execution is not None:
             self._execution.forget()
@@ -744,7 +712,7 @@ class DataFlowCoordinator:
         self._detach()
 
     def _detach(self) -> None:
-        for link in self._pipelines.values():
+        for link in self._description.pipelines.values():
             link.detach(f"{link.id}: flow {self.name!r} has been closed")
         self._opened.clear()
         if self._execution is not None:
@@ -772,7 +740,7 @@ class DataFlowCoordinator:
     def _finish(self) -> FlowReport:
         if self._state == "running":
             self._state = "stopped"
-            for link in self._pipelines.values():
+            for link in self._description.pipelines.values():
                 if link.source_open and link.target_open:
                     link.end_pausing("the flow was stopped")
                     link.end_from_outside(f"{link.id}: flow {self.name!r} was stopped")
@@ -824,139 +792,10 @@ class DataFlowCoordinator:
         if self._state in ("stopped", "closed"):
             raise StateError(f"flow {self.name!r}: cannot {action}: the flow is {self._state}.")
 
-    def _module_name(self, module: Module, name: str | None) -> str:
-        for known, placed in self._modules.items():
-            if placed.module is module:
-                raise DuplicateName(f"module {known!r}: this instance is in the flow already. Make another one.")
-        if name is not None:
-            _check_text("add", name)
-            if not _NAME.fullmatch(name):
-                raise ConfigurationError(f"add: expected a name of letters, digits, _ and -, got {name!r}.")
-            if name in (MAIN_WORKER, ASYNCIO_WORKER):
-                raise DuplicateName(f"module {name!r}: the flow's own worker thread is called so. Give another name=.")
-            if name in self._modules:
-                raise DuplicateName(f"module {name!r}: the flow has a module of this name. Give another name=.")
-            if name in self._open_ends:
-                raise DuplicateName(f"module {name!r}: a pipeline has an open end of this name. Give another name=.")
-            return name
-        stem = type(module).__name__.lower()
-        candidates = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-        taken = self._modules.keys() | self._open_ends | self._replica_workers().keys()
-        return next(each for each in candidates if each not in taken)
-
-    def _replica_workers(self) -> dict[str, str]:
-        """Return the modules by the names of their replicas' workers."""
-        replicated = (placed for placed in self._modules.values() if placed.replicas > 1)
-        return {worker: placed.name for placed in replicated for worker in placed.workers}
-
-    def _check_worker_names(self, placed: Placed) -> None:
-        """Refuse a worker that two modules would share although one of them has it for a replica."""
-        theirs = self._replica_workers()
-        if placed.replicas > 1:
-            theirs |= {worker: other.name for other in self._modules.values() for worker in other.workers}
-        for worker in placed.workers:
-            if worker in theirs:
-                raise DuplicateName(
-                    f"module {placed.name!r}: would run in a worker {worker!r}, which is one of module {theirs[worker]!r}, "
-                    f"and a replica has its worker for itself. Give another name=."
-                )
-
-    def _output(self, source: object) -> tuple[str, OutputPort | None]:
-        if isinstance(source, (InputPort, Input, Output, Module)):
-            raise ConfigurationError(_wrong_end("output", "take.out", source))
-        if isinstance(source, OutputPort):
-            return self._name_of(source.module, source), source
-        return self._named(source, "output", output_ports)
-
-    def _input(self, target: object) -> tuple[str, InputPort | None]:
-        if isinstance(target, (OutputPort, Input, Output, Module)):
-            raise ConfigurationError(_wrong_end("input", "pitch.audio", target))
-        if isinstance(target, InputPort):
-            return self._name_of(target.module, target), target
-        return self._named(target, "input", input_ports)
-
-    def _name_of(self, module: Module, port: OutputPort | InputPort) -> str:
-        for name, placed in self._modules.items():
-            if placed.module is module:
-                return name
-        raise UnknownName(
-            "module", f"{type(module).__name__} (the one of {port!r})", self._modules, where=f"flow {self.name!r}"
-        )
-
-    def _named(self, end: object, kind: str, ports_of: Any) -> tuple[str, Any]:
-        if not isinstance(end, str):
-            raise ConfigurationError(f"expected the {kind} of a module, or a name; got {end!r}.")
-        name, dot, port = end.partition(".")
-        placed = self._modules.get(name)
-        if placed is None:
-            if dot:
-                raise UnknownName("module", name, self._modules, where=f"{end!r} in flow {self.name!r}")
-            if not _NAME.fullmatch(name):
-                raise ConfigurationError(f"expected a name of letters, digits, _ and - for an open end, got {end!r}.")
-            return name, None
-        ports = ports_of(placed.module)
-        if dot:
-            if port not in ports:
-                raise UnknownName(kind, port, ports, where=f"module {name!r}")
-            return name, ports[port]
-        if len(ports) != 1:
-            raise ConfigurationError(
-                f"module {name!r}: expected which {kind} is meant, because it has {len(ports)}: "
-                f"{', '.join(f'{name}.{each}' for each in ports) or 'none'}."
-            )
-        return name, next(iter(ports.values()))
-
 
 def _check_duration(owner: str, duration_s: float | None) -> None:
     if duration_s is not None:
         checked_number(owner, "duration_s", duration_s, above=0, most=_LONGEST_S)
-
-
-def _check_text(owner: str, name: object) -> None:
-    if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"{owner}: expected a name, got {name!r}.")
-
-
-def _check_for_process(placed: Placed) -> None:
-    from steadyflow.runtime.layout import travel
-    from steadyflow.runtime.workers import check_can_travel
-
-    check_can_travel(placed.module, placed.name)
-    changed = changed_attributes(placed.module)
-    if changed:
-        raise ConfigurationError(
-            f"module {placed.name!r}: {', '.join(changed)} changed since construction; a worker process constructs the "
-            f"module again from its arguments and would not see it. Pass it to the constructor."
-        )
-    travel(placed)
-
-
-def _declared_format(
-    pipeline_id: str, output: OutputPort | None, input: InputPort | None, format: Format | None
-) -> Format | None:
-    """Return what is known about a new pipeline before the start; refuses what can never agree."""
-    fmt = format
-    if output is not None:
-        declared = output.declaration.format
-        if not isinstance(declared, AnyFormat):
-            fmt = declared if fmt is None else agree(declared, fmt, where=pipeline_id)
-    if input is not None:
-        accepted = input.declaration.format
-        if fmt is None:
-            fmt = None if isinstance(accepted, AnyFormat) else accepted
-        else:
-            fmt = agree(fmt, accepted, where=pipeline_id)
-    return fmt
-
-
-def _wrong_end(kind: str, example: str, got: object) -> str:
-    if isinstance(got, (Input, Output)):
-        return (
-            f"expected the {kind} of a module of this flow, such as {example}; got the declaration {got!r} of a class."
-        )
-    if isinstance(got, Module):
-        return f"expected an {kind}, such as {example}; got the module {got!r} itself. Name its port."
-    return f"expected an {kind}, such as {example}; got {got!r}. A pipeline goes from an output to an input."
 
 
 def _close_open_flows() -> None:

@@ -21,7 +21,7 @@ LAYERS = [
     {"aligned", "module", "events", "metrics"},
     {"pipeline", "report", "recording"},  # a pipeline reads its own metrics
     {"runtime"},
-    {"diagrams"},
+    {"diagrams", "description"},
     {"coordinator", "observation"},
     {"flow_files"},
     {"steadyflow"},  # the public names

@@ -99,7 +99,7 @@ def flow():
 
 
 def graph_of(flow):
-    return flow_graph(flow.name, flow._modules, list(flow.pipelines.values()))
+    return flow_graph(flow.name, flow._description.modules, list(flow.pipelines.values()))
 
 
 # --- what is to be seen -------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def test_options_of_modules(flow_file):
         on_failure = "stop"
     """
     with load_flow(flow_file(text)) as flow:
-        placed = flow._modules["pitch"]
+        placed = flow._description.modules["pitch"]
         assert (placed.placement, placed.worker, placed.realtime) == ("process", "dsp", True)
 
 
@@ -979,7 +979,7 @@ def test_overrides_replace_what_the_file_says(flow_file):
     with load_flow(flow_file(), overrides=overrides) as flow:
         assert flow.name == "other"
         assert "220 Hz" in repr(flow.modules["tone"])
-        assert flow._modules["meter"].worker == "dsp"
+        assert flow._description.modules["meter"].worker == "dsp"
         first, found = flow.pipelines.values()
         assert (first.config.buffer_size, first.config.backpressure_strategy) == (4, Wait(7))
         assert found.config.backpressure_strategy == DropOldest()

@@ -103,5 +103,5 @@ def test_what_ordered_replicas_send_waits_also_below_a_live_source(flow, replica
         flow.connect(mic.out, work.audio, buffer_size=4),
         flow.connect(work.out, flow.add(Collect()).data, buffer_size=4),
     )
-    rules = chosen_rules(flow._modules, [into, out])
+    rules = chosen_rules(flow._description.modules, [into, out])
     assert rules == {into.id: DropOldest(), out.id: rule}

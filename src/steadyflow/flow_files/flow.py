@@ -56,7 +56,7 @@ class FileFlow(DataFlowCoordinator):
         """
         if self._state == "new":
             with self._places():
-                check_description(self._modules, list(self._pipelines.values()))
+                check_description(self._description.modules, list(self._description.pipelines.values()))
         return super().graph(format)
 
     def describes(self, key: Key, subject: Subject) -> None:

@@ -104,9 +104,9 @@ class _Loader:
             ends: PipelineEnds = converted(own, PipelineEnds, self._document, key)
             self._check_name(key, ends.name)
             with self._problems.noted():
-                output = self._port(flow, ends.from_, (*key, "from"), flow._output)
+                output = self._port(flow, ends.from_, (*key, "from"), flow._description.output)
             with self._problems.noted():
-                input = self._port(flow, ends.to, (*key, "to"), flow._input)
+                input = self._port(flow, ends.to, (*key, "to"), flow._description.input)
         with self._problems.noted():
             config = PipelineConfig.from_document(self._document, key)
         if output is not None and input is not None and config is not None:

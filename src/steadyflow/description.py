@@ -1,0 +1,239 @@
+"""What a flow consists of, and what may be added to it: modules by name, pipelines by id, the names of open ends."""
+
+from __future__ import annotations
+
+import re
+from itertools import count
+from typing import Any, Final
+
+from steadyflow._native import MAX_PROCESSES
+from steadyflow.arguments import checked_switch
+from steadyflow.errors import ConfigurationError, DuplicateName, UnknownName
+from steadyflow.formats import AnyFormat, Format, agree, checked_integer
+from steadyflow.module import (
+    Input,
+    InputPort,
+    Module,
+    Output,
+    OutputPort,
+    changed_attributes,
+    input_ports,
+    output_ports,
+)
+from steadyflow.pipeline import Pipeline
+from steadyflow.runtime.placed import ASYNCIO_WORKER, MAIN_WORKER, Placed, Placement
+from steadyflow.runtime.replicas import check_replicated
+
+_NAME: Final = re.compile(r"[^\W\d][\w-]*")
+_PLACEMENTS: Final = ("thread", "process")
+
+
+class Description:
+    """
+    The description of a flow.
+
+    Args:
+        flow: The flow's name, for messages.
+    """
+
+    def __init__(self, flow: str) -> None:
+        self._flow = flow
+        self.modules: dict[str, Placed] = {}
+        """By name, in the order in which they were added."""
+        self.pipelines: dict[str, Pipeline] = {}
+        """By id."""
+        self.open_ends: set[str] = set()
+        """The names under which the application sends and receives."""
+
+    def add(
+        self,
+        module: object,
+        name: str | None,
+        *,
+        placement: Placement,
+        worker: str | None,
+        realtime: bool,
+        replicas: int,
+        ordered: bool,
+        on_failure: str,
+    ) -> None:
+        """
+        Add a module, after checking what was asked for it; see `DataFlowCoordinator.add`.
+
+        Raises:
+            DuplicateName: The name is taken, or the module was added before.
+            ArgumentRefused: A constructor argument cannot travel to a process.
+            ConfigurationError: Something else about it is impossible.
+        """
+        if not isinstance(module, Module):
+            raise ConfigurationError(f"add: expected a Module, got {type(module).__name__}: {module!r}.")
+        name = self._module_name(module, name)
+        where = f"module {name!r}"
+        if placement not in _PLACEMENTS:
+            raise UnknownName("placement", placement, _PLACEMENTS, where=where)
+        allowed = getattr(module, "placements", _PLACEMENTS)
+        if placement not in allowed:
+            raise ConfigurationError(
+                f"{where}: {type(module).__name__} runs only with placement {' or '.join(map(repr, allowed))}; "
+                f"got {placement!r}."
+            )
+        if worker is not None and not _NAME.fullmatch(worker):
+            raise ConfigurationError(f"{where}: expected worker to be a name, got {worker!r}.")
+        realtime = checked_switch(where, "realtime", realtime)
+        ordered = checked_switch(where, "ordered", ordered)
+        if realtime and placement != "process":
+            raise ConfigurationError(
+                f"{where}: realtime=True needs placement='process'; a thread that shares the interpreter lock would only "
+                f"block it with priority."
+            )
+        if on_failure != "stop":
+            raise ConfigurationError(f"{where}: expected on_failure='stop', got {on_failure!r}.")
+        replicas = checked_integer(where, "replicas", replicas, MAX_PROCESSES - 1)
+        placed = Placed(name, module, placement, worker, realtime, replicas, ordered and replicas > 1)
+        if replicas > 1:
+            check_replicated(placed)
+        self._check_worker_names(placed)
+        if placement == "process":
+            _check_for_process(placed)
+        self.modules[name] = placed
+
+    def output(self, source: object) -> tuple[str, OutputPort | None]:
+        """
+        Find the output, or the open end, that somebody means.
+
+        Returns:
+            The module and its output; or the name of an open end, and None.
+
+        Raises:
+            UnknownName: No such module or output; offers the nearest.
+            ConfigurationError: It is no output, or no name; or the module has several.
+        """
+        if isinstance(source, (InputPort, Input, Output, Module)):
+            raise ConfigurationError(_wrong_end("output", "take.out", source))
+        if isinstance(source, OutputPort):
+            return self._name_of(source.module, source), source
+        return self._named(source, "output", output_ports)
+
+    def input(self, target: object) -> tuple[str, InputPort | None]:
+        """Find the input, or the open end, that somebody means; as `output`."""
+        if isinstance(target, (OutputPort, Input, Output, Module)):
+            raise ConfigurationError(_wrong_end("input", "pitch.audio", target))
+        if isinstance(target, InputPort):
+            return self._name_of(target.module, target), target
+        return self._named(target, "input", input_ports)
+
+    def _name_of(self, module: Module, port: OutputPort | InputPort) -> str:
+        for name, placed in self.modules.items():
+            if placed.module is module:
+                return name
+        raise UnknownName(
+            "module", f"{type(module).__name__} (the one of {port!r})", self.modules, where=f"flow {self._flow!r}"
+        )
+
+    def _named(self, end: object, kind: str, ports_of: Any) -> tuple[str, Any]:
+        if not isinstance(end, str):
+            raise ConfigurationError(f"expected the {kind} of a module, or a name; got {end!r}.")
+        name, dot, port = end.partition(".")
+        placed = self.modules.get(name)
+        if placed is None:
+            if dot:
+                raise UnknownName("module", name, self.modules, where=f"{end!r} in flow {self._flow!r}")
+            if not _NAME.fullmatch(name):
+                raise ConfigurationError(f"expected a name of letters, digits, _ and - for an open end, got {end!r}.")
+            return name, None
+        ports = ports_of(placed.module)
+        if dot:
+            if port not in ports:
+                raise UnknownName(kind, port, ports, where=f"module {name!r}")
+            return name, ports[port]
+        if len(ports) != 1:
+            raise ConfigurationError(
+                f"module {name!r}: expected which {kind} is meant, because it has {len(ports)}: "
+                f"{', '.join(f'{name}.{each}' for each in ports) or 'none'}."
+            )
+        return name, next(iter(ports.values()))
+
+    def _module_name(self, module: Module, name: str | None) -> str:
+        for known, placed in self.modules.items():
+            if placed.module is module:
+                raise DuplicateName(f"module {known!r}: this instance is in the flow already. Make another one.")
+        if name is not None:
+            check_text("add", name)
+            if not _NAME.fullmatch(name):
+                raise ConfigurationError(f"add: expected a name of letters, digits, _ and -, got {name!r}.")
+            if name in (MAIN_WORKER, ASYNCIO_WORKER):
+                raise DuplicateName(f"module {name!r}: the flow's own worker thread is called so. Give another name=.")
+            if name in self.modules:
+                raise DuplicateName(f"module {name!r}: the flow has a module of this name. Give another name=.")
+            if name in self.open_ends:
+                raise DuplicateName(f"module {name!r}: a pipeline has an open end of this name. Give another name=.")
+            return name
+        stem = type(module).__name__.lower()
+        candidates = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+        taken = self.modules.keys() | self.open_ends | self._replica_workers().keys()
+        return next(each for each in candidates if each not in taken)
+
+    def _replica_workers(self) -> dict[str, str]:
+        """Return the modules by the names of their replicas' workers."""
+        replicated = (placed for placed in self.modules.values() if placed.replicas > 1)
+        return {worker: placed.name for placed in replicated for worker in placed.workers}
+
+    def _check_worker_names(self, placed: Placed) -> None:
+        """Refuse a worker that two modules would share although one of them has it for a replica."""
+        theirs = self._replica_workers()
+        if placed.replicas > 1:
+            theirs |= {worker: other.name for other in self.modules.values() for worker in other.workers}
+        for worker in placed.workers:
+            if worker in theirs:
+                raise DuplicateName(
+                    f"module {placed.name!r}: would run in a worker {worker!r}, which is one of module {theirs[worker]!r}, "
+                    f"and a replica has its worker for itself. Give another name=."
+                )
+
+
+def check_text(owner: str, name: object) -> None:
+    """Raise a `ConfigurationError` where a name is none."""
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"{owner}: expected a name, got {name!r}.")
+
+
+def _check_for_process(placed: Placed) -> None:
+    from steadyflow.runtime.layout import travel
+    from steadyflow.runtime.workers import check_can_travel
+
+    check_can_travel(placed.module, placed.name)
+    changed = changed_attributes(placed.module)
+    if changed:
+        raise ConfigurationError(
+            f"module {placed.name!r}: {', '.join(changed)} changed since construction; a worker process constructs the "
+            f"module again from its arguments and would not see it. Pass it to the constructor."
+        )
+    travel(placed)
+
+
+def declared_format(
+    pipeline_id: str, output: OutputPort | None, input: InputPort | None, format: Format | None
+) -> Format | None:
+    """Return what is known about a new pipeline before the start; refuses what can never agree."""
+    fmt = format
+    if output is not None:
+        declared = output.declaration.format
+        if not isinstance(declared, AnyFormat):
+            fmt = declared if fmt is None else agree(declared, fmt, where=pipeline_id)
+    if input is not None:
+        accepted = input.declaration.format
+        if fmt is None:
+            fmt = None if isinstance(accepted, AnyFormat) else accepted
+        else:
+            fmt = agree(fmt, accepted, where=pipeline_id)
+    return fmt
+
+
+def _wrong_end(kind: str, example: str, got: object) -> str:
+    if isinstance(got, (Input, Output)):
+        return (
+            f"expected the {kind} of a module of this flow, such as {example}; got the declaration {got!r} of a class."
+        )
+    if isinstance(got, Module):
+        return f"expected an {kind}, such as {example}; got the module {got!r} itself. Name its port."
+    return f"expected an {kind}, such as {example}; got {got!r}. A pipeline goes from an output to an input."
