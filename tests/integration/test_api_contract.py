@@ -835,14 +835,6 @@ def test_a_flow_needs_a_name(name):
 
 
 def test_leaving_stops_a_running_flow():
-    class Endless(Source):
-        out = Output(MONO)
-
-        def produce(self):
-            while True:
-                self.out.send(BLOCK)
-                yield
-
     with DataFlowCoordinator() as flow:
         flow.connect(flow.add(Endless()).out, flow.add(Sink(), worker="own").audio, buffer_size=2)
         flow.start()
