@@ -165,6 +165,8 @@ SlotWord load(const BasicSlot<Memory>& slot) noexcept {
     return {slot.word.load(std::memory_order_acquire)};
 }
 
+__extension__ typedef unsigned __int128 Wide;
+
 // The mapped ring, with its constants copied out of shared memory and checked once.
 template <class Memory>
 class BasicRing {
@@ -212,6 +214,7 @@ public:
                             " consumers, branch " + std::to_string(branch_));
         }
         most_waiting_ = count_ == 0 ? 1 : count_ - consumers_ - 1;
+        reciprocal_ = count_ == 0 ? 0 : static_cast<std::uint64_t>((Wide{1} << 64) / count_);
         stats_ = segment_->at<ConsumerStats>(offset + sizeof(Header), consumers_);
         slots_ = segment_->at<Slot>(offset + slots_offset(consumers_), count_);
     }
@@ -221,7 +224,7 @@ public:
     std::uint32_t count() const noexcept { return count_; }
     std::uint32_t consumers() const noexcept { return consumers_; }
     unsigned branch() const noexcept { return branch_; }
-    Slot& slot(std::uint64_t position) const noexcept { return slots_[position % count_]; }
+    Slot& slot(std::uint64_t position) const noexcept { return slots_[index_of(position)]; }
     ConsumerStats& stats(std::uint32_t consumer) const noexcept { return stats_[consumer]; }
     const std::shared_ptr<Segment>& segment() const noexcept { return segment_; }
     std::uint64_t offset() const noexcept { return offset_; }
@@ -236,7 +239,7 @@ public:
 
     // Throws Corrupted if a word can't be that of the slot at `index`: a state or a position that no end writes there.
     void require_possible(SlotWord word, std::uint32_t index) const {
-        if (!word.has_a_state() || word.position() % count_ != index) refuse_slot(word, index);
+        if (!word.has_a_state() || index_of(word.position()) != index) refuse_slot(word, index);
     }
 
     // The same of all slots; consumers may go on meanwhile.
@@ -299,6 +302,14 @@ private:
                read_once(header_->branch) == branch_ &&
                read_once(header_->check) == check_of(offset_, count_, consumers_, branch_);
     }
+    // position % count_, without the division, which would be the slowest instruction of a hop: the quotient by way of the
+    // rounded-down reciprocal is right or one too small.
+    std::uint64_t index_of(std::uint64_t position) const noexcept {
+        const auto quotient = static_cast<std::uint64_t>(static_cast<Wide>(position) * reciprocal_ >> 64);
+        const std::uint64_t index = position - quotient * count_;
+        return index < count_ ? index : index - count_;
+    }
+
     static std::size_t slots_offset(std::uint32_t consumers) noexcept {
         return sizeof(Header) + consumers * sizeof(ConsumerStats);
     }
@@ -310,6 +321,7 @@ private:
     Slot* slots_ = nullptr;
     std::uint32_t count_ = 0;
     std::uint32_t consumers_ = 0;
+    std::uint64_t reciprocal_ = 0;  // 2^64 / count_
     std::uint64_t most_waiting_ = 0;
     unsigned branch_ = 0;
 };

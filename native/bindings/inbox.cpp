@@ -239,15 +239,15 @@ inline bool Inbox::serve_one(Link& link, bool slept) {
         return true;
     }
     const nb::object block = build_or_discard(link, *lane, claim);
-    Nanoseconds awake = slept ? awake_ns_ : monotonic_ns();
-    awake = std::max(awake, claim.sent_ns);
+    const Nanoseconds started = monotonic_ns();
+    const Nanoseconds awake = std::max(slept ? awake_ns_ : started, claim.sent_ns);
     const Nanoseconds gil = slept ? std::max(gil_ns_, awake) : awake;
     ConsumerStats& stats = lane->consumer.stats();
     // A pause is nobody's delay: for a block that waited in one, the worker became free when it ended.
     clock_->free_since_ns = std::max(clock_->free_since_ns, std::min(lane->consumer.ring().resumed_ns(), awake));
     link.target->context->origin = claim.word.position();
-    const bool ok =
-        link.target->invoke(*clock_, reinterpret_cast<BlockObject*>(block.ptr()), stats, claim.sent_ns, awake, gil);
+    const bool ok = link.target->invoke(*clock_, reinterpret_cast<BlockObject*>(block.ptr()), stats, started, claim.sent_ns,
+                                        awake, gil);
     home_.require(link.target->name);  // the module may have forked; the child ends here
     // After its results were sent: a worker that dies before this repeats the block, it never loses it.
     if (ok) {

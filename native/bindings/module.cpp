@@ -458,7 +458,7 @@ void register_ends(nb::module_& module) {
         .def("interrupt", &Inbox::interrupt, "Makes serve() return soon. Wait-free, any thread.")
         .def("call",
              [](const Inbox& inbox, ModuleContext& context, const nb::object& method) {
-                 const Running running(*inbox.clock(), context);
+                 const Running running(*inbox.clock(), context, monotonic_ns());
                  context.origin = last_position;  // what is sent at the end comes after what was made of any block
                  survive_shutdown([&] { method(); });
                  inbox.clock()->free_since_ns = monotonic_ns();

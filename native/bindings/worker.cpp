@@ -4,17 +4,16 @@
 
 namespace steadyflow {
 
-bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats, Nanoseconds sent_ns,
-                    Nanoseconds awake_ns, Nanoseconds gil_ns) {
-    const Nanoseconds started = monotonic_ns();
-    note_started(stats, *this, started, sent_ns, clock.free_since_ns, awake_ns, gil_ns);
+bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats, Nanoseconds started_ns,
+                    Nanoseconds sent_ns, Nanoseconds awake_ns, Nanoseconds gil_ns) {
+    note_started(stats, *this, started_ns, sent_ns, clock.free_since_ns, awake_ns, gil_ns);
 
-    const Running running(clock, *context);
+    const Running running(clock, *context, started_ns);
     context->begin(*block);
     nb::object result = nb::steal(
         survive_shutdown([&] { return PyObject_CallOneArg(call.ptr(), reinterpret_cast<PyObject*>(block)); }));
     const Nanoseconds finished = monotonic_ns();
-    const Nanoseconds busy = finished - started - clock.inside_ns;
+    const Nanoseconds busy = finished - started_ns - clock.inside_ns;
     stats.busy.record(busy);
     ++context->calls;
     context->busy_ns += busy;

@@ -56,8 +56,8 @@ struct WorkerClock {
 // Puts a module on the call stack for as long as it lives.
 class Running {
 public:
-    Running(WorkerClock& clock, ModuleContext& context) noexcept
-        : clock_(clock), context_(context), outer_order_(clock.order), outer_inside_(clock.inside_ns) {
+    Running(WorkerClock& clock, ModuleContext& context, Nanoseconds began_ns) noexcept
+        : clock_(clock), context_(context), outer_order_(clock.order), outer_inside_(clock.inside_ns), began_ns_(began_ns) {
         clock_.order = context_.order;
         clock_.inside_ns = 0;
         ++clock_.depth;
@@ -79,7 +79,7 @@ private:
     ModuleContext& context_;
     unsigned outer_order_;
     Nanoseconds outer_inside_;
-    Nanoseconds began_ns_ = monotonic_ns();
+    Nanoseconds began_ns_;
 };
 
 // Set once, by any thread: everything that waits gives up.
@@ -106,8 +106,9 @@ struct Target {
     // Where a result of process() goes. Raises ConfigurationError if the module has not exactly one output.
     Output& output_for(nb::handle result) const;
 
-    // Calls the module with `block` and sends its result. False if it failed; then on_error has been called.
-    bool invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats, Nanoseconds sent_ns,
+    // Calls the module with `block` and sends its result. `started_ns` is now; the others as for note_started(). False if it
+    // failed; then on_error has been called.
+    bool invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats, Nanoseconds started_ns, Nanoseconds sent_ns,
                 Nanoseconds awake_ns, Nanoseconds gil_ns);
 
     // Hands the current Python exception to on_error.

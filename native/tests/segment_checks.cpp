@@ -422,6 +422,30 @@ void observers() {
     CHECK_THROWS(ReadOnly, Bell(seen, 0));
 }
 
+// A position finds its slot without a division: always the one that the division would find.
+void positions() {
+    constexpr std::uint64_t seed = 20;
+    Random random(seed);
+    for (const std::uint32_t count : {3u, 4u, 5u, 7u, 64u, 65u, 66u, 127u, 1000u, 4099u}) {
+        situation = "a ring of " + std::to_string(count) + " slots, seed " + std::to_string(seed);
+        const auto segment = Segment::create(Ring::bytes(count, 1));
+        Ring::create(*segment, 0, 1, count, 1, 0, {});
+        const Ring ring(segment, 0);
+        const auto check = [&](std::uint64_t position) {
+            CHECK_EQUAL(static_cast<std::ptrdiff_t>(position % count), &ring.slot(position) - &ring.slot(0));
+        };
+        for (int round = 0; round < 20'000; ++round) {
+            check(random.next() & last_position);
+            const std::uint64_t lap = (random.next() & last_position) / count * count;
+            check(lap);
+            check(lap + count - 1);
+            if (lap != 0) check(lap - 1);
+        }
+        for (std::uint64_t position = last_position - count; position <= last_position; ++position) check(position);
+    }
+    situation.clear();
+}
+
 }  // namespace
 
 int main() {
@@ -434,6 +458,7 @@ int main() {
     bells();
     block_headers();
     observers();
+    positions();
     std::puts("segment_checks: everything impossible was refused");
     return 0;
 }
