@@ -10,7 +10,7 @@
 # make clean   remove all that was made
 #
 # Needs python3 with venv, g++ and make; the rest is installed into .venv. Repeated calls do only what has changed.
-# Tests run against the installed wheel, never against src/.
+# Tests run against the installed wheel, never against src/; `make test` gets a sound server for them, where it may.
 
 VENV ?= .venv
 BUILD ?= build
@@ -34,6 +34,7 @@ bench: $(VENV)/.installed $(VENV)/.extras-bench
 	$(VENV)/bin/steadyflow bench $(ARGS)
 
 test: $(VENV)/.installed $(VENV)/.extras-dev native-test
+	tools/install-audio-servers
 	rm -rf $(BUILD)/coverage && mkdir -p $(BUILD)/coverage
 	$(VENV)/bin/python -m coverage run -m pytest $(PYTEST)
 	$(VENV)/bin/python -m coverage combine --quiet

@@ -97,6 +97,28 @@ public:
         return {};
     }
 
+    // The same for who cannot wait, nor be told: where a rule would do either, the block is dropped as the newest.
+    void decide_at_once() {
+        for (const std::shared_ptr<Link>& link : links_) {
+            RingProducer& producer = link->producer;
+            const Rule rule = producer.ring().rule();
+            const bool full = !producer.has_room();
+            if (rule.kind != RuleKind::latest) producer.note_full(full);
+            link->verdict = producer.abandoned()                  ? Verdict::drop_failed
+                            : rule.kind == RuleKind::latest       ? Verdict::supersede
+                            : !full                               ? Verdict::publish
+                            : rule.kind == RuleKind::drop_oldest ? Verdict::evict_then_publish
+                                                                  : Verdict::drop_newest;
+        }
+    }
+
+    // Counts a block for which there is no buffer as dropped on every ring.
+    void drop_everywhere(const BlockHeader& header) noexcept {
+        for (const std::shared_ptr<Link>& link : links_) {
+            link->producer.drop(Reason::failed, header.payload_bytes);
+        }
+    }
+
     // Makes the room that was decided upon; returns the branches that the block goes into, as bits of its buffer.
     std::uint32_t make_room() noexcept {
         std::uint32_t branches = 0;

@@ -4,17 +4,10 @@
 
 #include <cstdint>
 
+#include "block_flags.hpp"
 #include "python.hpp"
 
 namespace steadyflow {
-
-enum BlockFlags : std::uint16_t {
-    flag_discontinuity = 1,
-    flag_gap = 2,
-    flag_corrupted = 4,
-    flag_repeated = 8,
-    flag_end_of_stream = 16,
-};
 
 struct BlockObject {
     PyObject_HEAD

@@ -13,6 +13,7 @@
 #include "account.hpp"
 #include "block.hpp"
 #include "delivery.hpp"
+#include "device.hpp"
 #include "event_loop.hpp"
 #include "inbox.hpp"
 #include "lifeline.hpp"
@@ -508,6 +509,7 @@ NB_MODULE(_native, module) {
     static const NobodyWaits nobody_waits;
     register_block(module);
     register_loan(module);
+    register_device(module);
     register_shared_memory(module);
     register_ends(module);
 }

@@ -32,6 +32,10 @@ std::string in_milliseconds(std::uint64_t microseconds) {
                                     " waiting, and the rule is Fail(); raise buffer_size or choose another rule");
 }
 
+[[noreturn, gnu::noinline, gnu::cold]] void refuse_beside_device(const std::string& name) {
+    raise_error("StateError", name + ": expected nobody but the device to send here; send from a module of your own");
+}
+
 }  // namespace
 
 void Output::configure(std::string name, PayloadSpec spec, nb::object format, nb::object prepare,
@@ -265,6 +269,7 @@ bool Output::ready_to_send() const {
     if (!closed_.empty()) [[unlikely]] raise_error("PipelineClosed", closed_);
     if (!is_connected()) return false;
     require_open();
+    if (device_) [[unlikely]] refuse_beside_device(name_);
     return true;
 }
 
@@ -373,8 +378,29 @@ void Output::deliver_fused(const PayloadView& view, const Stamps& stamps, BlockH
     }
 }
 
+void Output::feed_from(std::shared_ptr<DeviceStream> device, std::uint32_t block_frames) {
+    if (is_connected()) require_open();
+    if (spec_.kind != PayloadKind::audio || spec_.type_number != NPY_FLOAT32 || spec_.planar) {
+        raise_error("FormatMismatch", name_ + ": expected interleaved audio of float32 for a device to send");
+    }
+    if (block_frames < 1 || block_frames > spec_.max_frames) {
+        raise_error("BlockTooLarge", name_ + ": expected blocks of 1 to " + std::to_string(spec_.max_frames) + " frames, got " +
+                                         std::to_string(block_frames));
+    }
+    if (!fused_.empty() || device_) {
+        raise_error("StateError", name_ + ": expected a port that nothing else sends from, and that leads to other workers only");
+    }
+    device->capture_into(rings_, static_cast<std::uint32_t>(spec_.frame_bytes()), block_frames);
+    device_ = std::move(device);
+}
+
+void Output::let_go_of_device() {
+    if (const auto device = std::exchange(device_, nullptr)) device->close();
+}
+
 void Output::end() {
     if (ended_) return;
+    let_go_of_device();
     ended_ = true;
     rings_.end();
     if (bell_) bell_.ring(room_bit);
@@ -386,6 +412,7 @@ void Output::close(std::string reason) {
 }
 
 void Output::detach() {
+    let_go_of_device();
     rings_.clear();
     fused_.clear();
     bell_ = Bell();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bell.hpp"
+#include "device_callback.hpp"
 #include "held_buffer.hpp"
 #include "loan.hpp"
 #include "output_rings.hpp"
@@ -31,6 +32,7 @@ struct FusedLink {
 class Output {
 public:
     Output() = default;
+    ~Output() { let_go_of_device(); }
     Output(const Output&) = delete;
     Output& operator=(const Output&) = delete;
 
@@ -62,6 +64,9 @@ public:
     std::uint32_t check_loan(nb::handle frames) const;
     LentBlock lend(std::uint32_t frames);
     bool send_lent(LentBlock& block);
+
+    // From here on the device sends, in blocks of at most `block_frames`, and nobody else. Before the device runs.
+    void feed_from(std::shared_ptr<DeviceStream> device, std::uint32_t block_frames);
 
     // No block follows: tells every ring's consumers. Idempotent.
     void end();
@@ -97,6 +102,7 @@ private:
         Nanoseconds sent_ns = 0;
     };
 
+    void let_go_of_device();
     bool match_block(PyObject* data, PayloadView& view, Stamps& stamps) const noexcept;
     // Whether there is anybody to send to. Raises where nothing may be sent any more.
     bool ready_to_send() const;
@@ -127,6 +133,7 @@ private:
     OutputRings rings_;
     std::vector<std::shared_ptr<FusedLink>> fused_;
     HeldBuffer::Count lent_ = std::make_shared<std::atomic<std::int64_t>>(0);  // buffers on loan, or kept after one
+    std::shared_ptr<DeviceStream> device_;  // sends here, by itself
     HomeProcess home_;
     std::uint64_t next_frame_ = 0;
     bool ended_ = false;

@@ -6,6 +6,7 @@
 #include <new>
 #include <thread>
 
+#include "device_callback.hpp"
 #include "lanes.hpp"
 #include "traffic.hpp"
 
@@ -166,6 +167,35 @@ void hop() {
     expect_none_since(before);
 }
 
+// A device's callback: cycles that are no whole blocks, xruns and gaps, into a pipeline that overflows, with a sleeper to wake.
+void device() {
+    Link link({RuleKind::drop_oldest, AfterWait::fail, 0});
+    OutputRings rings;
+    rings.set_pool(link.pool);
+    rings.add("device", link.producer->ring()).consumers.add(link.consumer_bell, 0);
+    DeviceStream stream(48'000, 20'000'000, 1'000'000);
+    stream.capture_into(rings, 4, 128);
+    const std::array<float, 200> samples{};
+    double input_s = 1;
+    Claim claim;
+    const Counts before;
+    for (std::uint64_t number = 0; number < blocks; ++number) {
+        if (number % 100 == 0) input_s += 0.02;
+        if (number % 10 == 0) link.consumer_bell.arm();
+        const double current_s = input_s + samples.size() / 48e3;
+        const auto result = steadyflow_device_callback(samples.data(), nullptr, samples.size(),
+                                                       std::array{StreamTimes{input_s, current_s, 0}}.data(),
+                                                       number % 50 == 0 ? input_overflow : 0, &stream);
+        CHECK_EQUAL(static_cast<int>(CallbackResult::go_on), result);
+        input_s = current_s;
+        if (number % 3 == 0 && link.consumer->claim(claim)) link.consumer->finish(claim);
+    }
+    stream.close();
+    expect_none_since(before);
+    CHECK_EQUAL(blocks, stream.account().cycles.load());
+    CHECK_EQUAL(blocks / 50, stream.account().capture.count.load());
+}
+
 // Two lanes that are put into the order of their input, and bells of two who compete.
 void lanes() {
     Link input({RuleKind::wait, AfterWait::fail, 0});
@@ -278,9 +308,10 @@ int main() {
     CHECK(allocations.load() > before.allocated);
     CHECK(releases.load() > before.released);
     hop();
+    device();
     lanes();
     overflow();
     waiting();
-    std::printf("no_allocation: none in 4 x %llu blocks\n", static_cast<unsigned long long>(blocks));
+    std::printf("no_allocation: none in 5 x %llu blocks\n", static_cast<unsigned long long>(blocks));
     return 0;
 }

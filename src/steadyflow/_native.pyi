@@ -91,6 +91,52 @@ class Loan:
     def queued(self) -> bool | None:
         """What send() would have returned; None while nothing has been sent."""
 
+class DeviceStream:
+    """
+    The callback of one PortAudio stream: copies frames between the device and ports without Python.
+    """
+
+    def __init__(self, rate_hz: float, clock_patience_ns: int, gap_patience_ns: int) -> None: ...
+
+    def capture(self, output: OutputCore, block_frames: int) -> None:
+        """
+        Lets the device send into the port, in blocks of at most so many frames. Before the stream starts; from here on
+        send() and loan() of the port raise StateError. Raises StateError if a module of the same worker is called directly.
+        """
+
+    @property
+    def callback(self) -> int:
+        """
+        The address of the C function that PortAudio calls, a PaStreamCallback.
+        """
+
+    @property
+    def user_data(self) -> int:
+        """The address to call it with. Valid as long as this object lives."""
+
+    def cycle(self, samples: object, current_s: float, input_s: float, flags: int, now_ns: int) -> int:
+        """
+        Does what one call of the callback does, at that time of the monotonic clock; returns a PaStreamCallbackResult.
+
+        `samples`: float32, frames x channels, contiguous. For devices that are scripts.
+        """
+
+    def check(self) -> None:
+        """
+        Raises CorruptedSegment if that is what ended the stream. Wait-free, any thread.
+        """
+
+    def counts(self) -> dict[str, Any]:
+        """
+        What the callback has counted so far, by name; times in ns of the monotonic clock. Wait-free for the callback, any
+        thread; each number is whole, and they may be of different cycles.
+        """
+
+    def close(self) -> None:
+        """
+        Sends what was collected of a block; no cycle does anything from here on. Waits for one that runs. Idempotent.
+        """
+
 class Segment:
     """One shared memory segment (memfd), mapped whole."""
 

@@ -257,6 +257,14 @@ class MissingExtra(SystemShortage, ImportError):
         super().__init__(f"{needed_for} needs the extra {extra!r}. Install it with: pip install 'steadyflow[{extra}]'")
 
 
+class DeviceUnavailable(SystemShortage, OSError):
+    """An audio device is not there, is busy, or does not run as asked."""
+
+
+class DeviceLost(SystemShortage, OSError):
+    """An audio device went away while it ran."""
+
+
 class FileUnreadable(FlowError, OSError):
     """A file is missing, not permitted, empty, cut off, or not of the expected kind."""
 

@@ -448,6 +448,9 @@ class Source(Module, ABC):
     live: bool = False
     """Whether the source cannot be slowed, only dropped (a microphone)."""
 
+    device_driven: bool = False
+    """Whether a device's callback sends the blocks: its pipelines always have a ring, and a rule that does not wait."""
+
     if TYPE_CHECKING:  # at run time its absence is what the check of the class looks for
 
         def produce(self) -> Iterator[int | None] | AsyncIterator[int | None]:

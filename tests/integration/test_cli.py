@@ -53,7 +53,7 @@ def test_version():
     assert run("--version").stdout == f"steadyflow {steadyflow.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["demo", "run", "graph", "observe", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["demo", "run", "graph", "observe", "bench", "doctor", "devices"])
 def test_help_has_an_example(command):
     done = run(command, "--help")
 
@@ -65,7 +65,7 @@ def test_help_has_an_example(command):
 def test_help_lists_the_commands():
     shown = run("--help").stdout
 
-    assert all(command in shown for command in ("demo", "run", "graph", "observe", "bench", "doctor"))
+    assert all(command in shown for command in ("demo", "run", "graph", "observe", "bench", "doctor", "devices"))
     assert "..." not in shown.partition("Commands:")[2], "a summary was cut off"
 
 

@@ -227,7 +227,7 @@ def test_commands_exist():
     commands = set(re.findall(r"(?:^|`)steadyflow ([a-z]+)", text, re.MULTILINE))
 
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
-    assert {"demo", "run", "graph", "observe", "bench", "doctor"} >= commands
+    assert {"demo", "run", "graph", "observe", "bench", "doctor", "devices"} >= commands
     assert set(re.findall(r"steadyflow bench ([a-z_]+)", text)) <= set(CASES)
 
 

@@ -3,18 +3,23 @@ Sound in and out of flows, and what listens to it.
 
 In the order data flows:
 
-- `FileSource`, `DemoSource`, `Tone`: where audio comes from
+- `FileSource`, `DemoSource`, `Tone`, `Microphone` (reports a `CaptureReport`): where audio comes from
 - `LevelMeter` (sends `Level`), `PitchDetector` (sends `Pitch`): what is measured
 - `FileSink`: where it goes
 - `find_notes`, `match_notes`, `name_note`, `note_frequency_hz`, `Note`: from pitches to notes
 - `demo_recording`: a short recording with known notes
+- `list_devices` (gives `Device`): what there is to capture from and play to
 """
 
 from steadyflow.audio.demo_source import DemoSource as DemoSource
+from steadyflow.audio.devices import Device as Device
+from steadyflow.audio.devices import list_devices as list_devices
 from steadyflow.audio.files import FileSink as FileSink
 from steadyflow.audio.files import FileSource as FileSource
 from steadyflow.audio.level import Level as Level
 from steadyflow.audio.level import LevelMeter as LevelMeter
+from steadyflow.audio.microphone import CaptureReport as CaptureReport
+from steadyflow.audio.microphone import Microphone as Microphone
 from steadyflow.audio.notes import Note as Note
 from steadyflow.audio.notes import find_notes as find_notes
 from steadyflow.audio.notes import match_notes as match_notes
@@ -27,11 +32,14 @@ from steadyflow.audio.recordings import demo_recording as demo_recording
 from steadyflow.audio.tone import Tone as Tone
 
 __all__ = [
+    "CaptureReport",
     "DemoSource",
+    "Device",
     "FileSink",
     "FileSource",
     "Level",
     "LevelMeter",
+    "Microphone",
     "Note",
     "Pitch",
     "PitchDetector",
@@ -39,6 +47,7 @@ __all__ = [
     "Tone",
     "demo_recording",
     "find_notes",
+    "list_devices",
     "match_notes",
     "name_note",
     "note_frequency_hz",

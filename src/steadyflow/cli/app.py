@@ -245,3 +245,20 @@ def doctor(
     from steadyflow.cli.doctor import doctor
 
     return doctor(as_json)
+
+
+@_command("steadyflow devices", "steadyflow devices --rates --json")
+def devices(
+    rates: Annotated[
+        bool, typer.Option("--rates", help="Ask each device which sample rates it takes; that needs a while.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
+) -> int:
+    """
+    List the audio devices of this system.
+
+    With channels, rate and the latency that the driver suggests. Exits with 1 if there is none.
+    """
+    from steadyflow.cli.devices import devices
+
+    return devices(rates=rates, as_json=as_json)

@@ -115,10 +115,30 @@ def default_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) 
         CycleRefused: See `check_cycles`.
     """
     rules = chosen_rules(modules, pipelines)
+    check_device_rules(modules, pipelines, rules)
     check_cycles(modules, pipelines, rules)
     for pipeline in pipelines:
         if pipeline.rule is None:
             pipeline.set_rule(rules[pipeline.id])
+
+
+def check_device_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], rules: Mapping[str, Rule]) -> None:
+    """
+    Refuse rules that a device's callback cannot follow: it must not wait, and nobody could be told that it failed.
+
+    Raises:
+        ConfigurationError: A pipeline that a device feeds waits or fails when it is full.
+    """
+    for pipeline in pipelines:
+        source = pipeline.source[0]
+        if source in modules and _is_device_driven(modules[source].module):
+            rule = rules[pipeline.id]
+            if rule.waits or not rule.loses:
+                with concerning(pipeline=pipeline.id):
+                    raise ConfigurationError(
+                        f"{pipeline.id}: expected a rule that neither waits nor fails, because a device sends into this pipeline "
+                        f"and waits for nobody; got {rule!r}. Use DropOldest(), DropNewest() or Latest()."
+                    )
 
 
 def check_cycles(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], rules: Mapping[str, Rule]) -> None:
@@ -154,6 +174,10 @@ def chosen_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -
 
 def _is_live(module: Module) -> bool:
     return isinstance(module, Source) and module.live
+
+
+def _is_device_driven(module: Module) -> bool:
+    return isinstance(module, Source) and module.device_driven
 
 
 def _is_paced(module: Module) -> bool:
@@ -252,6 +276,7 @@ class Layout:
         self._workers_of = {name: placed.workers for name, placed in modules.items()}
         self._replicas = {name: placed.replicas for name, placed in modules.items()}
         self._asynchronous = {name for name, placed in modules.items() if is_asynchronous(placed.module)}
+        self._device_driven = {name for name, placed in modules.items() if _is_device_driven(placed.module)}
         self._aligned = {
             (name, port)
             for name, placed in modules.items()
@@ -352,12 +377,12 @@ class Layout:
         Tell whether both ends are in one worker, so that a block is handed over by a call.
 
         Not in a loop, where the call would come back to itself; not into an aligned input, which may be held back, so that
-        something has to fill; and not in an event loop, where a call cannot wait.
+        something has to fill; not in an event loop, where a call cannot wait; and not from a device, whose thread calls no Python.
         """
         source, target = pipeline.source[0], pipeline.target[0]
         if pipeline.source_open or pipeline.target_open or self._workers_of[source] != self._workers_of[target]:
             return False
-        if source in self._asynchronous or pipeline.target in self._aligned:
+        if source in self._asynchronous or source in self._device_driven or pipeline.target in self._aligned:
             return False
         return not self._in_loop(pipeline)
 

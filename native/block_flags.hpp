@@ -1,0 +1,16 @@
+// What is said of a block beside its samples; steadyflow.BlockFlag has the same numbers.
+#pragma once
+
+#include <cstdint>
+
+namespace steadyflow {
+
+enum BlockFlags : std::uint16_t {
+    flag_discontinuity = 1,
+    flag_gap = 2,
+    flag_corrupted = 4,
+    flag_repeated = 8,
+    flag_end_of_stream = 16,
+};
+
+}  // namespace steadyflow

@@ -1,0 +1,126 @@
+#include "device_callback.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <thread>
+
+namespace steadyflow {
+namespace {
+
+constexpr double furthest_input_s = 10;  // an input time further from now than that is none
+
+bool is_time(double device_s) noexcept { return std::isfinite(device_s) && device_s != 0; }
+
+}  // namespace
+
+// Between close() and a cycle: either the cycle sees that the stream was closed, or close() sees the cycle.
+class DeviceStream::Visit {
+public:
+    explicit Visit(DeviceStream& stream) noexcept : stream_(stream) {
+        // seq_cst, as the look below and both in close(): store buffering would hide each from the other.
+        stream_.inside_.store(true, std::memory_order_seq_cst);
+        open_ = !stream_.closed_.load(std::memory_order_seq_cst);
+    }
+    // release: what the cycle did comes before what close() does next.
+    ~Visit() { stream_.inside_.store(false, std::memory_order_release); }
+    Visit(const Visit&) = delete;
+    Visit& operator=(const Visit&) = delete;
+    explicit operator bool() const noexcept { return open_; }
+
+private:
+    DeviceStream& stream_;
+    bool open_;
+};
+
+CallbackResult DeviceStream::cycle(const void* input, std::uint32_t frames, const StreamTimes& times, unsigned long flags,
+                                   Nanoseconds now_ns) noexcept {
+    const Visit visit(*this);
+    if (!visit) return CallbackResult::complete;
+    if (frames == 0) return CallbackResult::go_on;
+    const Nanoseconds entered_ns = monotonic_ns();
+    follow_clock(times, now_ns);
+    note_xruns(flags, now_ns);
+    try {
+        if (capture_ && input != nullptr) {
+            const bool xrun = (flags & (input_overflow | input_underflow)) != 0;
+            capture(static_cast<const std::byte*>(input), frames, times, xrun, now_ns);
+        }
+    } catch (const Corrupted& damage) {
+        // Allocates, but no block follows.
+        damage_.emplace(damage);
+        // release: who sees it sees the text.
+        damaged_.store(true, std::memory_order_release);
+        return CallbackResult::abort;
+    }
+    account_.note_cycle(frames, rate_hz_, entered_ns, monotonic_ns());
+    return CallbackResult::go_on;
+}
+
+void DeviceStream::follow_clock(const StreamTimes& times, Nanoseconds now_ns) noexcept {
+    if (!is_time(times.current_s)) {
+        has_time_ = false;
+        return;
+    }
+    const DeviceClock::Pair pair = clock_.observe(times.current_s, now_ns);
+    if (pair == DeviceClock::Pair::jump) expected_s_.reset();
+    has_time_ = true;
+    account_.drift_ppm.store(clock_.drift_ppm(), std::memory_order_relaxed);
+    account_.clock_error_ns.store(clock_.error_ns(), std::memory_order_relaxed);
+}
+
+void DeviceStream::note_xruns(unsigned long flags, Nanoseconds now_ns) noexcept {
+    if ((flags & (input_overflow | input_underflow)) != 0) account_.capture.note(now_ns);
+    if ((flags & (output_overflow | output_underflow)) != 0) account_.playback.note(now_ns);
+}
+
+void DeviceStream::capture(const std::byte* samples, std::uint32_t frames, const StreamTimes& times, bool xrun,
+                           Nanoseconds now_ns) {
+    const double seconds = frames / rate_hz_;
+    const bool has_time = has_time_ && is_time(times.input_s) && std::abs(times.current_s - times.input_s) < furthest_input_s;
+    // Without a time of its own, the frames are as old as they are long.
+    Nanoseconds first_ns = now_ns - static_cast<Nanoseconds>(seconds * 1e9);
+    if (has_time) {
+        const double late_s = expected_s_ ? times.input_s - *expected_s_ : 0;
+        // Drivers are late now and then, and lose nothing by it. Half a cycle is a gap if the driver says so, too; a whole one is
+        // in any case, if it is more than what times of this driver are off by.
+        const bool gap = late_s > (xrun ? seconds / 2 : std::max(seconds, gap_patience_s_));
+        const auto lost = gap ? static_cast<std::uint64_t>(std::llround(late_s * rate_hz_)) : 0;
+        if (lost != 0) account_.note_gap(lost);
+        if (lost != 0 || xrun) count(capture_->skip(lost));
+        expected_s_ = times.input_s + seconds;
+        first_ns = clock_.to_monotonic_ns(times.input_s);
+    } else {
+        add(account_.without_time);
+        expected_s_.reset();
+        if (xrun) count(capture_->skip(0));
+    }
+    count(capture_->write(samples, frames, first_ns));
+}
+
+void DeviceStream::count(DeviceCapture::Counts counts) noexcept {
+    add(account_.blocks, counts.blocks);
+    add(account_.dropped, counts.dropped);
+}
+
+void DeviceStream::close() {
+    // In a forked child, no thread of the device runs, and one that was inside will never leave.
+    const bool first = !closed_.exchange(true, std::memory_order_seq_cst);
+    if (generation_ != fork_generation) return;
+    while (inside_.load(std::memory_order_seq_cst)) std::this_thread::yield();
+    if (first && capture_ && !damaged_.load(std::memory_order_acquire)) count(capture_->flush());
+}
+
+std::optional<Corrupted> DeviceStream::damage() const {
+    if (!damaged_.load(std::memory_order_acquire)) return std::nullopt;
+    return damage_;
+}
+
+extern "C" int steadyflow_device_callback(const void* input, void*, unsigned long frames, const StreamTimes* times,
+                                          unsigned long flags, void* stream) noexcept {
+    const StreamTimes none{};
+    auto& self = *static_cast<DeviceStream*>(stream);
+    return static_cast<int>(
+        self.cycle(input, static_cast<std::uint32_t>(frames), times == nullptr ? none : *times, flags, monotonic_ns()));
+}
+
+}  // namespace steadyflow

@@ -1,0 +1,99 @@
+// The callback of a PortAudio stream, in C++: what the device's thread runs, and all that it runs. No Python, no lock, no
+// allocation; its one system call is the one that wakes a sleeper.
+//
+// PortAudio's types are declared here: three times and four numbers, the same since its version 19, so that nothing of it is
+// needed to build.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "device_account.hpp"
+#include "device_capture.hpp"
+#include "device_clock.hpp"
+
+namespace steadyflow {
+
+// PaStreamCallbackTimeInfo: in seconds of the device's clock, of which the zero is anywhere.
+struct StreamTimes {
+    double input_s;    // when the first frame of the input was sampled
+    double current_s;  // now
+    double output_s;   // when the first frame of the output will be heard
+};
+
+// PaStreamCallbackFlags.
+inline constexpr unsigned long input_underflow = 1;
+inline constexpr unsigned long input_overflow = 2;
+inline constexpr unsigned long output_underflow = 4;
+inline constexpr unsigned long output_overflow = 8;
+
+// PaStreamCallbackResult.
+enum class CallbackResult : int { go_on = 0, complete = 1, abort = 2 };
+
+// One open stream, from the callback's side.
+class DeviceStream {
+public:
+    // `clock_patience_ns`: how far a reading of the device's clock may be off before the clock is taken to have jumped.
+    // `gap_patience_ns`: how much later than expected frames may have been sampled, beyond a whole cycle, before some are taken
+    // to be lost without the driver saying so.
+    DeviceStream(double rate_hz, Nanoseconds clock_patience_ns, Nanoseconds gap_patience_ns) noexcept
+        : rate_hz_(rate_hz),
+          gap_patience_s_(static_cast<double>(gap_patience_ns) / 1e9),
+          clock_(clock_patience_ns) {}
+    DeviceStream(const DeviceStream&) = delete;
+    DeviceStream& operator=(const DeviceStream&) = delete;
+
+    // --- Before the stream is started. ---
+
+    void capture_into(OutputRings& rings, std::uint32_t frame_bytes, std::uint32_t block_frames) {
+        capture_.emplace(rings, frame_bytes, block_frames, rate_hz_);
+    }
+
+    // --- The device's thread. ---
+
+    // One cycle. Of `input`, interleaved frames. Never throws: damage ends the stream, see damage().
+    CallbackResult cycle(const void* input, std::uint32_t frames, const StreamTimes& times, unsigned long flags,
+                         Nanoseconds now_ns) noexcept;
+
+    // --- Any thread. ---
+
+    const DeviceAccount& account() const noexcept { return account_; }
+    // 0: nothing is captured.
+    std::uint32_t captured_frame_bytes() const noexcept { return capture_ ? capture_->frame_bytes() : 0; }
+
+    // From its return on no cycle touches the ports, and none is under way; what was collected of a block has been sent. Waits
+    // for a cycle that runs, which takes microseconds. Idempotent.
+    void close();
+
+    // What ended the stream, if shared memory was found damaged.
+    std::optional<Corrupted> damage() const;
+
+private:
+    class Visit;
+
+    void follow_clock(const StreamTimes& times, Nanoseconds now_ns) noexcept;
+    void note_xruns(unsigned long flags, Nanoseconds now_ns) noexcept;
+    void capture(const std::byte* samples, std::uint32_t frames, const StreamTimes& times, bool xrun, Nanoseconds now_ns);
+    void count(DeviceCapture::Counts counts) noexcept;
+
+    double rate_hz_;
+    double gap_patience_s_;
+    DeviceClock clock_;
+    DeviceAccount account_{};
+    std::optional<DeviceCapture> capture_;
+    bool has_time_ = false;                  // the device's clock runs
+    std::optional<double> expected_s_;       // when the next frame is sampled, by the device's clock
+    std::uint32_t generation_ = fork_generation;
+    std::atomic<bool> inside_{false};        // a cycle is under way
+    std::atomic<bool> closed_{false};
+    std::atomic<bool> damaged_{false};       // damage_ is there, and does not change any more
+    std::optional<Corrupted> damage_;
+};
+
+// What PortAudio is given: PaStreamCallback. `stream` is the DeviceStream.
+extern "C" int steadyflow_device_callback(const void* input, void* output, unsigned long frames, const StreamTimes* times,
+                                          unsigned long flags, void* stream) noexcept;
+
+}  // namespace steadyflow

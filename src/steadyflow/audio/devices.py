@@ -1,0 +1,275 @@
+"""
+The audio devices of this system, through PortAudio.
+
+PortAudio is one library for the whole process: it lists devices when it is initialised, and only then. `Stream` is the seam to
+it: what opens, starts and closes a stream whose callback is native.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+from typing import Any, Final, Literal
+
+import msgspec
+
+from steadyflow._native import DeviceStream
+from steadyflow.errors import ConfigurationError, DeviceUnavailable, MissingExtra, SystemShortage, UnknownName
+
+Direction = Literal["input", "output"]
+
+COMMON_RATES_HZ: Final = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000)
+
+_JACK: Final = "JACK"
+
+_lock = threading.RLock()  # PortAudio's calls are for one thread at a time
+_given_up: list[Stream] = []
+
+
+class Device(msgspec.Struct, frozen=True):
+    """
+    A device as PortAudio lists it.
+
+    Attributes:
+        index: Its number, until PortAudio is initialised again.
+        name: Its name; two host interfaces may have a device of one name.
+        host: The host interface: ``ALSA``, ``JACK Audio Connection Kit``, ...
+        input_channels: How many it captures at most.
+        output_channels: How many it plays at most.
+        default_sample_rate_hz: What it runs at by itself.
+        low_input_latency_ms: What the driver suggests for the shortest way in.
+        low_output_latency_ms: And for the shortest way out.
+        is_default_input: What ``device=None`` captures from.
+        is_default_output: What ``device=None`` plays to.
+    """
+
+    index: int
+    name: str
+    host: str
+    input_channels: int
+    output_channels: int
+    default_sample_rate_hz: int
+    low_input_latency_ms: float
+    low_output_latency_ms: float
+    is_default_input: bool = False
+    is_default_output: bool = False
+
+
+def import_sounddevice(needed_for: str) -> Any:
+    """
+    Return the module; the first import initialises PortAudio, which takes up to a second.
+
+    Raises:
+        MissingExtra: sounddevice is not installed.
+        SystemShortage: PortAudio itself is not, or does not start.
+    """
+    try:
+        import sounddevice
+    except ImportError:
+        raise MissingExtra("audio", needed_for) from None
+    except OSError as error:
+        raise SystemShortage(
+            f"{needed_for} needs the library PortAudio, which could not be loaded ({error}). Install it with your system's "
+            f"packages: libportaudio2 on Debian and Ubuntu, portaudio on Fedora, Arch and Homebrew."
+        ) from None
+    return sounddevice
+
+
+def list_devices() -> list[Device]:
+    """
+    Return all devices, in the order of PortAudio. May block for up to a second, the first time.
+
+    Raises:
+        MissingExtra: sounddevice is not installed.
+        SystemShortage: PortAudio is not installed.
+    """
+    sounddevice = import_sounddevice("list_devices")
+    with _lock:
+        hosts = [host["name"] for host in sounddevice.query_hostapis()]
+        default_input, default_output = sounddevice.default.device
+        return [
+            Device(
+                index=each["index"],
+                name=each["name"],
+                host=hosts[each["hostapi"]],
+                input_channels=each["max_input_channels"],
+                output_channels=each["max_output_channels"],
+                default_sample_rate_hz=round(each["default_samplerate"]),
+                low_input_latency_ms=1e3 * each["default_low_input_latency"],
+                low_output_latency_ms=1e3 * each["default_low_output_latency"],
+                is_default_input=each["index"] == default_input,
+                is_default_output=each["index"] == default_output,
+            )
+            for each in sounddevice.query_devices()
+        ]
+
+
+def find_device(owner: str, wanted: int | str | None, direction: Direction) -> Device:
+    """
+    Return the device of this index or name, or the default one.
+
+    A name need not be whole: any part of it will do that only one device of this direction has, in any case.
+
+    Raises:
+        UnknownName: No device of this direction has that name; names those that there are.
+        ConfigurationError: Several have; names them.
+        DeviceUnavailable: There is no device of this direction at all.
+    """
+    usable = [device for device in list_devices() if _channels(device, direction)]
+    if not usable:
+        raise DeviceUnavailable(
+            f"{owner}: expected a device for {direction}, and this system shows none. Is a sound server running, and may this "
+            f"user use the devices (group audio)?"
+        )
+    if wanted is None:
+        defaults = [
+            each for each in usable if (each.is_default_input if direction == "input" else each.is_default_output)
+        ]
+        return (defaults or usable)[0]
+    if isinstance(wanted, int):
+        found = [device for device in usable if device.index == wanted]
+    else:
+        exact = [device for device in usable if device.name == wanted]
+        found = exact or [device for device in usable if wanted.lower() in device.name.lower()]
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"{owner}: expected one {direction} device called {wanted!r}, got {len(found)}: "
+            f"{'; '.join(f'{each.index} {each.name} ({each.host})' for each in found)}. Give the number."
+        )
+    if not found:
+        known = [str(each.index) if isinstance(wanted, int) else each.name for each in usable]
+        raise UnknownName(f"{direction} device", wanted, known, where=owner)
+    return found[0]
+
+
+def supported_rates_hz(device: Device, direction: Direction) -> list[int]:
+    """Return which of the `COMMON_RATES_HZ` the device takes. May block; a device that is busy supports none."""
+    sounddevice = import_sounddevice("supported_rates_hz")
+    check = sounddevice.check_input_settings if direction == "input" else sounddevice.check_output_settings
+    rates = []
+    for rate in sorted({*COMMON_RATES_HZ, device.default_sample_rate_hz}):
+        with _lock, contextlib.suppress(sounddevice.PortAudioError, ValueError):
+            check(device=device.index, channels=1, samplerate=rate)
+            rates.append(rate)
+    return rates
+
+
+def _channels(device: Device, direction: Direction) -> int:
+    return device.input_channels if direction == "input" else device.output_channels
+
+
+class Stream:
+    """
+    An open stream of a device, not started.
+
+    One thread at a time. Opening, starting and closing may block for hundreds of milliseconds.
+
+    Args:
+        owner: The module, for errors.
+        device: Where from or to.
+        direction: Which.
+        sample_rate_hz: Frames per second.
+        channels: How many.
+        latency: ``"low"``, ``"high"`` or seconds, as the driver understands it.
+        native: Its callback is given to PortAudio, and nothing else: no Python runs on the device's threads.
+
+    Raises:
+        DeviceUnavailable: The device refuses the rate or the channels, or is busy.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        device: Device,
+        direction: Direction,
+        sample_rate_hz: int,
+        channels: int,
+        latency: str | float,
+        native: DeviceStream,
+    ) -> None:
+        self._sounddevice = sounddevice = import_sounddevice(owner)
+        self._owner = owner
+        self._device = device
+        self._native = native  # the callback uses it as long as the stream is open
+        if channels > _channels(device, direction):
+            raise DeviceUnavailable(
+                f"{owner}: expected at most {_channels(device, direction)} channels, which device {device.name!r} has for "
+                f"{direction}; got {channels}."
+            )
+        cast = sounddevice._ffi.cast
+        with _lock:
+            try:
+                # The interface for libraries that bring a callback in C: see sounddevice's _StreamBase.
+                self._stream = sounddevice._StreamBase(
+                    kind=direction,
+                    samplerate=sample_rate_hz,
+                    blocksize=0,  # the server's own period: PortAudio would add a buffer for any other
+                    device=device.index,
+                    channels=channels,
+                    dtype="float32",
+                    latency=latency,
+                    callback=cast("PaStreamCallback*", native.callback),
+                    userdata=cast("void*", native.user_data),
+                    wrap_callback=None,
+                )
+            except (sounddevice.PortAudioError, ValueError) as error:
+                raise DeviceUnavailable(
+                    f"{owner}: device {device.name!r} ({device.host}) does not open at {sample_rate_hz} Hz with {channels} "
+                    f"channel{'s' * (channels > 1)}: {error}. It says that it runs at {device.default_sample_rate_hz} Hz; "
+                    f"`steadyflow devices` shows what there is."
+                ) from None
+
+    def start(self) -> None:
+        """
+        Let the callback be called.
+
+        Raises:
+            DeviceUnavailable: The device does not start.
+        """
+        try:
+            self._stream.start()
+        except self._sounddevice.PortAudioError as error:
+            raise DeviceUnavailable(f"{self._owner}: device {self._device.name!r} does not start: {error}.") from None
+
+    @property
+    def active(self) -> bool:
+        """Whether PortAudio still calls the callback."""
+        try:
+            return bool(self._stream.active)
+        except self._sounddevice.PortAudioError:
+            return False  # its server is gone
+
+    @property
+    def latency_s(self) -> float:
+        """What the driver says how long frames are on their way."""
+        return float(self._stream.latency)
+
+    def close(self) -> None:
+        """Close it; from then on nothing calls the callback. Idempotent. A device that is gone is no error."""
+        with _lock, contextlib.suppress(self._sounddevice.PortAudioError):
+            self._stream.abort()
+        with _lock, contextlib.suppress(self._sounddevice.PortAudioError):
+            self._stream.close()
+
+    def give_up(self) -> None:
+        """
+        Leave it as it is, after its server has ended; never blocks.
+
+        Where a JACK server was killed, PortAudio waits for ever when it is told to stop or close the stream, and aborts the
+        process when it is told to end. So it is told nothing more, and what it may still use is kept: the end of the process ends
+        it.
+        """
+        self._native.close()
+        _given_up.append(self)
+        atexit.unregister(self._sounddevice._exit_handler)
+
+
+def patience_ns(device: Device) -> tuple[int, int]:
+    """
+    Return how far off the clock of a device may be before it has jumped, and how late frames may be without being lost.
+
+    JACK's times are steady to 30 µs where its driver is on time; those of ALSA's plug-ins, behind which a sound server may be, are good for drift only
+    (docs/decisions/0004).
+    """
+    return (20_000_000, 1_000_000) if device.host.startswith(_JACK) else (500_000_000, 200_000_000)

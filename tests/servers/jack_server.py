@@ -1,0 +1,109 @@
+"""A JACK server of the tests' own: jackd's dummy driver, under a name that nobody else has, ended by its pid."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+RATE_HZ = 48_000
+PERIOD_FRAMES = 128
+
+_FEEDER = Path(__file__).with_name("jack_feeder.py")
+_PATIENCE_S = 20.0
+
+
+class JackServer:
+    """A server, and what feeds it."""
+
+    def __init__(self, log: Path) -> None:
+        self.name = f"steadyflow-{os.getpid()}-{secrets.token_hex(3)}"
+        self.environment = {"JACK_DEFAULT_SERVER": self.name, "JACK_NO_START_SERVER": "1"}
+        self._log = log
+        self._server: subprocess.Popen[bytes] | None = None
+        self._feeder: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; it accepts clients when this returns."""
+        # Real-time where that is allowed: the threads that JACK makes for its clients are then, too.
+        scheduling = ["--realtime"] if _may_be_realtime() else ["--no-realtime"]
+        command = ["jackd", "-n", self.name, *scheduling, "-d", "dummy", "-r", str(RATE_HZ), "-p", str(PERIOD_FRAMES)]
+        with self._log.open("ab") as log:
+            self._server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + _PATIENCE_S
+        while subprocess.run(["jack_lsp", "-s", self.name], capture_output=True, check=False, timeout=10).returncode:
+            if self._server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"jackd did not come up:\n{self._log.read_text(errors='replace')}")
+
+    def feed(self) -> None:
+        """Play the numbers of the frames into every input that is there, or comes: what is captured says where it was."""
+        with self._log.open("ab") as log:
+            self._feeder = subprocess.Popen(
+                [sys.executable, str(_FEEDER), self.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+            )
+        assert self._feeder.stdout is not None
+        assert self._feeder.stdout.readline() == b"ready\n", self._log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """End it without a word to its clients."""
+        assert self._server is not None
+        self._server.kill()
+        self._server.wait()
+
+    def end(self) -> None:
+        """End it in good order: a server that was killed stays in the list of JACK's, which has room for eight."""
+        if self._server is not None and self._server.poll() is not None:
+            self.start()
+        for process in (self._feeder, self._server):
+            if process is not None:
+                process.terminate()
+                process.wait(_PATIENCE_S)
+                for pipe in (process.stdin, process.stdout):
+                    if pipe is not None:
+                        pipe.close()
+
+
+def _may_be_realtime() -> bool:
+    command = [sys.executable, "-c", "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))"]
+    return subprocess.run(command, capture_output=True, check=False, timeout=20).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def jack_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JackServer]:
+    """
+    Start the server of this process: PortAudio finds it when it is loaded, and no other one later.
+
+    Nor may it be told to end after the server has: an assertion of its own would abort the process.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        yield from _run_server(tmp_path_factory.mktemp("jack"), patch)
+    if "sounddevice" in sys.modules:
+        atexit.unregister(sys.modules["sounddevice"]._exit_handler)
+
+
+@pytest.fixture
+def own_jack_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JackServer]:
+    """Start a server that only the processes of this test use, so that they may do with it what they want."""
+    yield from _run_server(tmp_path, monkeypatch)
+
+
+def _run_server(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[JackServer]:
+    if shutil.which("jackd") is None or shutil.which("jack_lsp") is None:
+        pytest.skip("jackd and jack_lsp are not installed; tools/install-audio-servers installs them")
+    server = JackServer(folder / "jackd.log")
+    for name, value in server.environment.items():
+        patch.setenv(name, value)
+    try:
+        server.start()
+        server.feed()
+        yield server
+    finally:
+        server.end()
