@@ -46,10 +46,7 @@ CallbackResult DeviceStream::cycle(const void* input, std::uint32_t frames, cons
             capture(static_cast<const std::byte*>(input), frames, times, xrun, now_ns);
         }
     } catch (const Corrupted& damage) {
-        // Allocates, but no block follows.
-        damage_.emplace(damage);
-        // release: who sees it sees the text.
-        damaged_.store(true, std::memory_order_release);
+        note_damage(damage);
         return CallbackResult::abort;
     }
     account_.note_cycle(frames, rate_hz_, entered_ns, monotonic_ns());
@@ -62,8 +59,10 @@ void DeviceStream::follow_clock(const StreamTimes& times, Nanoseconds now_ns) no
         return;
     }
     const DeviceClock::Pair pair = clock_.observe(times.current_s, now_ns);
+    // Far from where the clock was a cycle ago: it was set, or the cycle is very late. What it says is believed again when it
+    // says so several times, or is back.
+    has_time_ = pair != DeviceClock::Pair::stray;
     if (pair == DeviceClock::Pair::jump) expected_s_.reset();
-    has_time_ = true;
     account_.drift_ppm.store(clock_.drift_ppm(), std::memory_order_relaxed);
     account_.clock_error_ns.store(clock_.error_ns(), std::memory_order_relaxed);
 }
@@ -102,12 +101,24 @@ void DeviceStream::count(DeviceCapture::Counts counts) noexcept {
     add(account_.dropped, counts.dropped);
 }
 
-void DeviceStream::close() {
+void DeviceStream::note_damage(const Corrupted& damage) noexcept {
+    // Allocates, but no block follows.
+    damage_.emplace(damage);
+    // release: who sees it sees the text.
+    damaged_.store(true, std::memory_order_release);
+}
+
+void DeviceStream::close() noexcept {
     // In a forked child, no thread of the device runs, and one that was inside will never leave.
     const bool first = !closed_.exchange(true, std::memory_order_seq_cst);
     if (generation_ != fork_generation) return;
     while (inside_.load(std::memory_order_seq_cst)) std::this_thread::yield();
-    if (first && capture_ && !damaged_.load(std::memory_order_acquire)) count(capture_->flush());
+    if (!first || !capture_ || damaged_.load(std::memory_order_acquire)) return;
+    try {
+        count(capture_->flush());
+    } catch (const Corrupted& damage) {
+        note_damage(damage);
+    }
 }
 
 std::optional<Corrupted> DeviceStream::damage() const {

@@ -65,7 +65,7 @@ public:
 
     // From its return on no cycle touches the ports, and none is under way; what was collected of a block has been sent. Waits
     // for a cycle that runs, which takes microseconds. Idempotent.
-    void close();
+    void close() noexcept;
 
     // What ended the stream, if shared memory was found damaged.
     std::optional<Corrupted> damage() const;
@@ -77,6 +77,7 @@ private:
     void note_xruns(unsigned long flags, Nanoseconds now_ns) noexcept;
     void capture(const std::byte* samples, std::uint32_t frames, const StreamTimes& times, bool xrun, Nanoseconds now_ns);
     void count(DeviceCapture::Counts counts) noexcept;
+    void note_damage(const Corrupted& damage) noexcept;
 
     double rate_hz_;
     double gap_patience_s_;

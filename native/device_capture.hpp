@@ -3,8 +3,7 @@
 // Invariants
 // - A block is written where consumers will read it: in a buffer of the output's pool, which is this end's alone as long as
 //   the device feeds the port (nobody else sends or lends there).
-// - Positions count what the device's clock counted, so what was lost is missing from them: the block behind a gap begins where
-//   it ends and says so.
+// - What is known to be lost is missing from the positions: the block behind a gap begins where it ends and says so.
 // - A pipeline that cannot take a block drops it, by its rule or as the newest: a device waits for nobody.
 #pragma once
 
@@ -89,15 +88,17 @@ private:
         flags_ = 0;
         if (rings_.empty()) return;  // nobody listens
         ++counts.blocks;
-        if (!buffer_) {
+        if (buffer_) {
+            header.buffer = *buffer_;
+            const Nanoseconds now = monotonic_ns();
+            rings_.decide_at_once();
+            if (rings_.hand_over(header, rings_.make_room(), now)) return;
+        } else {
             rings_.drop_everywhere(header);
-            ++counts.dropped;
-            return;
         }
-        header.buffer = *buffer_;
-        const Nanoseconds now = monotonic_ns();
-        rings_.decide_at_once();
-        if (!rings_.hand_over(header, rings_.make_room(), now)) ++counts.dropped;
+        ++counts.dropped;
+        // Who does not get this block is told of what was before it by the next one.
+        flags_ = header.flags;
     }
 
     OutputRings& rings_;

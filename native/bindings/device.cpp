@@ -73,6 +73,8 @@ void register_device(nb::module_& module) {
         .def("cycle", &run_cycle, "samples"_a, "current_s"_a, "input_s"_a, "flags"_a, "now_ns"_a,
              "Does what one call of the callback does, at that time of the monotonic clock; returns a PaStreamCallbackResult.\n\n"
              "`samples`: float32, frames x channels, contiguous. For devices that are scripts.")
+        .def("keep", [](std::shared_ptr<DeviceStream> stream) { new std::shared_ptr<DeviceStream>(std::move(stream)); },
+             "Never frees it: for a stream that PortAudio cannot be made to close, and may still call.")
         .def("check",
              [](const DeviceStream& stream) {
                  if (const auto damage = stream.damage()) throw Corrupted(*damage);

@@ -387,7 +387,10 @@ void Output::feed_from(std::shared_ptr<DeviceStream> device, std::uint32_t block
         raise_error("BlockTooLarge", name_ + ": expected blocks of 1 to " + std::to_string(spec_.max_frames) + " frames, got " +
                                          std::to_string(block_frames));
     }
-    if (!fused_.empty() || device_) {
+    if (!rings_.empty() && block_frames * spec_.frame_bytes() > rings_.pool().capacity()) {
+        refuse_damage("the buffers are smaller than a block", rings_.links().front()->name);
+    }
+    if (!fused_.empty() || device_ || device->captured_frame_bytes() != 0) {
         raise_error("StateError", name_ + ": expected a port that nothing else sends from, and that leads to other workers only");
     }
     device->capture_into(rings_, static_cast<std::uint32_t>(spec_.frame_bytes()), block_frames);

@@ -167,6 +167,31 @@ void late_is_not_lost() {
     stream.close();
 }
 
+// A device's clock that is set, forwards or backwards, loses nothing.
+void clock_is_set() {
+    for (const double step_s : {3600.0, -3600.0}) {
+        Line line(8, 128 * 4, Rule{RuleKind::drop_newest, AfterWait::fail, 0});
+        DeviceStream stream(rate_hz, patience_ns, 1'000'000);
+        stream.capture_into(line.rings, 4, 128);
+        const std::vector<float> samples(128);
+        for (std::uint64_t cycle = 0; cycle < 12; ++cycle) {
+            const double passed_s = static_cast<double>(cycle) * 128 / rate_hz;
+            const double input_s = 10'000 + passed_s + (cycle < 4 ? 0 : step_s);
+            const auto began_ns = 1'000'000'000 + std::llround(passed_s * 1e9);
+            const auto now_ns = began_ns + std::llround(128 / rate_hz * 1e9);
+            stream.cycle(samples.data(), 128, {input_s, input_s + 128 / rate_hz, 0}, 0, now_ns);
+            Claim claim;
+            CHECK(line.consumer->claim(claim));
+            CHECK_EQUAL(cycle * 128, claim.header.first_frame);
+            CHECK_EQUAL(0, claim.header.flags);
+            CHECK(std::abs(claim.header.timestamp_ns - began_ns) < 1'000);
+            line.consumer->finish(claim);
+        }
+        CHECK_EQUAL(std::uint64_t{0}, stream.account().lost_frames.load());
+        stream.close();
+    }
+}
+
 // A consumer that is too slow loses the oldest blocks, and each of them is accounted for.
 void full_pipelines_drop() {
     for (const RuleKind kind : {RuleKind::drop_oldest, RuleKind::drop_newest, RuleKind::wait, RuleKind::fail, RuleKind::latest}) {
@@ -259,6 +284,7 @@ int main(int argc, char** argv) {
     const Effort effort = effort_of("device_capture", argc, argv, 60);
     everything_arrives(effort.seed, effort.blocks);
     late_is_not_lost();
+    clock_is_set();
     full_pipelines_drop();
     without_time();
     damage();

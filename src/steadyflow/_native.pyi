@@ -121,6 +121,11 @@ class DeviceStream:
         `samples`: float32, frames x channels, contiguous. For devices that are scripts.
         """
 
+    def keep(self) -> None:
+        """
+        Never frees it: for a stream that PortAudio cannot be made to close, and may still call.
+        """
+
     def check(self) -> None:
         """
         Raises CorruptedSegment if that is what ended the stream. Wait-free, any thread.

@@ -27,7 +27,9 @@ The errors of steadyflow: one tree, ordered by who caused them.
     ├── EndOfStream                             the producer has finished and everything was read
     ├── SystemShortage                          this system lacks something
     │   ├── InsufficientMemory (OSError, MemoryError)
-    │   └── MissingExtra (ImportError)
+    │   ├── MissingExtra (ImportError)
+    │   ├── DeviceUnavailable (OSError)
+    │   └── DeviceLost (OSError)
     ├── FileUnreadable (OSError)
     ├── FileUnwritable (OSError)
     ├── ModuleFailed                            a module raised

@@ -22,9 +22,9 @@ Direction = Literal["input", "output"]
 COMMON_RATES_HZ: Final = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000)
 
 _JACK: Final = "JACK"
+_CLOSE_TIMEOUT_S: Final = 2.0
 
 _lock = threading.RLock()  # PortAudio's calls are for one thread at a time
-_given_up: list[Stream] = []
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -227,10 +227,13 @@ class Stream:
         Raises:
             DeviceUnavailable: The device does not start.
         """
-        try:
-            self._stream.start()
-        except self._sounddevice.PortAudioError as error:
-            raise DeviceUnavailable(f"{self._owner}: device {self._device.name!r} does not start: {error}.") from None
+        with _lock:
+            try:
+                self._stream.start()
+            except self._sounddevice.PortAudioError as error:
+                raise DeviceUnavailable(
+                    f"{self._owner}: device {self._device.name!r} does not start: {error}."
+                ) from None
 
     @property
     def active(self) -> bool:
@@ -246,22 +249,30 @@ class Stream:
         return float(self._stream.latency)
 
     def close(self) -> None:
-        """Close it; from then on nothing calls the callback. Idempotent. A device that is gone is no error."""
-        with _lock, contextlib.suppress(self._sounddevice.PortAudioError):
-            self._stream.abort()
-        with _lock, contextlib.suppress(self._sounddevice.PortAudioError):
-            self._stream.close()
+        """Close it; from then on nothing calls the callback. Gives it up after 2 s: its server may be gone."""
+        self._native.close()
+
+        def end() -> None:
+            with _lock:
+                self._stream.abort()
+                self._stream.close()
+
+        # Where the server has just ended, this never returns; the worker must.
+        ending = threading.Thread(target=end, name="steadyflow-close-device", daemon=True)
+        ending.start()
+        ending.join(_CLOSE_TIMEOUT_S)
+        if ending.is_alive():
+            self.give_up()
 
     def give_up(self) -> None:
         """
         Leave it as it is, after its server has ended; never blocks.
 
         Where a JACK server was killed, PortAudio waits for ever when it is told to stop or close the stream, and aborts the
-        process when it is told to end. So it is told nothing more, and what it may still use is kept: the end of the process ends
-        it.
+        process when it is told to end. So it is told nothing more, and what it may still use is kept to the end of the process.
         """
         self._native.close()
-        _given_up.append(self)
+        self._native.keep()
         atexit.unregister(self._sounddevice._exit_handler)
 
 

@@ -27,7 +27,7 @@ class CaptureReport(msgspec.Struct, frozen=True):
         cycles: Calls of the callback.
         frames: What they brought.
         blocks: What was made of that.
-        dropped_blocks: Of those, how many some pipeline did not take.
+        dropped_blocks: Of those, how many some pipeline did not take; those that it dropped for newer ones are its own account.
         xruns: How often the driver said that frames were missed.
         last_xrun_ns: When, the last time, on the monotonic clock; 0: never.
         gaps: How often frames were lost, as the device's clock tells.
@@ -150,14 +150,19 @@ class Microphone(Source):
         assert self._native is not None
         assert self._stream is not None
         silent_ns = max(_SILENT_NS, _SILENT_BLOCKS * self._block_frames * 1_000_000_000 // self._rate_hz)
+        silent_ns = max(silent_ns, round(4e9 * self._stream.latency_s))
         self._stream.start()
-        heard_ns = monotonic_ns()
+        heard_ns = looked_ns = monotonic_ns()
         while True:
-            yield monotonic_ns() + _LOOK_NS
+            yield looked_ns + _LOOK_NS
+            if monotonic_ns() - looked_ns > 2 * _LOOK_NS:
+                heard_ns = monotonic_ns()  # this thread, and so perhaps the whole process, was stopped meanwhile
+            looked_ns = monotonic_ns()
+            active = self._stream.active
             self._native.check()
             heard_ns = max(heard_ns, self._native.counts()["last_cycle_ns"])
-            silence_ns = monotonic_ns() - heard_ns
-            if not self._stream.active or silence_ns > silent_ns:
+            silence_ns = looked_ns - heard_ns
+            if not active or silence_ns > silent_ns:
                 self._stream.give_up()
                 self._stream = None
                 raise DeviceLost(
@@ -167,11 +172,11 @@ class Microphone(Source):
 
     def teardown(self) -> None:
         """Close the device. What was collected of a block is sent by the end of the port, before this."""
+        if self._native is not None:
+            self._native.close()
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-        if self._native is not None:
-            self._native.close()
 
     def report(self) -> CaptureReport:
         """
