@@ -280,7 +280,7 @@ def patience_ns(device: Device) -> tuple[int, int]:
     """
     Return how far off the clock of a device may be before it has jumped, and how late frames may be without being lost.
 
-    JACK's times are steady to 30 µs where its driver is on time; those of ALSA's plug-ins, behind which a sound server may be, are good for drift only
-    (docs/decisions/0004).
+    JACK's times are steady to 30 µs where its driver is on time; those of ALSA's plug-ins, behind which a sound server may be,
+    are good for drift only (docs/decisions/0004).
     """
     return (20_000_000, 1_000_000) if device.host.startswith(_JACK) else (500_000_000, 200_000_000)
