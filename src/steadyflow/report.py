@@ -85,7 +85,8 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         head = f"flow {self.name!r}: {self.duration_s:.3f} s"
         pipelines = _aligned([_PIPELINE_COLUMNS, *self._pipeline_rows()])
         modules = _aligned([_MODULE_COLUMNS, *self._module_rows()])
-        return "\n".join([head, "", *pipelines, "", *modules])
+        missed = [line for name, metrics in self.pipelines.items() for line in missed_lines(name, metrics)]
+        return "\n".join([head, "", *pipelines, "", *modules, *(["", *missed] if missed else [])])
 
     def __rich__(self) -> Table:
         from rich.table import Table
@@ -95,6 +96,9 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
             table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
         for row in self._pipeline_rows():
             table.add_row(*row)
+        missed = [line for name, metrics in self.pipelines.items() for line in missed_lines(name, metrics)]
+        if missed:
+            table.caption, table.caption_justify = "\n".join(missed), "left"
         return table
 
     def _pipeline_rows(self) -> Iterable[tuple[str, ...]]:
@@ -118,6 +122,15 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
 
 _PIPELINE_COLUMNS = ("pipeline", "sent", "delivered", "dropped", "p50 ms", "p99 ms", "max ms", "late", "health")
 _MODULE_COLUMNS = ("module", "worker", "calls", "busy ms", "state")
+
+
+def missed_lines(pipeline: str, metrics: FlowMetrics) -> list[str]:
+    """Say how many deadlines a pipeline missed, and where the time of its worst block went; nothing if it missed none."""
+    if not metrics.missed_deadlines:
+        return []
+    concealed = f", {metrics.concealed_blocks} blocks concealed" if metrics.concealed_blocks else ""
+    worst = "" if metrics.worst_block is None else f"; {metrics.worst_block}"
+    return [f"{pipeline}: {metrics.missed_deadlines} deadlines missed{concealed}{worst}"]
 
 
 def _reasons(metrics: FlowMetrics) -> str:
