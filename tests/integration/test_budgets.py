@@ -432,7 +432,7 @@ def test_a_critical_consumer_that_waits_for_the_lock_is_told_of_once(flow, prior
     pipe = flow.pipeline(flow.register_pipeline("app", slow.audio, config, FORMAT))
     flow.start()
     stopped = threading.Event()
-    computing = [threading.Thread(target=compute_until, args=(stopped,), daemon=True) for _ in range(2)]
+    computing = [threading.Thread(target=compute_until, args=(stopped,), daemon=True)]
     for thread in computing:
         thread.start()
     try:
