@@ -255,7 +255,19 @@ class Ring:
         """
 
     def histograms(self) -> dict[str, tuple[NDArray[np.uint64], int, int]]:
-        """name -> (counts, sum_ns, max_ns); bounds from bucket_bounds()."""
+        """
+        name -> (counts, sum_ns, max_ns); bounds from bucket_bounds(). Of load: in ppm.
+        """
+
+    def recent_cycles(self) -> list[tuple[int, int, list[float]]]:
+        """
+        For each consumer: its cycles, the latest block's length in ns, the latest 64 shares of the deadline, oldest first.
+        """
+
+    def worst_cycle(self) -> tuple[int, int, int, int, int, int, int] | None:
+        """
+        The block that took longest: sequence, sent, due_from, awake, gil, started, finished in ns; or None.
+        """
 
     def consumed(self, consumer: int) -> tuple[int, int]:
         """
@@ -362,6 +374,11 @@ class Target:
     """Where a pipeline ends."""
 
     def __init__(self, name: str, spec: PayloadSpec, format: object | None, decoder: object | None, call: object | None, result_port: object | None, context: object | None, on_error: object | None, max_latency_ns: int) -> None: ...
+
+    def count_cycles(self, ns_per_frame: float, deadline_ns: int) -> None:
+        """
+        From now on each block has a deadline, in ns from its sending; 0: its own length.
+        """
 
     def fail(self) -> None:
         """From now on blocks are dropped (failed)."""
@@ -542,6 +559,17 @@ class Inbox:
     def hold(self, pipeline: str, held: bool) -> None:
         """
         An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.
+        """
+
+    def regulate(self, late: int, max_age_ns: int, target_frames: int, preroll_frames: int, most_staged: int, most_frames: int, rate_hz: float) -> None:
+        """
+        Decides what the input that was added last lets through: late blocks (0 pass, 1 drop, 2 conceal), a jitter buffer
+        of `target_frames`, and what is kept while its module does not want it.
+        """
+
+    def set_wanted(self, pipeline: str, wanted: bool) -> bool:
+        """
+        An input that is not wanted keeps its newest frames and drops the others (unwanted). False: it cannot. Any thread.
         """
 
     def interrupt(self) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
+
 from steadyflow._native import AbortFlag, DeviceAccount, Inbox, ModuleContext, Segment, Target
 from steadyflow.codec import codec_for
 from steadyflow.data import Block, possible_time
@@ -216,6 +218,8 @@ class WorkerLoop(ABC):
             partial(self._failed_in_process, seat),
             pipeline.max_latency_ns,
         )
+        if pipeline.cycles is not None:
+            target.count_cycles(pipeline.cycles.ns_per_frame, pipeline.cycles.deadline_ns)
         seat.targets.append(target)
         return target
 
@@ -236,6 +240,10 @@ class WorkerLoop(ABC):
             self._inbox.add_lane(*lane, consumer)
         if pipeline.order is not None:
             self._inbox.restore_order_of(*self._at(pipeline.order))
+        if pipeline.intake is not None:
+            self._inbox.regulate(*msgspec.structs.astuple(pipeline.intake))
+            module, port = self._seats[pipeline.target[0]].module, pipeline.target[1]
+            input_ports(module)[port].keepers.append(partial(self._inbox.set_wanted, pipeline.id))
 
     def _add_ring(self, pipeline: PipelineWiring) -> None:
         lane = pipeline.lanes[self._wiring.replica]
