@@ -6,6 +6,7 @@
 #include <chrono>
 #include <utility>
 
+#include "consuming_end.hpp"
 #include "view.hpp"
 
 namespace steadyflow {
@@ -14,20 +15,6 @@ namespace {
 // After this many blocks served before it, an input of a lower, non-critical class is served once.
 constexpr std::uint32_t starvation_limit = 64;
 constexpr unsigned critical_rank = 0;
-
-std::optional<SampleType> sample_type_of(const PayloadSpec& spec) noexcept {
-    if (spec.kind != PayloadKind::audio) return std::nullopt;
-    if (spec.packed) return SampleType::s24;
-    switch (spec.type_number) {
-        case NPY_FLOAT32: return SampleType::f32;
-        case NPY_FLOAT64: return SampleType::f64;
-        case NPY_INT16: return SampleType::s16;
-        case NPY_INT32: return SampleType::s32;
-        case NPY_UINT8: return SampleType::u8;
-        default: return std::nullopt;
-    }
-}
-
 // Waits end now and then even without a deadline: a signal may have been taken by another thread.
 constexpr Nanoseconds look_up_ns = 250'000'000;
 
@@ -81,11 +68,8 @@ void Inbox::tell_finished(std::shared_ptr<Segment> bell_segment, std::uint64_t b
 RingConsumer Inbox::consumer_of(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                                 std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset,
                                 unsigned consumer) const {
-    Bell producer_bell;
-    if (bell_segment) producer_bell = Bell(std::move(bell_segment), producer_bell_offset);
-    BufferPool pool(segment, pool_offset);
-    return RingConsumer(Ring(std::move(segment), ring_offset), std::move(pool), std::move(producer_bell), consumer,
-                        process_);
+    return consuming_end(std::move(segment), ring_offset, pool_offset, std::move(bell_segment), producer_bell_offset, consumer,
+                         process_);
 }
 
 void Inbox::collect() noexcept {
@@ -200,14 +184,7 @@ bool Inbox::set_wanted(const std::string& pipeline, bool wanted) {
 void Inbox::regulate(const IntakeRules& rules) {
     if (links_.empty()) throw Corrupted("rules need an input that they belong to");
     Link& link = *links_.back();
-    std::unique_ptr<Concealment> concealment;
-    if (rules.late == Late::conceal) {
-        const PayloadSpec& spec = link.target->spec;
-        const auto type = sample_type_of(spec);
-        if (!type) throw Corrupted("only audio can be made up", link.target->name);
-        concealment = std::make_unique<Concealment>(*type, spec.channels, spec.planar, rules.rate_hz, spec.max_frames);
-    }
-    link.intake = std::make_unique<Intake>(rules, std::move(concealment));
+    link.intake = make_intake(rules, link.target->spec, link.target->name);
 }
 
 // Out of the way of the hot path.

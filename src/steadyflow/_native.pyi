@@ -117,7 +117,23 @@ class DeviceAccount:
         number is whole, and they may be of different cycles.
         """
 
-DEVICE_ACCOUNT_BYTES: int = 10208
+DEVICE_ACCOUNT_BYTES: int = 10256
+
+class DeviceFeed:
+    """The consuming end of a pipeline into a device."""
+
+    def __init__(self, pipeline: str, spec: PayloadSpec, process: int) -> None: ...
+
+    def add_lane(self, segment: Segment, ring_offset: int, pool_offset: int, bell_segment: Segment, producer_bell_offset: int, consumer: int) -> None:
+        """Adds a ring of the pipeline. Raises CorruptedSegment."""
+
+    def restore_order_of(self, segment: Segment, ring_offset: int) -> None:
+        """
+        Takes the blocks of the rings in the order of what replicas make them from.
+        """
+
+    def regulate(self, late: int, max_age_ns: int, target_frames: int, preroll_frames: int, most_staged: int, most_frames: int, rate_hz: float) -> None:
+        """Decides what the device gets of it; see Inbox.regulate."""
 
 class DeviceStream:
     """
@@ -142,11 +158,27 @@ class DeviceStream:
     def user_data(self) -> int:
         """The address to call it with. Valid as long as this object lives."""
 
-    def cycle(self, samples: object, current_s: float, input_s: float, flags: int, now_ns: int) -> int:
+    def play(self, feed: DeviceFeed) -> None:
+        """
+        Lets the device take its frames from a pipeline. Before the stream starts. Raises FormatMismatch.
+        """
+
+    def cycle(self, input: object | None, output: object | None, current_s: float, input_s: float, output_s: float, flags: int, now_ns: int) -> int:
         """
         Does what one call of the callback does, at that time of the monotonic clock; returns a PaStreamCallbackResult.
 
-        `samples`: float32, frames x channels, contiguous. For devices that are scripts.
+        `input`, `output`: float32, frames x channels, contiguous; or None. For devices that are scripts.
+        """
+
+    @property
+    def drained_ns(self) -> int:
+        """
+        When the last frame of a pipeline that has ended will be heard, monotonic; 0: not known yet. Any thread.
+        """
+
+    def end_capture(self) -> None:
+        """
+        Sends what was collected of a block, and captures no more; playing goes on. Waits for a cycle that runs.
         """
 
     def keep(self) -> None:
