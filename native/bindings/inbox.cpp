@@ -16,6 +16,11 @@ constexpr std::uint32_t starvation_limit = 64;
 constexpr unsigned critical_rank = 0;
 // Waits end now and then even without a deadline: a signal may have been taken by another thread.
 constexpr Nanoseconds look_up_ns = 250'000'000;
+// What is done when idle is offered once in so many sleeps, so that it costs a block next to nothing, or after so long; and
+// not before a source is due that soon.
+constexpr unsigned sleeps_per_idle_call = 16;
+constexpr Nanoseconds idle_call_ns = 50'000'000;
+constexpr Nanoseconds idle_margin_ns = 1'000'000;
 
 }  // namespace
 
@@ -271,6 +276,15 @@ void Inbox::sleep(Nanoseconds deadline_ns, bool idle) {
     check_interruption();
 }
 
+// Out of the way of the hot path. A block that comes meanwhile has rung, so the sleep that follows ends at once.
+[[gnu::noinline, gnu::cold]] void Inbox::use_idleness(Nanoseconds now_ns, Nanoseconds deadline_ns) {
+    if (deadline_ns > 0 && deadline_ns - now_ns < idle_margin_ns) return;
+    idle_sleeps_ = 0;
+    idled_ns_ = now_ns;
+    const nb::object call = on_idle_;
+    survive_shutdown([&] { call(); });
+}
+
 std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
     if (detached_) return 0;
     home_.require("serve");
@@ -293,7 +307,11 @@ std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
         if (abort_ && abort_->load(std::memory_order_acquire)) break;
         if (pending_ != 0) continue;
         if (deadline_ns > 0 && monotonic_ns() >= deadline_ns) break;
-        const Nanoseconds look_up = monotonic_ns() + look_up_ns;
+        const Nanoseconds now = monotonic_ns();
+        if (!on_idle_.is_none() && (++idle_sleeps_ >= sleeps_per_idle_call || now - idled_ns_ > idle_call_ns)) {
+            use_idleness(now, deadline_ns);
+        }
+        const Nanoseconds look_up = now + look_up_ns;
         sleep(deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up), true);
         slept = true;
         look_everywhere(gil_ns_);
@@ -425,6 +443,7 @@ void Inbox::detach() {
     interrupt();
     detached_ = true;
     links_.clear();
+    on_idle_ = nb::none();
     told_.clear();
     open_ = 0;
     bell_ = Bell();

@@ -180,6 +180,11 @@ class Segment:
     @property
     def bytes(self) -> int: ...
 
+    def lock(self) -> int:
+        """
+        Fills the mapping with its pages and keeps them in memory. Returns 0 or an errno.
+        """
+
 SEGMENT_HEADER_BYTES: int = 64
 
 BELL_BYTES: int = 64
@@ -485,6 +490,29 @@ class Delivery:
     def fail(self) -> None:
         """The module has failed: this block and what follows are dropped."""
 
+def lock_memory(future: bool) -> int:
+    """
+    Keeps what is mapped in memory, each page from its first use on; `future`: also what will be mapped. Returns
+    0 or an errno.
+    """
+
+def may_lock(bytes: int) -> bool:
+    """
+    Whether so much more memory may be locked at once. Tried with memory that is never used, and undone.
+    """
+
+def guard_against_runaway(descriptor: int, inbox: Inbox) -> int:
+    """
+    From now on SIGXCPU lowers the calling thread to SCHED_OTHER and writes one byte to the descriptor. Once for
+    each process. Returns 0 or an errno.
+    """
+
+def last_revocation() -> tuple[int | None, int]:
+    """
+    After that byte was read: the `order` of the module that was running, or None; and 0, or the errno with which
+    lowering failed.
+    """
+
 class Inbox:
     """The receiving side of a worker, or of one open end."""
 
@@ -520,6 +548,11 @@ class Inbox:
     def hold(self, pipeline: str, held: bool) -> None:
         """
         An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.
+        """
+
+    def on_idle(self, call: object) -> None:
+        """
+        Has something called, now and then, when the worker has nothing to do and is about to sleep; None: no more.
         """
 
     def interrupt(self) -> None:

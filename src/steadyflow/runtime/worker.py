@@ -6,11 +6,13 @@ CONTROL is the descriptor of its socket; LIFELINE that of a pipe which closes wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
+from functools import partial
 
 import msgspec
 
@@ -27,6 +29,7 @@ from steadyflow.runtime.channel import (
     Exhausted,
     Failed,
     Ready,
+    Revoked,
     Setup,
     Start,
     Stop,
@@ -35,7 +38,8 @@ from steadyflow.runtime.failure_text import in_one_line, with_traceback
 from steadyflow.runtime.loop import WorkerLoop
 from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import MainScript
-from steadyflow.runtime.scheduling import request_realtime
+from steadyflow.runtime.realtime import become_realtime
+from steadyflow.runtime.scheduling import Scheduling
 from steadyflow.runtime.wiring import WorkerWiring
 
 
@@ -102,11 +106,13 @@ def _serve(channel: Channel) -> int:
     except BaseException as problem:  # also sys.exit() in the main script or a constructor
         channel.send(_failed(None, problem, with_traceback(problem), None))
         return 1
-    refusal = request_realtime() if wiring.realtime else None
     if not loop.setup():
         loop.close()
         return 1
-    channel.send(Ready(wiring.realtime and refusal is None, refusal))
+    scheduling = Scheduling()
+    if wiring.realtime:
+        scheduling = become_realtime(wiring, loop, segments, partial(_tell_revoked, channel))
+    channel.send(Ready(scheduling))
     first = channel.receive()
     if not isinstance(first, Start):
         loop.close()
@@ -122,6 +128,11 @@ def _serve(channel: Channel) -> int:
         loop.detach()
     channel.send(Done(loop.module_reports()))
     return 0
+
+
+def _tell_revoked(channel: Channel, module: str | None, reason: str) -> None:
+    with contextlib.suppress(ChannelBroken):  # the coordinator is gone, and this process is about to be
+        channel.send(Revoked(module, reason))
 
 
 def _attach(setup: Setup, descriptors: list[int]) -> list[Segment]:

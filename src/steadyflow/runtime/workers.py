@@ -28,6 +28,7 @@ from steadyflow.runtime.channel import (
     Failed,
     ModuleReports,
     Ready,
+    Revoked,
     Setup,
     Start,
     Stop,
@@ -35,6 +36,8 @@ from steadyflow.runtime.channel import (
 from steadyflow.runtime.failure_text import in_one_line
 from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import main_script_package, main_script_path
+from steadyflow.runtime.pools import pool_environment
+from steadyflow.runtime.scheduling import Scheduling
 from steadyflow.runtime.wiring import WorkerWiring
 
 WorkerState: TypeAlias = Literal["created", "starting", "ready", "running", "ended", "failed", "died"]
@@ -51,6 +54,9 @@ class Owner(Protocol):
 
     def worker_died(self, worker: Worker, problem: WorkerDied) -> None:
         """Tell that a process ended unasked; its process number may be reclaimed."""
+
+    def realtime_revoked(self, worker: Worker, module: str | None, reason: str) -> None:
+        """Tell that a process has lost its real-time priority, because it kept a core to itself."""
 
     def worker_ended(self, worker: Worker) -> None:
         """Tell that nothing of the worker runs any more; called once for each started worker."""
@@ -74,17 +80,24 @@ class Worker:
     pid: int | None = None
     """Process id; of this process for a thread."""
 
-    realtime: bool = False
-    """Whether the system granted real-time scheduling."""
-
-    realtime_refusal: str | None = None
-    """Why not, where it was asked for."""
+    scheduling: Scheduling = Scheduling()
+    """What was asked of the system with ``realtime=True``, and what it granted."""
 
     def __init__(self, wiring: WorkerWiring, owner: Owner) -> None:
         self.name = wiring.name
         self.wiring = wiring
         self.state: WorkerState = "created"
         self._owner = owner
+
+    @property
+    def realtime(self) -> bool:
+        """Whether it has real-time scheduling."""
+        return self.scheduling.realtime
+
+    @property
+    def realtime_refusal(self) -> str | None:
+        """Why the system did not grant real-time scheduling, where it was asked for, and how to allow it."""
+        return self.scheduling.notice
 
     @property
     def ended(self) -> bool:
@@ -387,13 +400,15 @@ class ProcessWorker(Worker):
         match message:
             case Ready():
                 self.state = "ready"
-                self.realtime = message.realtime
-                self.realtime_refusal = message.realtime_refusal
+                self.scheduling = message.scheduling
                 self._owner.worker_ready(self)
             case Failed():
                 if self.state == "starting" or message.module is None:
                     self.state = "failed"
                 self._owner.worker_failed(self, self._failure(message), message.module)
+            case Revoked():
+                self.scheduling = self.scheduling.revoked(message.reason)
+                self._owner.realtime_revoked(self, message.module, message.reason)
             case Ended():
                 self._owner.module_ended(message.module)
             case Exhausted():
@@ -474,9 +489,7 @@ def _environment(realtime: bool) -> dict[str, str]:
         # Imported from a source tree or a zipped application: the worker must find the same one.
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
     if realtime:
-        # A pool of numeric threads beside a real-time thread is a way to miss deadlines.
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            environment.setdefault(name, "1")
+        environment = pool_environment() | environment
     return environment
 
 
