@@ -19,9 +19,10 @@ bool may_lock(std::size_t bytes) noexcept;
 
 // The thread that was guarded has run for longer than RLIMIT_RTTIME allows without a blocking call, and was lowered.
 struct Revocation {
-    bool in_module;       // it was calling a module
-    unsigned order;       // which one
-    int error;            // why lowering it failed, or 0
+    bool happened;
+    bool in_module;  // it was calling a module
+    unsigned order;  // which one
+    int error;       // why lowering it failed, or 0
 };
 
 // From now on SIGXCPU, which the kernel sends by RLIMIT_RTTIME, gives the calling thread the policy SCHED_OTHER and writes
@@ -29,7 +30,7 @@ struct Revocation {
 // real-time work. Once for each process. 0, or an errno.
 int guard_against_runaway(int descriptor, const unsigned* depth, const unsigned* order) noexcept;
 
-// What the byte was written for. After it was read.
+// What the byte was written for. Any thread.
 Revocation last_revocation() noexcept;
 
 }  // namespace steadyflow

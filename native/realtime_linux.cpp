@@ -76,8 +76,8 @@ int guard_against_runaway(int descriptor, const unsigned* depth, const unsigned*
 
 Revocation last_revocation() noexcept {
     // acquire: pairs with the handler.
-    if (!guard.revoked.load(std::memory_order_acquire)) return {false, 0, 0};
-    return {guard.in_module.load(std::memory_order_relaxed), guard.order_then.load(std::memory_order_relaxed),
+    if (!guard.revoked.load(std::memory_order_acquire)) return {false, false, 0, 0};
+    return {true, guard.in_module.load(std::memory_order_relaxed), guard.order_then.load(std::memory_order_relaxed),
             guard.error.load(std::memory_order_relaxed)};
 }
 

@@ -21,9 +21,10 @@ int guard(int descriptor, const Inbox& inbox) {
     return guard_against_runaway(descriptor, &(*kept)->depth, &(*kept)->order);
 }
 
-std::pair<std::optional<unsigned>, int> revocation() {
+std::optional<std::pair<std::optional<unsigned>, int>> revocation() {
     const Revocation told = last_revocation();
-    return {told.in_module ? std::optional(told.order) : std::nullopt, told.error};
+    if (!told.happened) return std::nullopt;
+    return std::pair(told.in_module ? std::optional(told.order) : std::nullopt, told.error);
 }
 
 }  // namespace
@@ -38,8 +39,8 @@ void register_realtime(nb::module_& module) {
                "From now on SIGXCPU lowers the calling thread to SCHED_OTHER and writes one byte to the descriptor. Once for\n"
                "each process. Returns 0 or an errno.");
     module.def("last_revocation", &revocation,
-               "After that byte was read: the `order` of the module that was running, or None; and 0, or the errno with which\n"
-               "lowering failed.");
+               "What that byte is written for: the `order` of the module that was running, or None; and 0, or the errno with\n"
+               "which lowering failed. None if it did not happen.");
 }
 
 }  // namespace steadyflow

@@ -507,10 +507,10 @@ def guard_against_runaway(descriptor: int, inbox: Inbox) -> int:
     each process. Returns 0 or an errno.
     """
 
-def last_revocation() -> tuple[int | None, int]:
+def last_revocation() -> tuple[int | None, int] | None:
     """
-    After that byte was read: the `order` of the module that was running, or None; and 0, or the errno with which
-    lowering failed.
+    What that byte is written for: the `order` of the module that was running, or None; and 0, or the errno with
+    which lowering failed. None if it did not happen.
     """
 
 class Inbox:

@@ -12,14 +12,14 @@ from steadyflow.runtime.idle_collection import IdleCollection
 from steadyflow.runtime.loop import WorkerLoop
 from steadyflow.runtime.memory_lock import lock_worker_memory
 from steadyflow.runtime.pools import limit_pools
-from steadyflow.runtime.runaway import running_module, watch_for_runaway
+from steadyflow.runtime.runaway import RunawayWatch, running_module
 from steadyflow.runtime.scheduling import Refusal, Scheduling, request_realtime, wanted_priority
 from steadyflow.runtime.wiring import WorkerWiring
 
 
 def become_realtime(
     wiring: WorkerWiring, loop: WorkerLoop, segments: Sequence[Segment], revoked: Callable[[str | None, str], None]
-) -> Scheduling:
+) -> tuple[Scheduling, RunawayWatch | None]:
     """
     Make a worker process run in real time as far as the system allows it. Its main thread, after setup.
 
@@ -31,6 +31,9 @@ def become_realtime(
         loop: What runs it.
         segments: The flow's.
         revoked: Told, from another thread, when the worker was lowered later: the module, if it is known, and the reason.
+
+    Returns:
+        What was granted, and who watches; None if nobody can.
     """
     limit_pools()
     collection = IdleCollection()
@@ -49,10 +52,11 @@ def become_realtime(
         )
 
     # Before there is a limit: without the guard, to reach it ends the process.
-    unguarded = watch_for_runaway(loop.inbox, tell)
-    if unguarded is not None:
-        refusals.append(Refusal("runaway guard", f"the system refused a handler for SIGXCPU: {unguarded}"))
-        return Scheduling(memory_locked=locked, refusals=tuple(refusals))
+    try:
+        watch = RunawayWatch(loop.inbox, tell)
+    except OSError as problem:
+        refusals.append(Refusal("runaway guard", f"the system refused a handler for SIGXCPU: {problem.strerror}"))
+        return Scheduling(memory_locked=locked, refusals=tuple(refusals)), None
     names = {module.name for module in wiring.modules}
     scheduling = request_realtime(
         wanted_priority(
@@ -61,4 +65,5 @@ def become_realtime(
         )
     )
     limit_us = scheduling.runaway_limit_us
-    return msgspec.structs.replace(scheduling, memory_locked=locked, refusals=(*scheduling.refusals, *refusals))
+    scheduling = msgspec.structs.replace(scheduling, memory_locked=locked, refusals=(*scheduling.refusals, *refusals))
+    return scheduling, watch

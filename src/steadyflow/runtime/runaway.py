@@ -15,32 +15,41 @@ from collections.abc import Callable, Sequence
 from steadyflow._native import Inbox, guard_against_runaway, last_revocation
 
 
-def watch_for_runaway(inbox: Inbox, tell: Callable[[int | None, int], None]) -> str | None:
+class RunawayWatch:
     """
-    Lower the calling thread when it runs away, and tell so. Once for each process.
+    Lowers the thread that makes it when it runs away, and tells so. One for each process.
 
     Args:
         inbox: The worker's.
         tell: Called in a thread of its own with the `order` of the module that was running, or None; and 0, or the errno
             with which lowering failed.
 
-    Returns:
-        None, or why there is no guard.
+    Raises:
+        OSError: The system refused.
     """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)  # nothing may hold up a signal handler
-    error = guard_against_runaway(writer, inbox)
-    if error:
-        os.close(reader)
-        os.close(writer)
-        return os.strerror(error)
 
-    def watch() -> None:
-        if os.read(reader, 1):
-            tell(*last_revocation())
+    def __init__(self, inbox: Inbox, tell: Callable[[int | None, int], None]) -> None:
+        self._tell = tell
+        self._reader, writer = os.pipe()
+        os.set_blocking(writer, False)  # nothing may hold up a signal handler
+        error = guard_against_runaway(writer, inbox)
+        if error:
+            os.close(self._reader)
+            os.close(writer)
+            raise OSError(error, os.strerror(error))
+        self._thread = threading.Thread(target=self._watch, name="steadyflow-runaway", daemon=True)
+        self._thread.start()
 
-    threading.Thread(target=watch, name="steadyflow-runaway", daemon=True).start()
-    return None
+    def end(self) -> None:
+        """Let it be told what has happened, before the process ends. May block until it is."""
+        if last_revocation() is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        os.read(self._reader, 1)
+        happened = last_revocation()
+        assert happened is not None  # it is what the byte says
+        self._tell(*happened)
 
 
 def running_module(order: int | None, orders: Sequence[tuple[str, int]]) -> str | None:

@@ -109,9 +109,9 @@ def _serve(channel: Channel) -> int:
     if not loop.setup():
         loop.close()
         return 1
-    scheduling = Scheduling()
+    scheduling, watch = Scheduling(), None
     if wiring.realtime:
-        scheduling = become_realtime(wiring, loop, segments, partial(_tell_revoked, channel))
+        scheduling, watch = become_realtime(wiring, loop, segments, partial(_tell_revoked, channel))
     channel.send(Ready(scheduling))
     first = channel.receive()
     if not isinstance(first, Start):
@@ -126,6 +126,8 @@ def _serve(channel: Channel) -> int:
         return 1
     finally:
         loop.detach()
+        if watch is not None:
+            watch.end()
     channel.send(Done(loop.module_reports()))
     return 0
 
