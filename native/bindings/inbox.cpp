@@ -265,10 +265,19 @@ inline bool Inbox::serve_one(Link& link, bool slept) {
     return true;
 }
 
+// Whoever rings meanwhile finds nobody asleep, and makes no system call either.
+void Inbox::spin(const Bell& bell, Nanoseconds deadline_ns) const noexcept {
+    const Nanoseconds spun_ns = monotonic_ns() + spin_ns_;
+    const Nanoseconds until_ns = deadline_ns < 0 ? spun_ns : std::min(deadline_ns, spun_ns);
+    while (!bell.rung() && monotonic_ns() < until_ns) {
+    }
+}
+
 void Inbox::sleep(Nanoseconds deadline_ns, bool idle) {
     {
         const Bell bell = bell_;  // keeps the mapping, should the flow be closed meanwhile
         const WaitWithoutGil waiting;
+        if (spin_ns_ != 0 && idle) spin(bell, deadline_ns);
         bell.wait(deadline_ns, idle);
         awake_ns_ = monotonic_ns();
     }

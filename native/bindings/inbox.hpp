@@ -66,6 +66,9 @@ public:
         idle_sleeps_ = 0;
     }
 
+    // How long serve() looks for a block before it sleeps; 0: not at all.
+    void spin_for(Nanoseconds spin_ns) noexcept { spin_ns_ = spin_ns; }
+
     // Any thread: makes serve() return soon.
     void interrupt() const noexcept {
         if (bell_) bell_.ring(control_bit);
@@ -124,6 +127,7 @@ private:
                              unsigned consumer) const;
     void finish(Link& link);
     void use_idleness(Nanoseconds now_ns, Nanoseconds deadline_ns);
+    void spin(const Bell& bell, Nanoseconds deadline_ns) const noexcept;
     void require_open() const;
     bool serve_one(Link& link, bool slept);
     nb::object receive_one(Link& link, Nanoseconds entered, Nanoseconds deadline, nb::handle timeout_s);
@@ -148,6 +152,7 @@ private:
     Nanoseconds looked_ns_ = 0;  // when every input was looked at, whether its bell rang or not
     nb::object on_idle_ = nb::none();
     unsigned idle_sleeps_ = 0;  // since it was called
+    Nanoseconds spin_ns_ = 0;
     Nanoseconds idled_ns_ = 0;  // when that was
     std::thread::id owner_;
     bool in_event_loop_ = false;

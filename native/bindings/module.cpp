@@ -461,6 +461,7 @@ void register_ends(nb::module_& module) {
              "An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.")
         .def("on_idle", &Inbox::on_idle, "call"_a,
              "Has something called, now and then, when the worker has nothing to do and is about to sleep; None: no more.")
+        .def("spin_for", &Inbox::spin_for, "spin_ns"_a, "How long serve() looks for a block before it sleeps; 0: not at all.")
         .def("interrupt", &Inbox::interrupt, "Makes serve() return soon. Wait-free, any thread.")
         .def("call",
              [](const Inbox& inbox, ModuleContext& context, const nb::object& method) {

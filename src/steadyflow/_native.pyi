@@ -555,6 +555,9 @@ class Inbox:
         Has something called, now and then, when the worker has nothing to do and is about to sleep; None: no more.
         """
 
+    def spin_for(self, spin_ns: int) -> None:
+        """How long serve() looks for a block before it sleeps; 0: not at all."""
+
     def interrupt(self) -> None:
         """Makes serve() return soon. Wait-free, any thread."""
 

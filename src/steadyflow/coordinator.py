@@ -36,6 +36,7 @@ from steadyflow.formats import AnyFormat, Format, agree
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.module import InputPort, Module, OutputPort
 from steadyflow.pipeline import Pipeline
+from steadyflow.realtime import Realtime
 from steadyflow.report import FlowReport
 from steadyflow.runtime.main_script import stop_if_replaying
 from steadyflow.runtime.placed import Placement
@@ -116,7 +117,7 @@ class DataFlowCoordinator:
         name: str | None = ...,
         placement: Placement = ...,
         worker: str | None = ...,
-        realtime: bool = ...,
+        realtime: bool | Realtime = ...,
         replicas: int = ...,
         ordered: bool = ...,
         on_failure: Literal["stop"] = ...,
@@ -129,7 +130,7 @@ class DataFlowCoordinator:
         name: str | None = ...,
         placement: Placement = ...,
         worker: str | None = ...,
-        realtime: bool = ...,
+        realtime: bool | Realtime = ...,
         replicas: int = ...,
         ordered: bool = ...,
         on_failure: Literal["stop"] = ...,
@@ -141,7 +142,7 @@ class DataFlowCoordinator:
         name: str | None = None,
         placement: Placement = "thread",
         worker: str | None = None,
-        realtime: bool = False,
+        realtime: bool | Realtime = False,
         replicas: int = 1,
         ordered: bool = False,
         on_failure: Literal["stop"] = "stop",
@@ -155,7 +156,7 @@ class DataFlowCoordinator:
             placement: ``"thread"``: a worker thread of this process, which shares its interpreter lock; ``"process"``:
                 a process of its own. Declare ``blocking = True`` in a module that blocks; it gets its own worker.
             worker: The name of a worker to share with others of the same placement.
-            realtime: Ask the system for real-time scheduling; for processes only.
+            realtime: Ask the system for real-time scheduling; for processes only. `Realtime` can ask for more.
             replicas: How many processes run an instance of the module each and compete for its blocks. Only for a module
                 that remembers nothing from block to block, which cannot be checked.
             ordered: Whether what the replicas send is taken in the order of what they were given. Else it is taken as

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import msgspec
@@ -19,8 +21,9 @@ import numpy as np
 import pytest
 from tests.servers.system_bus import rtkit_bus, system_bus
 
-from steadyflow import AudioFormat, DataFlowCoordinator, Input, Module, Output, PipelineConfig, StructFormat
+from steadyflow import AudioFormat, DataFlowCoordinator, Input, Module, Output, PipelineConfig, Realtime, StructFormat
 from steadyflow.events import ModuleEnded, RealtimeRefused, RealtimeRevoked
+from steadyflow.runtime.cpu_latency import DEVICE
 from steadyflow.runtime.scheduling import PRIORITIES, RUNAWAY_LIMIT_US
 from steadyflow.testing import Collect, ScriptedSource
 
@@ -118,24 +121,32 @@ class MakesGarbageAwaiting(MakesGarbage):
 # --- where it is granted ----------------------------------------------------------------------------------------------
 
 
-def worker_of(module, blocks=3, priority="normal", **options):
-    """Describe a flow with a real-time worker."""
+@contextlib.contextmanager
+def open_flow(priority="normal", realtime=True):
+    """Run a flow with a real-time worker that waits for blocks from here; yields that worker and both ends."""
+    with DataFlowCoordinator() as flow:
+        fast = flow.add(Pass(), name="fast", placement="process", realtime=realtime)
+        there = flow.register_pipeline("in", fast.audio, PipelineConfig(buffer_size=2, priority=priority), MONO)
+        back = flow.register_pipeline(fast.out, "out", PipelineConfig(buffer_size=2, priority="low"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # that it was refused
+            flow.start()
+        yield flow.workers["fast"], flow.pipeline(there), flow.pipeline(back)
+
+
+def finite_flow(module, blocks=5):
+    """Describe a flow with a real-time worker that ends by itself."""
     flow = DataFlowCoordinator()
     source, collect = flow.add(ScriptedSource([BLOCK] * blocks, MONO)), flow.add(Collect())
     module = flow.add(module, name="fast", placement="process", realtime=True)
-    flow.connect(source.out, module.audio, buffer_size=2, priority=priority, **options)
+    flow.connect(source.out, module.audio, buffer_size=2)
     flow.connect(module.out, collect.data, buffer_size=2, priority="low")
     return flow, collect
 
 
 @pytest.mark.parametrize(("rank", "priority"), list(enumerate(["critical", "high", "normal", "low"])))
 def test_granted_by_the_priority_of_the_most_critical_input(realtime_allowed, rank, priority):
-    with DataFlowCoordinator() as flow:
-        fast = flow.add(Pass(), name="fast", placement="process", realtime=True)
-        flow.register_pipeline("in", fast.audio, PipelineConfig(buffer_size=2, priority=priority), MONO)
-        flow.register_pipeline(fast.out, "out", PipelineConfig(buffer_size=2, priority="low"), MONO)
-        flow.start()
-        worker = flow.workers["fast"]
+    with open_flow(priority) as (worker, _, _):
         # What the kernel says, from outside.
         assert os.sched_getscheduler(worker.pid) == os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
         assert os.sched_getparam(worker.pid).sched_priority == PRIORITIES[rank]
@@ -152,10 +163,7 @@ def test_granted_by_the_priority_of_the_most_critical_input(realtime_allowed, ra
 
 
 def test_memory_is_locked_as_far_as_it_is_said(realtime_allowed):
-    flow, _ = worker_of(Pass())
-    with flow:
-        flow.start()
-        worker = flow.workers["fast"]
+    with open_flow() as (worker, _, _):
         status = Path(f"/proc/{worker.pid}/status").read_text()
         locked_kib, mapped_kib = (int(status.partition(f"{key}:")[2].split()[0]) for key in ("VmLck", "VmSize"))
         refused = [refusal for refusal in worker.scheduling.refusals if refusal.what == "memory lock"]
@@ -174,12 +182,28 @@ def test_memory_is_locked_as_far_as_it_is_said(realtime_allowed):
                 assert refused
 
 
+def test_processors_are_kept_awake_while_the_worker_runs(realtime_allowed):
+    if not os.access(DEVICE, os.W_OK):
+        pytest.skip(f"{DEVICE} cannot be written here")
+    with open_flow(realtime=Realtime(cpu_latency_us=50)) as (worker, _, _):
+        assert worker.scheduling.cpu_latency_us == 50
+        descriptors = Path(f"/proc/{worker.pid}/fd")
+        assert DEVICE in {descriptor.readlink() for descriptor in descriptors.iterdir()}
+
+
+def test_a_worker_that_spins_before_it_sleeps_takes_every_block():
+    with open_flow(realtime=Realtime(spin_us=2000)) as (_, there, back):
+        for number in range(200):
+            there.send(np.full((4, 1), number, np.float32))
+            assert back.receive(timeout_s=LIMIT_S).data[0, 0] == number
+
+
 # --- a runaway ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("natively", [False, True])
 def test_a_module_that_computes_for_ever_loses_its_priority_and_the_flow_goes_on(realtime_allowed, natively):
-    flow, collect = worker_of(Compute(natively), blocks=5)
+    flow, collect = finite_flow(Compute(natively))
     with flow:
         report = flow.run()
         worker = flow.workers["fast"]
@@ -219,8 +243,8 @@ def test_garbage_is_collected_between_blocks_only(cls):
         back = flow.pipeline(
             flow.register_pipeline(module.told, "out", PipelineConfig(buffer_size=2), StructFormat(Collections))
         )
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("warnings.warn", lambda *_args, **_options: None)  # granted or not, it is the same
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # granted or not, it is the same
             flow.start()
         deadline = time.monotonic() + LIMIT_S
         told = Collections(0, 0, automatic=True)

@@ -54,7 +54,7 @@ class EventLoop(WorkerLoop):
         super().__init__(wiring, modules, segments, abort, host, resolve)
         self._selector = IdleSelector()
         # A real-time worker's loop is Python's own, whatever policy the program sets: another one does not say when it is idle.
-        factory = partial(asyncio.SelectorEventLoop, self._selector) if wiring.realtime else None
+        factory = partial(asyncio.SelectorEventLoop, self._selector) if wiring.realtime is not None else None
         self._runner = asyncio.Runner(loop_factory=factory)
         self._watch = BellWatch(self._inbox.bell, self._inbox.collect)
         for module in modules.values():

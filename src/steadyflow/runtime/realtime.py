@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from steadyflow._native import Segment
+from steadyflow.runtime.cpu_latency import request_cpu_latency
 from steadyflow.runtime.idle_collection import IdleCollection
 from steadyflow.runtime.loop import WorkerLoop
 from steadyflow.runtime.memory_lock import lock_worker_memory
@@ -36,11 +37,17 @@ def become_realtime(
         What was granted, and who watches; None if nobody can.
     """
     limit_pools()
+    assert wiring.realtime is not None
+    loop.inbox.spin_for(wiring.realtime.spin_us * 1000)
     collection = IdleCollection()
     collection.begin()
     loop.on_idle(collection)
     locked, lock_refusal = lock_worker_memory(segments)
     refusals = [] if lock_refusal is None else [Refusal("memory lock", lock_refusal)]
+    latency_us = wiring.realtime.cpu_latency_us
+    if latency_us is not None and (reason := request_cpu_latency(latency_us)) is not None:
+        refusals.append(Refusal("CPU latency", reason))
+        latency_us = None
     orders = [(module.name, module.order) for module in wiring.modules]
     limit_us = 0
 
@@ -56,7 +63,7 @@ def become_realtime(
         watch = RunawayWatch(loop.inbox, tell)
     except OSError as problem:
         refusals.append(Refusal("runaway guard", f"the system refused a handler for SIGXCPU: {problem.strerror}"))
-        return Scheduling(memory_locked=locked, refusals=tuple(refusals)), None
+        return Scheduling(memory_locked=locked, cpu_latency_us=latency_us, refusals=tuple(refusals)), None
     names = {module.name for module in wiring.modules}
     scheduling = request_realtime(
         wanted_priority(
@@ -65,5 +72,7 @@ def become_realtime(
         )
     )
     limit_us = scheduling.runaway_limit_us
-    scheduling = msgspec.structs.replace(scheduling, memory_locked=locked, refusals=(*scheduling.refusals, *refusals))
+    scheduling = msgspec.structs.replace(
+        scheduling, memory_locked=locked, cpu_latency_us=latency_us, refusals=(*scheduling.refusals, *refusals)
+    )
     return scheduling, watch

@@ -52,7 +52,7 @@ class Refusal(msgspec.Struct, frozen=True):
     Something that a real-time worker asked the system for and did not get.
 
     Args:
-        what: ``"SCHED_FIFO"``, ``"RealtimeKit"``, ``"memory lock"`` or ``"runaway guard"``.
+        what: ``"SCHED_FIFO"``, ``"RealtimeKit"``, ``"memory lock"``, ``"CPU latency"`` or ``"runaway guard"``.
         reason: Why not.
     """
 
@@ -71,6 +71,7 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
         memory_locked: What is never swapped out: ``"everything"``; ``"present"``: what was there when the flow began;
             ``"segments"``: the memory of the pipelines; or ``"nothing"``.
         runaway_limit_us: After so much processor time without a blocking call the thread is lowered; 0: never.
+        cpu_latency_us: Processors wake up within so many µs while the worker runs; None: not asked for, or refused.
         refusals: What was refused, in the order in which it was asked for.
     """
 
@@ -79,6 +80,7 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     granted_by: Literal["system", "rtkit"] | None = None
     memory_locked: MemoryLock = "nothing"
     runaway_limit_us: int = 0
+    cpu_latency_us: int | None = None
     refusals: tuple[Refusal, ...] = ()
 
     @property
@@ -93,7 +95,8 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
             return None
         if any(refusal.what == "runaway guard" for refusal in self.refusals):
             return next(refusal.reason for refusal in reversed(self.refusals) if refusal.what == "runaway guard")
-        return "; ".join([*(each.reason for each in self.refusals if each.what != "memory lock"), HOW_TO_ALLOW])
+        asked = ("SCHED_FIFO", "RealtimeKit")
+        return "; ".join([*(refusal.reason for refusal in self.refusals if refusal.what in asked), HOW_TO_ALLOW])
 
     def revoked(self, reason: str) -> Scheduling:
         """Return what is left after the thread was lowered for a reason."""

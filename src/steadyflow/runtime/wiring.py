@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from steadyflow.realtime import Realtime
+
 
 class Place(msgspec.Struct, frozen=True):
     """A place in shared memory: which segment, and where in it."""
@@ -103,7 +105,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
         replica: Which of its module's replicas it runs, from 0: its lane of what it sends, its place among consumers.
         modules: In topological order.
         pipelines: All that begin or end here.
-        realtime: Whether it asks the system for real-time scheduling.
+        realtime: What it asks the system for with real-time scheduling; None: does not ask for that.
     """
 
     name: str
@@ -112,7 +114,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
     replica: int
     modules: tuple[ModuleWiring, ...]
     pipelines: tuple[PipelineWiring, ...]
-    realtime: bool
+    realtime: Realtime | None
 
     def bells(self) -> list[tuple[int, int]]:
         """Return (segment, offset) of every bell that this worker sleeps on or rings."""

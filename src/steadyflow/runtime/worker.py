@@ -110,7 +110,7 @@ def _serve(channel: Channel) -> int:
         loop.close()
         return 1
     scheduling, watch = Scheduling(), None
-    if wiring.realtime:
+    if wiring.realtime is not None:
         scheduling, watch = become_realtime(wiring, loop, segments, partial(_tell_revoked, channel))
     channel.send(Ready(scheduling))
     first = channel.receive()

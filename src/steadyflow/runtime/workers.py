@@ -369,7 +369,7 @@ class ProcessWorker(Worker):
                 [*_interpreter(), "-m", "steadyflow.runtime.worker", str(their_control.fileno()), str(reader)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(their_control.fileno(), reader),
-                env=_environment(self.wiring.realtime),
+                env=_environment(self.wiring.realtime is not None),
                 # A terminal's Ctrl-C goes to its whole process group; this worker is stopped by the coordinator.
                 start_new_session=True,
             )
