@@ -284,6 +284,8 @@ RUN_AWAY = "run away" in sys.argv
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (8 << 20 if hard < 0 else min(hard, 8 << 20), hard))
     flow = DataFlowCoordinator("polite")
     source = flow.add(ScriptedSource([np.zeros((4, 1), np.float32)] * 3, MONO))
     first = flow.add(Pass(), name="first", placement="process", realtime=True)
@@ -354,6 +356,7 @@ def test_refused_the_flow_runs_and_says_so_once(as_nobody):
     assert "/etc/security/limits.d" in complaints
     for worker in told["workers"].values():
         assert worker["policy"] == "other"
+        assert worker["memory_locked"] == "segments"
         assert [refusal["what"] for refusal in worker["refusals"]] == ["SCHED_FIFO", "RealtimeKit", "memory lock"]
 
 
