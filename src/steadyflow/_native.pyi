@@ -4,7 +4,7 @@ steadyflow's data plane: shared memory, rings, bells, and the ends that Python u
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,12 +91,40 @@ class Loan:
     def queued(self) -> bool | None:
         """What send() would have returned; None while nothing has been sent."""
 
+class DeviceAccount:
+    """What a device's callback counts and measures."""
+
+    @overload
+    def __init__(self) -> None:
+        """In memory of this process."""
+
+    @overload
+    def __init__(self, segment: Segment, offset: int) -> None:
+        """
+        In shared memory, which it keeps. Raises CorruptedSegment where it does not fit.
+        """
+
+    def identify(self, name: str, host: str) -> None:
+        """Keeps which device it is. Before the first stream starts."""
+
+    @property
+    def device(self) -> tuple[str, str] | None:
+        """Name and host interface, if they are known."""
+
+    def counts(self) -> dict[str, Any]:
+        """
+        What was counted so far, by name; times in ns of the monotonic clock. Wait-free for the callback, any thread; each
+        number is whole, and they may be of different cycles.
+        """
+
+DEVICE_ACCOUNT_BYTES: int = 10208
+
 class DeviceStream:
     """
     The callback of one PortAudio stream: copies frames between the device and ports without Python.
     """
 
-    def __init__(self, rate_hz: float, clock_patience_ns: int, gap_patience_ns: int) -> None: ...
+    def __init__(self, account: DeviceAccount, rate_hz: float, clock_patience_ns: int, gap_patience_ns: int) -> None: ...
 
     def capture(self, output: OutputCore, block_frames: int) -> None:
         """
@@ -129,12 +157,6 @@ class DeviceStream:
     def check(self) -> None:
         """
         Raises CorruptedSegment if that is what ended the stream. Wait-free, any thread.
-        """
-
-    def counts(self) -> dict[str, Any]:
-        """
-        What the callback has counted so far, by name; times in ns of the monotonic clock. Wait-free for the callback, any
-        thread; each number is whole, and they may be of different cycles.
         """
 
     def close(self) -> None:
@@ -238,7 +260,19 @@ class Ring:
         """
 
     def histograms(self) -> dict[str, tuple[NDArray[np.uint64], int, int]]:
-        """name -> (counts, sum_ns, max_ns); bounds from bucket_bounds()."""
+        """
+        name -> (counts, sum_ns, max_ns); bounds from bucket_bounds(). Of load: in ppm.
+        """
+
+    def recent_cycles(self) -> list[tuple[int, int, list[float]]]:
+        """
+        For each consumer: its cycles, the latest block's length in ns, the latest 64 shares of the deadline, oldest first.
+        """
+
+    def worst_cycle(self) -> tuple[int, int, int, int, int, int, int] | None:
+        """
+        The block that took longest: sequence, sent, due_from, awake, gil, started, finished in ns; or None.
+        """
 
     def consumed(self, consumer: int) -> tuple[int, int]:
         """
@@ -345,6 +379,11 @@ class Target:
     """Where a pipeline ends."""
 
     def __init__(self, name: str, spec: PayloadSpec, format: object | None, decoder: object | None, call: object | None, result_port: object | None, context: object | None, on_error: object | None, max_latency_ns: int) -> None: ...
+
+    def count_cycles(self, ns_per_frame: float, deadline_ns: int) -> None:
+        """
+        From now on each block has a deadline, in ns from its sending; 0: its own length.
+        """
 
     def fail(self) -> None:
         """From now on blocks are dropped (failed)."""
@@ -557,6 +596,17 @@ class Inbox:
 
     def spin_for(self, spin_ns: int) -> None:
         """How long serve() looks for a block before it sleeps; 0: not at all."""
+
+    def regulate(self, late: int, max_age_ns: int, target_frames: int, preroll_frames: int, most_staged: int, most_frames: int, rate_hz: float) -> None:
+        """
+        Decides what the input that was added last lets through: late blocks (0 pass, 1 drop, 2 conceal), a jitter buffer
+        of `target_frames`, and what is kept while its module does not want it.
+        """
+
+    def set_wanted(self, pipeline: str, wanted: bool) -> bool:
+        """
+        An input that is not wanted keeps its newest frames and drops the others (unwanted). False: it cannot. Any thread.
+        """
 
     def interrupt(self) -> None:
         """Makes serve() return soon. Wait-free, any thread."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 import msgspec
 import numpy as np
 
-from steadyflow._native import OutputCore
+from steadyflow._native import DeviceAccount, OutputCore
 from steadyflow.aligned import Aligned, check_methods, check_names
 from steadyflow.errors import ConfigurationError, StateError, UnknownName
 from steadyflow.formats import AnyFormat, AudioFormat, Format, checked_integer
@@ -131,7 +131,7 @@ def _without_ports(owner: type) -> Any:
 class InputPort:
     """An input of one module; made with the module."""
 
-    __slots__ = ("declaration", "format", "module", "name")
+    __slots__ = ("declaration", "format", "keepers", "module", "name")
 
     def __init__(self, module: Module, name: str, declaration: Input) -> None:
         self.module = module
@@ -139,6 +139,35 @@ class InputPort:
         self.declaration = declaration
         self.format: Format = declaration.format
         """The declared format; from the start of the flow on, the resolved one."""
+        self.keepers: list[Callable[[bool], bool]] = []
+        """For each pipeline that can keep blocks back: what is told whether they are wanted. Filled in by the worker."""
+
+    def hold(self) -> None:
+        """
+        Want no blocks until `release`: the newest ``preroll_ms`` are kept, older ones are dropped (``unwanted``).
+
+        From ``setup`` on; the module's worker; wait-free; idempotent. At the end of the stream what is kept is dropped.
+
+        Raises:
+            StateError: No pipeline into this input has ``preroll_ms``, or the flow has not been started.
+        """
+        self._want(False)
+
+    def release(self) -> None:
+        """
+        Want blocks again: those that were kept come first, then the others. As `hold`.
+
+        Being kept makes no block late. The first one says `BlockFlag.DISCONTINUITY` if any was dropped before it.
+        """
+        self._want(True)
+
+    def _want(self, wanted: bool) -> None:
+        kept = [keeper(wanted) for keeper in self.keepers]
+        if not any(kept):
+            raise StateError(
+                f"{self!r}: expected a pipeline that can keep blocks back, in a flow that was started; connect this input with "
+                f"preroll_ms=..., which says how much is kept."
+            )
 
     def __repr__(self) -> str:
         return f"<InputPort {type(self.module).__name__}.{self.name}: {self.format}>"
@@ -449,7 +478,13 @@ class Source(Module, ABC):
     """Whether the source cannot be slowed, only dropped (a microphone)."""
 
     device_driven: bool = False
-    """Whether a device's callback sends the blocks: its pipelines always have a ring, and a rule that does not wait."""
+    """
+    Whether a device's callback sends the blocks: its pipelines always have a ring, and a rule that does not wait. It has a
+    process of its own, unless told otherwise, which is started again when the device is lost.
+    """
+
+    device_account: DeviceAccount | None = None
+    """What the callback of the device counts, and where it has come to; from the start of the flow on."""
 
     if TYPE_CHECKING:  # at run time its absence is what the check of the class looks for
 

@@ -60,23 +60,28 @@ class JackServer:
         assert self._feeder.stdout.readline() == b"ready\n", self._log.read_text(errors="replace")
 
     def kill(self) -> None:
-        """End it without a word to its clients."""
+        """End it without a word to its clients, and with it what feeds it."""
         assert self._server is not None
         self._killed = True
         self._server.kill()
         self._server.wait()
+        self._end_process(self._feeder)
+        self._feeder = None
+
+    def _end_process(self, process: subprocess.Popen[bytes] | None) -> None:
+        if process is not None:
+            process.terminate()
+            process.wait(_PATIENCE_S)
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
 
     def end(self) -> None:
         """End it in good order: a server that was killed stays in the list of JACK's, which has room for eight."""
         if self._server is not None and self._server.poll() is not None and self._killed:
             self.start()
         for process in (self._feeder, self._server):
-            if process is not None:
-                process.terminate()
-                process.wait(_PATIENCE_S)
-                for pipe in (process.stdin, process.stdout):
-                    if pipe is not None:
-                        pipe.close()
+            self._end_process(process)
         # What clients that were killed, or that outlived the server, have left behind.
         for left in Path("/dev/shm").glob(f"jack_sem.*_{self.name}_*"):
             left.unlink(missing_ok=True)

@@ -74,6 +74,13 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     pipeline: str | None = None
 
 
+class Lost(msgspec.Struct, frozen=True, tag="lost"):
+    """From the worker, last: a module has lost its device; another process may find it again."""
+
+    module: str
+    problem: str
+
+
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
     """From the worker: a module has finished."""
 
@@ -111,7 +118,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 Message: TypeAlias = (
-    Setup | Start | Stop | Abort | Ready | Revoked | Failed | Ended | Exhausted | Done | Observed | Refused
+    Setup | Start | Stop | Abort | Ready | Revoked | Failed | Lost | Ended | Exhausted | Done | Observed | Refused
 )
 
 _LENGTH: Final = struct.Struct("!I")

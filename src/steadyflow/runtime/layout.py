@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from steadyflow._native import (
     BELL_BYTES,
+    DEVICE_ACCOUNT_BYTES,
     MAX_BRANCHES,
     MAX_PROCESSES,
     PRIVATE_COPY_BYTES,
@@ -20,6 +21,14 @@ from steadyflow._native import (
     create_ring,
     pool_bytes,
     ring_bytes,
+)
+from steadyflow.audio_config import (
+    buffer_blocks,
+    check_audio_config,
+    cycle_rules,
+    intake_rules,
+    regulates,
+    staged_blocks,
 )
 from steadyflow.config import DropOldest, Rule, Wait
 from steadyflow.errors import ConfigurationError, CycleRefused, LimitExceeded, concerning
@@ -66,15 +75,21 @@ class SegmentPlan:
 
 
 class RingShape(NamedTuple):
-    """How large a ring is: how many blocks may wait, and how many consumers compete for them."""
+    """How large a ring is: how many blocks may wait, how many consumers compete for them, how many may be kept back."""
 
     buffer_size: int
     consumers: int = 1
+    staged: int = 0
 
     @property
     def slots(self) -> int:
-        """The blocks that wait, one that each consumer has claimed, and the one being written."""
-        return self.buffer_size + self.consumers + 1
+        """The blocks that wait, those that are kept back, one that each consumer has claimed, and the one being written."""
+        return self.buffer_size + self.staged + self.consumers + 1
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, fmt: Format | None, consumers: int) -> RingShape:
+        """Return the shape of a pipeline's only ring."""
+        return cls(buffer_blocks(pipeline.config, fmt), consumers, staged_blocks(pipeline.config, fmt))
 
 
 def buffers_of(rings: Iterable[RingShape], fmt: Format) -> int:
@@ -171,6 +186,20 @@ def chosen_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -
         live = live and not (pipeline.source[0] in modules and modules[pipeline.source[0]].restores_order)
         rules[pipeline.id] = pipeline.rule or (DropOldest() if live else Wait())
     return rules
+
+
+def check_audio_limits(pipelines: Sequence[Pipeline], formats: Mapping[str, Format | None]) -> None:
+    """
+    Check limits in ms against what flows, as far as that is known.
+
+    Raises:
+        ConfigurationError: See `check_audio_config`.
+    """
+    for pipeline in pipelines:
+        fmt = formats[pipeline.id]
+        if fmt is not None and fmt.is_resolved and not isinstance(fmt, AnyFormat):
+            with concerning(pipeline=pipeline.id):
+                check_audio_config(pipeline.id, pipeline.config, fmt)
 
 
 def _is_live(module: Module) -> bool:
@@ -299,6 +328,7 @@ class Layout:
             port: [plan.reserve(pool_bytes(*size)) for size in sizes]
             for port, sizes in self._pool_sizes(pipelines).items()
         }
+        self._accounts = {name: Place(0, plan.reserve(DEVICE_ACCOUNT_BYTES)) for name in sorted(self._device_driven)}
         self.segments = [Segment.create(plan.bytes), *(place[0] for place in opened.values())]
         for offset in (*bells.values(), *self.target_bells.values()):
             self.segment.create_bell(offset)
@@ -348,6 +378,7 @@ class Layout:
                         if wiring.source[0] in names or wiring.target[0] in names
                     ),
                     realtime=worker.realtime,
+                    restartable=worker.placement == "process" and names <= self._device_driven,
                 )
             )
         return wirings
@@ -371,6 +402,7 @@ class Layout:
             outputs=outputs,
             order=self._order[placed.name],
             stops=self._stops.get(placed.name, {}),
+            account=self._accounts.get(placed.name),
         )
 
     def _fused(self, pipeline: Pipeline) -> bool:
@@ -378,10 +410,13 @@ class Layout:
         Tell whether both ends are in one worker, so that a block is handed over by a call.
 
         Not in a loop, where the call would come back to itself; not into an aligned input, which may be held back, so that
-        something has to fill; not in an event loop, where a call cannot wait; and not from a device, whose thread calls no Python.
+        something has to fill; not in an event loop, where a call cannot wait; not from a device, whose thread calls no Python; and
+        not where blocks may be kept back or dropped on the way.
         """
         source, target = pipeline.source[0], pipeline.target[0]
         if pipeline.source_open or pipeline.target_open or self._workers_of[source] != self._workers_of[target]:
+            return False
+        if regulates(pipeline.config):
             return False
         if source in self._asynchronous or source in self._device_driven or pipeline.target in self._aligned:
             return False
@@ -395,7 +430,9 @@ class Layout:
         """Return the lanes of a pipeline: one for each replica of its source."""
         lanes = self._replicas.get(pipeline.source[0], 1)
         consumers = self._replicas.get(pipeline.target[0], 1)
-        return [RingShape(size, consumers) for size in divided(pipeline.config.buffer_size, lanes)]
+        if lanes == 1:
+            return [RingShape.of(pipeline, pipeline.format, consumers)]
+        return [RingShape(size, consumers) for size in divided(buffer_blocks(pipeline.config, pipeline.format), lanes)]
 
     def _slots(self, pipeline: Pipeline, ring: RingShape) -> tuple[int, int]:
         """Return slots and consumers, as the data plane counts them: a fused pipeline has no slots."""
@@ -488,6 +525,7 @@ class Layout:
         else:
             bells = [self.bells[worker] for worker in self._workers_of[pipeline.target[0]]]
         assert pipeline.format is not None
+        limit_ns = max_latency_ns(pipeline) if pipeline.id in self._timed else 0
         return PipelineWiring(
             id=pipeline.id,
             source=pipeline.source,
@@ -498,8 +536,10 @@ class Layout:
             consumer_bit=bit,
             order=order,
             rank=pipeline.config.priority.rank,
-            max_latency_ns=max_latency_ns(pipeline) if pipeline.id in self._timed else 0,
+            max_latency_ns=limit_ns,
             in_loop=self._in_loop(pipeline),
+            intake=intake_rules(pipeline.config, pipeline.format, limit_ns),
+            cycles=cycle_rules(pipeline.config, pipeline.format, limit_ns) if pipeline.id in self._timed else None,
         )
 
 

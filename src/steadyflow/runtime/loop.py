@@ -15,7 +15,9 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from steadyflow._native import AbortFlag, Inbox, ModuleContext, Segment, Target
+import msgspec
+
+from steadyflow._native import AbortFlag, DeviceAccount, Inbox, ModuleContext, Segment, Target
 from steadyflow.codec import codec_for
 from steadyflow.data import Block, possible_time
 from steadyflow.errors import ConfigurationError, PipelineClosed
@@ -24,6 +26,7 @@ from steadyflow.module import (
     Input,
     Module,
     OutputPort,
+    Source,
     aligned_inputs,
     input_ports,
     output_ports,
@@ -141,6 +144,8 @@ class WorkerLoop(ABC):
                 port = output_ports(seat.module)[name]
                 port.format = self._format(wire)
                 self._configure(port, f"{module.name}.{name}", seat)
+            if module.account is not None and isinstance(seat.module, Source):
+                seat.module.device_account = DeviceAccount(*self._at(module.account))
             if (alignment := self._alignment(seat, module)) is not None:
                 seat.alignment = alignment
                 self._timed.append((seat, alignment))
@@ -213,6 +218,8 @@ class WorkerLoop(ABC):
             partial(self._failed_in_process, seat),
             pipeline.max_latency_ns,
         )
+        if pipeline.cycles is not None:
+            target.count_cycles(pipeline.cycles.ns_per_frame, pipeline.cycles.deadline_ns)
         seat.targets.append(target)
         return target
 
@@ -233,6 +240,10 @@ class WorkerLoop(ABC):
             self._inbox.add_lane(*lane, consumer)
         if pipeline.order is not None:
             self._inbox.restore_order_of(*self._at(pipeline.order))
+        if pipeline.intake is not None:
+            self._inbox.regulate(*msgspec.structs.astuple(pipeline.intake))
+            module, port = self._seats[pipeline.target[0]].module, pipeline.target[1]
+            input_ports(module)[port].keepers.append(partial(self._inbox.set_wanted, pipeline.id))
 
     def _add_ring(self, pipeline: PipelineWiring) -> None:
         lane = pipeline.lanes[self._wiring.replica]

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from steadyflow.audio_config import CycleRules, IntakeRules
 from steadyflow.realtime import Realtime
 
 
@@ -51,6 +52,8 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
         rank: 0 (critical) to 3 (low).
         max_latency_ns: Above this overhead a block is late; 0: nobody waits for these blocks.
         in_loop: Whether it leads back to where it comes from.
+        intake: What its input lets through; None: everything, at once.
+        cycles: When its blocks have to be finished; None: nobody waits for them.
     """
 
     id: str
@@ -64,6 +67,8 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
     rank: int
     max_latency_ns: int
     in_loop: bool
+    intake: IntakeRules | None
+    cycles: CycleRules | None
 
     @property
     def fused(self) -> bool:
@@ -83,6 +88,7 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
         outputs: Formats of the outputs that are resolved.
         order: Its place in the flow, upstream first; the same for the modules of a loop.
         stops: For each aligned input, the others that get nothing more when it is held back.
+        account: Where the callback of its device counts; None: it has no device.
     """
 
     name: str
@@ -92,6 +98,7 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
     outputs: dict[str, dict[str, Any]]
     order: int
     stops: dict[str, list[str]]
+    account: Place | None = None
 
 
 class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +113,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
         modules: In topological order.
         pipelines: All that begin or end here.
         realtime: What it asks the system for with real-time scheduling; None: does not ask for that.
+        restartable: Whether it is a process that another one may follow, because it holds nothing but devices.
     """
 
     name: str
@@ -115,6 +123,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
     modules: tuple[ModuleWiring, ...]
     pipelines: tuple[PipelineWiring, ...]
     realtime: Realtime | None
+    restartable: bool = False
 
     def bells(self) -> list[tuple[int, int]]:
         """Return (segment, offset) of every bell that this worker sleeps on or rings."""
