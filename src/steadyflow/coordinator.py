@@ -616,6 +616,7 @@ class DataFlowCoordinator:
                 name: link.statistics() for name, link in list(self._description.pipelines.items()) if link.has_metrics
             },
             modules={} if execution is None else execution.module_reports(),
+            devices={} if execution is None else execution.device_reports(),
             events=tuple(self._events),
         )
 

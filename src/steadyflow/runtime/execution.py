@@ -37,6 +37,8 @@ from steadyflow.events import (
     WorkerUnresponsive,
 )
 from steadyflow.formats import Format
+from steadyflow.metrics.devices import DeviceReport, device_report
+from steadyflow.module import Source
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
 from steadyflow.report import AlignedInputReport, ModuleReport
 from steadyflow.runtime.format_resolution import resolve_formats
@@ -309,6 +311,14 @@ class Execution:
                 aligned=aligned[0],  # a module that aligns its inputs has no replicas
             )
         return reports
+
+    def device_reports(self) -> dict[str, DeviceReport]:
+        """Return what happened at each device, by module."""
+        return {
+            name: device_report(account, placed.module)
+            for name, placed in self._modules.items()
+            if isinstance(placed.module, Source) and (account := placed.module.device_account) is not None
+        }
 
     def _seen_from_outside(self, module: str, worker: Worker) -> tuple[int, int, str, dict[str, AlignedInputReport]]:
         """Tell what a module did by what its pipelines counted: of a process that has not reported yet, or never will."""
