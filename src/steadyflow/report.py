@@ -88,7 +88,7 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         head = f"flow {self.name!r}: {self.duration_s:.3f} s"
         pipelines = _aligned([_PIPELINE_COLUMNS, *self._pipeline_rows()])
         modules = _aligned([_MODULE_COLUMNS, *self._module_rows()])
-        devices = ["", *_aligned([_DEVICE_COLUMNS, *self._device_rows()])] if self.devices else []
+        devices = ["", *_aligned([DEVICE_COLUMNS, *device_rows(self.devices)])] if self.devices else []
         return "\n".join([head, "", *pipelines, "", *modules, *devices])
 
     def __rich__(self) -> Group:
@@ -105,7 +105,7 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
 
         tables = [table(f"flow {self.name!r}: {self.duration_s:.3f} s", _PIPELINE_COLUMNS, self._pipeline_rows())]
         if self.devices:
-            tables.append(table("devices", _DEVICE_COLUMNS, self._device_rows()))
+            tables.append(table("devices", DEVICE_COLUMNS, device_rows(self.devices)))
         return Group(*tables)
 
     def _pipeline_rows(self) -> Iterable[tuple[str, ...]]:
@@ -126,24 +126,26 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         for name, module in self.modules.items():
             yield name, module.worker, str(module.calls), f"{module.busy_ms:.1f}", module.state
 
-    def _device_rows(self) -> Iterable[tuple[str, ...]]:
-        for name, device in self.devices.items():
-            capture, playback = device.capture, device.playback
-            yield (
-                name,
-                "-" if device.device is None else device.device[0],
-                str(device.cycles),
-                f"{100 * device.worst_load:.1f}",
-                str(sum(way.xruns for way in (capture, playback) if way is not None)),
-                "-" if capture is None else str(capture.lost_frames),
-                "-" if playback is None else str(playback.underruns),
-                f"{device.drift_ppm:+.1f}",
-            )
-
 
 _PIPELINE_COLUMNS = ("pipeline", "sent", "delivered", "dropped", "p50 ms", "p99 ms", "max ms", "late", "health")
-_DEVICE_COLUMNS = ("module", "device", "cycles", "worst load %", "xruns", "lost frames", "underruns", "drift ppm")
+DEVICE_COLUMNS = ("module", "device", "cycles", "worst load %", "xruns", "lost frames", "underruns", "drift ppm")
 _MODULE_COLUMNS = ("module", "worker", "calls", "busy ms", "state")
+
+
+def device_rows(devices: Mapping[str, DeviceReport]) -> Iterable[tuple[str, ...]]:
+    """Return a row of `DEVICE_COLUMNS` for each device."""
+    for name, device in devices.items():
+        capture, playback = device.capture, device.playback
+        yield (
+            name,
+            "-" if device.device is None else device.device[0],
+            str(device.cycles),
+            f"{100 * device.worst_load:.1f}",
+            str(sum(way.xruns for way in (capture, playback) if way is not None)),
+            "-" if capture is None else str(capture.lost_frames),
+            "-" if playback is None else str(playback.underruns),
+            f"{device.drift_ppm:+.1f}",
+        )
 
 
 def _reasons(metrics: FlowMetrics) -> str:

@@ -10,7 +10,7 @@ from steadyflow.arguments import checked_seconds
 from steadyflow.audio.devices import Device, Direction, Stream, find_again, find_device, list_devices_apart, patience_ns
 from steadyflow.errors import ConfigurationError, DeviceLost, StateError
 from steadyflow.formats import AudioFormat, checked_integer
-from steadyflow.metrics.devices import DeviceReport, audio_format_of, device_report
+from steadyflow.metrics.devices import DeviceReport, audio_format_of, report_of_module
 from steadyflow.module import Source, input_ports, output_ports
 
 _LOOK_NS: Final = 100_000_000
@@ -160,7 +160,7 @@ class DeviceModule(Source):
         """
         if self.device_account is None:
             raise StateError(f"{type(self).__name__}.report: the flow has not started; nothing happened yet.")
-        return device_report(self.device_account, self)
+        return report_of_module(self.device_account, self)
 
 
 def checked_rate_hz(owner: str, sample_rate_hz: int | None) -> int | None:

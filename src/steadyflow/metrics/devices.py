@@ -94,29 +94,53 @@ def audio_format_of(ports: Mapping[str, InputPort] | Mapping[str, OutputPort]) -
     return None
 
 
-def device_report(account: DeviceAccount, module: Module) -> DeviceReport:
+def device_report(
+    counts: Mapping[str, Any],
+    device: tuple[str, str] | None,
+    *,
+    sample_rate_hz: int,
+    captures: bool,
+    plays: bool,
+) -> DeviceReport:
     """
-    Tell what happened at a device so far. Any thread, never blocks.
+    Tell what happened at a device.
 
     Args:
-        account: What its callback counts.
-        module: The module that it drives.
+        counts: What its callback has counted.
+        device: Its name and its host interface.
+        sample_rate_hz: Of its stream; 0: not known.
+        captures: Whether it captures.
+        plays: Whether it plays.
     """
-    counts = account.counts()
-    captured, played = output_ports(module), input_ports(module)
-    fmt = audio_format_of(captured) or audio_format_of(played)
-    rate_hz = 0 if fmt is None or fmt.sample_rate_hz is None else fmt.sample_rate_hz
-    seconds = counts["frames"] / rate_hz if rate_hz else 0.0
+    seconds = counts["frames"] / sample_rate_hz if sample_rate_hz else 0.0
     return DeviceReport(
-        device=account.device,
+        device=device,
         cycles=counts["cycles"],
         mean_load=counts["mean_busy_ns"] * counts["cycles"] / 1e9 / seconds if seconds else 0.0,
         worst_load=counts["worst_load"],
         drift_ppm=counts["drift_ppm"],
         cycles_without_time=counts["without_time"],
-        capture=_capture_report(counts) if captured else None,
-        playback=_playback_report(counts) if played else None,
+        capture=_capture_report(counts) if captures else None,
+        playback=_playback_report(counts) if plays else None,
     )
+
+
+def report_of_module(account: DeviceAccount, module: Module) -> DeviceReport:
+    """Tell what happened at the device of a module so far. Any thread, never blocks."""
+    captured, played = output_ports(module), input_ports(module)
+    return device_report(
+        account.counts(),
+        account.device,
+        sample_rate_hz=stream_rate_hz(module),
+        captures=bool(captured),
+        plays=bool(played),
+    )
+
+
+def stream_rate_hz(module: Module) -> int:
+    """Return the rate of a module's device; 0: not known yet."""
+    fmt = audio_format_of(output_ports(module)) or audio_format_of(input_ports(module))
+    return 0 if fmt is None or fmt.sample_rate_hz is None else fmt.sample_rate_hz
 
 
 def _capture_report(counts: Mapping[str, Any]) -> CaptureReport:

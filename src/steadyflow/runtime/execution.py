@@ -37,7 +37,7 @@ from steadyflow.events import (
     WorkerUnresponsive,
 )
 from steadyflow.formats import Format
-from steadyflow.metrics.devices import DeviceReport, device_report
+from steadyflow.metrics.devices import DeviceReport, report_of_module
 from steadyflow.module import Source
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
 from steadyflow.report import AlignedInputReport, ModuleReport
@@ -315,10 +315,14 @@ class Execution:
     def device_reports(self) -> dict[str, DeviceReport]:
         """Return what happened at each device, by module."""
         return {
-            name: device_report(account, placed.module)
+            name: report_of_module(account, placed.module)
             for name, placed in self._modules.items()
             if isinstance(placed.module, Source) and (account := placed.module.device_account) is not None
         }
+
+    def device_places(self) -> dict[str, tuple[Segment, int]]:
+        """Return where the callback of each device counts, by module."""
+        return {name: self._at(place) for name, place in self._layout.accounts.items()}
 
     def _seen_from_outside(self, module: str, worker: Worker) -> tuple[int, int, str, dict[str, AlignedInputReport]]:
         """Tell what a module did by what its pipelines counted: of a process that has not reported yet, or never will."""
