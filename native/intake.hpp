@@ -65,6 +65,7 @@ public:
     void remember(const void* samples, std::uint32_t frames) noexcept {
         if (concealment_) concealment_->remember(samples, frames);
     }
+    bool conceals() const noexcept { return concealment_ != nullptr; }
     // Makes up audio, in the format of the pipeline; counts it.
     void make_up(ConsumerStats& stats, void* samples, std::uint32_t frames) noexcept;
 

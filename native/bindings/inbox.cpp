@@ -6,6 +6,7 @@
 #include <chrono>
 #include <utility>
 
+#include "consuming_end.hpp"
 #include "view.hpp"
 
 namespace steadyflow {
@@ -14,22 +15,13 @@ namespace {
 // After this many blocks served before it, an input of a lower, non-critical class is served once.
 constexpr std::uint32_t starvation_limit = 64;
 constexpr unsigned critical_rank = 0;
-
-std::optional<SampleType> sample_type_of(const PayloadSpec& spec) noexcept {
-    if (spec.kind != PayloadKind::audio) return std::nullopt;
-    if (spec.packed) return SampleType::s24;
-    switch (spec.type_number) {
-        case NPY_FLOAT32: return SampleType::f32;
-        case NPY_FLOAT64: return SampleType::f64;
-        case NPY_INT16: return SampleType::s16;
-        case NPY_INT32: return SampleType::s32;
-        case NPY_UINT8: return SampleType::u8;
-        default: return std::nullopt;
-    }
-}
-
 // Waits end now and then even without a deadline: a signal may have been taken by another thread.
 constexpr Nanoseconds look_up_ns = 250'000'000;
+// What is done when idle is offered once in so many sleeps, so that it costs a block next to nothing, or after so long; and
+// not before a source is due that soon.
+constexpr unsigned sleeps_per_idle_call = 16;
+constexpr Nanoseconds idle_call_ns = 50'000'000;
+constexpr Nanoseconds idle_margin_ns = 1'000'000;
 
 }  // namespace
 
@@ -81,11 +73,8 @@ void Inbox::tell_finished(std::shared_ptr<Segment> bell_segment, std::uint64_t b
 RingConsumer Inbox::consumer_of(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                                 std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset,
                                 unsigned consumer) const {
-    Bell producer_bell;
-    if (bell_segment) producer_bell = Bell(std::move(bell_segment), producer_bell_offset);
-    BufferPool pool(segment, pool_offset);
-    return RingConsumer(Ring(std::move(segment), ring_offset), std::move(pool), std::move(producer_bell), consumer,
-                        process_);
+    return consuming_end(std::move(segment), ring_offset, pool_offset, std::move(bell_segment), producer_bell_offset, consumer,
+                         process_);
 }
 
 void Inbox::collect() noexcept {
@@ -200,14 +189,7 @@ bool Inbox::set_wanted(const std::string& pipeline, bool wanted) {
 void Inbox::regulate(const IntakeRules& rules) {
     if (links_.empty()) throw Corrupted("rules need an input that they belong to");
     Link& link = *links_.back();
-    std::unique_ptr<Concealment> concealment;
-    if (rules.late == Late::conceal) {
-        const PayloadSpec& spec = link.target->spec;
-        const auto type = sample_type_of(spec);
-        if (!type) throw Corrupted("only audio can be made up", link.target->name);
-        concealment = std::make_unique<Concealment>(*type, spec.channels, spec.planar, rules.rate_hz, spec.max_frames);
-    }
-    link.intake = std::make_unique<Intake>(rules, std::move(concealment));
+    link.intake = make_intake(rules, link.target->spec, link.target->name);
 }
 
 // Out of the way of the hot path.
@@ -334,15 +316,33 @@ inline bool Inbox::serve_one(Link& link, bool slept) {
     return true;
 }
 
+// Whoever rings meanwhile finds nobody asleep, and makes no system call either.
+void Inbox::spin(const Bell& bell, Nanoseconds deadline_ns) const noexcept {
+    const Nanoseconds spun_ns = monotonic_ns() + spin_ns_;
+    const Nanoseconds until_ns = deadline_ns < 0 ? spun_ns : std::min(deadline_ns, spun_ns);
+    while (!bell.rung() && monotonic_ns() < until_ns) {
+    }
+}
+
 void Inbox::sleep(Nanoseconds deadline_ns, bool idle) {
     {
         const Bell bell = bell_;  // keeps the mapping, should the flow be closed meanwhile
         const WaitWithoutGil waiting;
+        if (spin_ns_ != 0 && idle) spin(bell, deadline_ns);
         bell.wait(deadline_ns, idle);
         awake_ns_ = monotonic_ns();
     }
     gil_ns_ = monotonic_ns();
     check_interruption();
+}
+
+// Out of the way of the hot path. A block that comes meanwhile has rung, so the sleep that follows ends at once.
+[[gnu::noinline, gnu::cold]] void Inbox::use_idleness(Nanoseconds now_ns, Nanoseconds deadline_ns) {
+    if (deadline_ns > 0 && deadline_ns - now_ns < idle_margin_ns) return;
+    idle_sleeps_ = 0;
+    idled_ns_ = now_ns;
+    const nb::object call = on_idle_;
+    survive_shutdown([&] { call(); });
 }
 
 std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
@@ -367,7 +367,11 @@ std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
         if (abort_ && abort_->load(std::memory_order_acquire)) break;
         if (pending_ != 0) continue;
         if (deadline_ns > 0 && monotonic_ns() >= deadline_ns) break;
-        const Nanoseconds look_up = monotonic_ns() + look_up_ns;
+        const Nanoseconds now = monotonic_ns();
+        if (!on_idle_.is_none() && (++idle_sleeps_ >= sleeps_per_idle_call || now - idled_ns_ > idle_call_ns)) {
+            use_idleness(now, deadline_ns);
+        }
+        const Nanoseconds look_up = now + look_up_ns;
         sleep(deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up), true);
         slept = true;
         look_everywhere(gil_ns_);
@@ -504,6 +508,7 @@ void Inbox::detach() {
     interrupt();
     detached_ = true;
     links_.clear();
+    on_idle_ = nb::none();
     told_.clear();
     open_ = 0;
     bell_ = Bell();

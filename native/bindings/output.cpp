@@ -400,7 +400,7 @@ void Output::feed_from(std::shared_ptr<DeviceStream> device, std::uint32_t block
 }
 
 void Output::let_go_of_device() {
-    if (const auto device = std::exchange(device_, nullptr)) device->close();
+    if (const auto device = std::exchange(device_, nullptr)) device->end_capture();
 }
 
 void Output::end() {

@@ -4,7 +4,7 @@ steadyflow's data plane: shared memory, rings, bells, and the ends that Python u
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,12 +91,62 @@ class Loan:
     def queued(self) -> bool | None:
         """What send() would have returned; None while nothing has been sent."""
 
+class DeviceAccount:
+    """What a device's callback counts and measures."""
+
+    @overload
+    def __init__(self) -> None:
+        """In memory of this process."""
+
+    @overload
+    def __init__(self, segment: Segment, offset: int) -> None:
+        """
+        In shared memory, which it keeps. Raises CorruptedSegment where it does not fit.
+        """
+
+    @staticmethod
+    def read(segment: Segment, offset: int) -> tuple[dict[str, Any], tuple[str, str] | None]:
+        """
+        What counts() and device say of an account that may only be read. Raises CorruptedSegment.
+        """
+
+    def identify(self, name: str, host: str) -> None:
+        """Keeps which device it is. Before the first stream starts."""
+
+    @property
+    def device(self) -> tuple[str, str] | None:
+        """Name and host interface, if they are known."""
+
+    def counts(self) -> dict[str, Any]:
+        """
+        What was counted so far, by name; times in ns of the monotonic clock. Wait-free for the callback, any thread; each
+        number is whole, and they may be of different cycles.
+        """
+
+DEVICE_ACCOUNT_BYTES: int = 10256
+
+class DeviceFeed:
+    """The consuming end of a pipeline into a device."""
+
+    def __init__(self, pipeline: str, spec: PayloadSpec, process: int) -> None: ...
+
+    def add_lane(self, segment: Segment, ring_offset: int, pool_offset: int, bell_segment: Segment, producer_bell_offset: int, consumer: int) -> None:
+        """Adds a ring of the pipeline. Raises CorruptedSegment."""
+
+    def restore_order_of(self, segment: Segment, ring_offset: int) -> None:
+        """
+        Takes the blocks of the rings in the order of what replicas make them from.
+        """
+
+    def regulate(self, late: int, max_age_ns: int, target_frames: int, preroll_frames: int, most_staged: int, most_frames: int, rate_hz: float) -> None:
+        """Decides what the device gets of it; see Inbox.regulate."""
+
 class DeviceStream:
     """
     The callback of one PortAudio stream: copies frames between the device and ports without Python.
     """
 
-    def __init__(self, rate_hz: float, clock_patience_ns: int, gap_patience_ns: int) -> None: ...
+    def __init__(self, account: DeviceAccount, rate_hz: float, clock_patience_ns: int, gap_patience_ns: int) -> None: ...
 
     def capture(self, output: OutputCore, block_frames: int) -> None:
         """
@@ -114,11 +164,27 @@ class DeviceStream:
     def user_data(self) -> int:
         """The address to call it with. Valid as long as this object lives."""
 
-    def cycle(self, samples: object, current_s: float, input_s: float, flags: int, now_ns: int) -> int:
+    def play(self, feed: DeviceFeed) -> None:
+        """
+        Lets the device take its frames from a pipeline. Before the stream starts. Raises FormatMismatch.
+        """
+
+    def cycle(self, input: object | None, output: object | None, current_s: float, input_s: float, output_s: float, flags: int, now_ns: int) -> int:
         """
         Does what one call of the callback does, at that time of the monotonic clock; returns a PaStreamCallbackResult.
 
-        `samples`: float32, frames x channels, contiguous. For devices that are scripts.
+        `input`, `output`: float32, frames x channels, contiguous; or None. For devices that are scripts.
+        """
+
+    @property
+    def drained_ns(self) -> int:
+        """
+        When the last frame of a pipeline that has ended will be heard, monotonic; 0: not known yet. Any thread.
+        """
+
+    def end_capture(self) -> None:
+        """
+        Sends what was collected of a block, and captures no more; playing goes on. Waits for a cycle that runs.
         """
 
     def keep(self) -> None:
@@ -129,12 +195,6 @@ class DeviceStream:
     def check(self) -> None:
         """
         Raises CorruptedSegment if that is what ended the stream. Wait-free, any thread.
-        """
-
-    def counts(self) -> dict[str, Any]:
-        """
-        What the callback has counted so far, by name; times in ns of the monotonic clock. Wait-free for the callback, any
-        thread; each number is whole, and they may be of different cycles.
         """
 
     def close(self) -> None:
@@ -179,6 +239,11 @@ class Segment:
 
     @property
     def bytes(self) -> int: ...
+
+    def lock(self) -> int:
+        """
+        Fills the mapping with its pages and keeps them in memory. Returns 0 or an errno.
+        """
 
 SEGMENT_HEADER_BYTES: int = 64
 
@@ -502,6 +567,29 @@ class Delivery:
     def fail(self) -> None:
         """The module has failed: this block and what follows are dropped."""
 
+def lock_memory(future: bool) -> int:
+    """
+    Keeps what is mapped in memory, each page from its first use on; `future`: also what will be mapped. Returns
+    0 or an errno.
+    """
+
+def may_lock(bytes: int) -> bool:
+    """
+    Whether so much more memory may be locked at once. Tried with memory that is never used, and undone.
+    """
+
+def guard_against_runaway(descriptor: int, inbox: Inbox) -> int:
+    """
+    From now on SIGXCPU lowers the calling thread to SCHED_OTHER and writes one byte to the descriptor. Once for
+    each process. Returns 0 or an errno.
+    """
+
+def last_revocation() -> tuple[int | None, int] | None:
+    """
+    What that byte is written for: the `order` of the module that was running, or None; and 0, or the errno with
+    which lowering failed. None if it did not happen.
+    """
+
 class Inbox:
     """The receiving side of a worker, or of one open end."""
 
@@ -538,6 +626,14 @@ class Inbox:
         """
         An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.
         """
+
+    def on_idle(self, call: object) -> None:
+        """
+        Has something called, now and then, when the worker has nothing to do and is about to sleep; None: no more.
+        """
+
+    def spin_for(self, spin_ns: int) -> None:
+        """How long serve() looks for a block before it sleeps; 0: not at all."""
 
     def regulate(self, late: int, max_age_ns: int, target_frames: int, preroll_frames: int, most_staged: int, most_frames: int, rate_hz: float) -> None:
         """

@@ -38,6 +38,7 @@ from steadyflow.formats import AnyFormat, Format, agree
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.module import InputPort, Module, OutputPort
 from steadyflow.pipeline import Pipeline
+from steadyflow.realtime import Realtime
 from steadyflow.report import FlowReport
 from steadyflow.runtime.main_script import stop_if_replaying
 from steadyflow.runtime.placed import Placement
@@ -116,9 +117,9 @@ class DataFlowCoordinator:
         module: ModuleT,
         *,
         name: str | None = ...,
-        placement: Placement = ...,
+        placement: Placement | None = ...,
         worker: str | None = ...,
-        realtime: bool = ...,
+        realtime: bool | Realtime = ...,
         replicas: int = ...,
         ordered: bool = ...,
         on_failure: Literal["stop"] = ...,
@@ -129,9 +130,9 @@ class DataFlowCoordinator:
         module: type[ModuleT],
         *,
         name: str | None = ...,
-        placement: Placement = ...,
+        placement: Placement | None = ...,
         worker: str | None = ...,
-        realtime: bool = ...,
+        realtime: bool | Realtime = ...,
         replicas: int = ...,
         ordered: bool = ...,
         on_failure: Literal["stop"] = ...,
@@ -141,9 +142,9 @@ class DataFlowCoordinator:
         module: Any,
         *,
         name: str | None = None,
-        placement: Placement = "thread",
+        placement: Placement | None = None,
         worker: str | None = None,
-        realtime: bool = False,
+        realtime: bool | Realtime = False,
         replicas: int = 1,
         ordered: bool = False,
         on_failure: Literal["stop"] = "stop",
@@ -155,9 +156,11 @@ class DataFlowCoordinator:
             module: An instance; or a class, also one made by ``@module``, which is then constructed without arguments.
             name: Its name in the flow; the class's in lower case, made unique, unless given.
             placement: ``"thread"``: a worker thread of this process, which shares its interpreter lock; ``"process"``:
-                a process of its own. Declare ``blocking = True`` in a module that blocks; it gets its own worker.
+                a process of its own. Declare ``blocking = True`` in a module that blocks; it gets its own worker. None: a
+                thread, or for a module that a device drives a process, because audio libraries do not survive the loss of
+                a device, and their process with them.
             worker: The name of a worker to share with others of the same placement.
-            realtime: Ask the system for real-time scheduling; for processes only.
+            realtime: Ask the system for real-time scheduling; for processes only. `Realtime` can ask for more.
             replicas: How many processes run an instance of the module each and compete for its blocks. Only for a module
                 that remembers nothing from block to block, which cannot be checked.
             ordered: Whether what the replicas send is taken in the order of what they were given. Else it is taken as
@@ -613,6 +616,7 @@ class DataFlowCoordinator:
                 name: link.statistics() for name, link in list(self._description.pipelines.items()) if link.has_metrics
             },
             modules={} if execution is None else execution.module_reports(),
+            devices={} if execution is None else execution.device_reports(),
             events=tuple(self._events),
         )
 
@@ -693,7 +697,8 @@ class DataFlowCoordinator:
 
         assert self._execution is not None
         pipelines = list(self._description.pipelines.values())
-        return describe_flow(self.name, self._execution.started_ns, pipelines, self.workers, self.modules)
+        devices = self._execution.device_places()
+        return describe_flow(self.name, self._execution.started_ns, pipelines, self.workers, self.modules, devices)
 
     def _end_observers(self) -> None:
         if self._observers is not None:

@@ -16,11 +16,13 @@ from steadyflow.module import (
     Module,
     Output,
     OutputPort,
+    Source,
     changed_attributes,
     input_ports,
     output_ports,
 )
 from steadyflow.pipeline import Pipeline
+from steadyflow.realtime import Realtime, checked_realtime
 from steadyflow.runtime.placed import ASYNCIO_WORKER, MAIN_WORKER, Placed, Placement
 from steadyflow.runtime.replicas import check_replicated
 
@@ -50,9 +52,9 @@ class Description:
         module: object,
         name: str | None,
         *,
-        placement: Placement,
+        placement: Placement | None,
         worker: str | None,
-        realtime: bool,
+        realtime: bool | Realtime,
         replicas: int,
         ordered: bool,
         on_failure: str,
@@ -69,6 +71,8 @@ class Description:
             raise ConfigurationError(f"add: expected a Module, got {type(module).__name__}: {module!r}.")
         name = self._module_name(module, name)
         where = f"module {name!r}"
+        if placement is None:
+            placement = "process" if isinstance(module, Source) and module.device_driven else "thread"
         if placement not in _PLACEMENTS:
             raise UnknownName("placement", placement, _PLACEMENTS, where=where)
         allowed = getattr(module, "placements", _PLACEMENTS)
@@ -79,9 +83,9 @@ class Description:
             )
         if worker is not None and not _NAME.fullmatch(worker):
             raise ConfigurationError(f"{where}: expected worker to be a name, got {worker!r}.")
-        realtime = checked_switch(where, "realtime", realtime)
+        asked = checked_realtime(where, realtime)
         ordered = checked_switch(where, "ordered", ordered)
-        if realtime and placement != "process":
+        if asked is not None and placement != "process":
             raise ConfigurationError(
                 f"{where}: realtime=True needs placement='process'; a thread that shares the interpreter lock would only "
                 f"block it with priority."
@@ -89,7 +93,7 @@ class Description:
         if on_failure != "stop":
             raise ConfigurationError(f"{where}: expected on_failure='stop', got {on_failure!r}.")
         replicas = checked_integer(where, "replicas", replicas, MAX_PROCESSES - 1)
-        placed = Placed(name, module, placement, worker, realtime, replicas, ordered and replicas > 1)
+        placed = Placed(name, module, placement, worker, asked, replicas, ordered and replicas > 1)
         if replicas > 1:
             check_replicated(placed)
         self._check_worker_names(placed)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 import msgspec
 import numpy as np
 
-from steadyflow._native import OutputCore
+from steadyflow._native import DeviceAccount, DeviceFeed, OutputCore
 from steadyflow.aligned import Aligned, check_methods, check_names
 from steadyflow.errors import ConfigurationError, StateError, UnknownName
 from steadyflow.formats import AnyFormat, AudioFormat, Format, checked_integer
@@ -131,7 +131,7 @@ def _without_ports(owner: type) -> Any:
 class InputPort:
     """An input of one module; made with the module."""
 
-    __slots__ = ("declaration", "format", "keepers", "module", "name")
+    __slots__ = ("declaration", "device_feed", "format", "keepers", "module", "name")
 
     def __init__(self, module: Module, name: str, declaration: Input) -> None:
         self.module = module
@@ -141,6 +141,8 @@ class InputPort:
         """The declared format; from the start of the flow on, the resolved one."""
         self.keepers: list[Callable[[bool], bool]] = []
         """For each pipeline that can keep blocks back: what is told whether they are wanted. Filled in by the worker."""
+        self.device_feed: DeviceFeed | None = None
+        """Of a module that a device drives: what the device takes its frames from. Filled in by the worker."""
 
     def hold(self) -> None:
         """
@@ -266,7 +268,7 @@ def _check_methods(cls: ModuleMeta) -> None:
         raise ConfigurationError(f"{where}: produce() is for sources. Derive the class from Source, not from Module.")
     if cls._steadyflow_aligned is not None:
         check_methods(where, cls._steadyflow_aligned, cls, methods, inputs)
-    else:
+    elif not getattr(cls, "device_driven", False):
         _check_every_input_is_processed(where, list(inputs), methods)
 
 
@@ -478,7 +480,14 @@ class Source(Module, ABC):
     """Whether the source cannot be slowed, only dropped (a microphone)."""
 
     device_driven: bool = False
-    """Whether a device's callback sends the blocks: its pipelines always have a ring, and a rule that does not wait."""
+    """
+    Whether a device's callback serves the ports: its pipelines always have a ring and, where it sends, a rule that does not wait.
+    It may have an input, which needs no ``process``. It has a process of its own, unless told otherwise, which is started again
+    when the device is lost.
+    """
+
+    device_account: DeviceAccount | None = None
+    """What the callback of the device counts, and where it has come to; from the start of the flow on."""
 
     if TYPE_CHECKING:  # at run time its absence is what the check of the class looks for
 
@@ -580,7 +589,18 @@ def is_asynchronous(module: Module) -> bool:
 def process_methods(module: Module) -> dict[str, Callable[[Any], object]]:
     """Return, for each input, the method that takes its blocks."""
     alone = getattr(module, "process", None)
+    if is_device_driven(module):
+        return dict.fromkeys(type(module)._steadyflow_inputs, _left_to_the_device)
     return {name: getattr(module, f"process_{name}", alone) for name in type(module)._steadyflow_inputs}  # type: ignore[misc]
+
+
+def _left_to_the_device(block: object) -> None:
+    raise StateError(f"expected the device to take {block!r}; nobody else does")
+
+
+def is_device_driven(module: Module) -> bool:
+    """Tell whether a device's callback serves the ports of a module."""
+    return isinstance(module, Source) and module.device_driven
 
 
 def _make_ports(module: Module) -> dict[str, InputPort | OutputPort]:

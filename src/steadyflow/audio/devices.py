@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
+import os
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import msgspec
 
 from steadyflow._native import DeviceStream
 from steadyflow.errors import ConfigurationError, DeviceUnavailable, MissingExtra, SystemShortage, UnknownName
+from steadyflow.runtime.workers import environment, interpreter
 
-Direction = Literal["input", "output"]
+Direction = Literal["input", "output", "duplex"]
 
 COMMON_RATES_HZ: Final = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000)
 
@@ -105,9 +111,41 @@ def list_devices() -> list[Device]:
         ]
 
 
-def find_device(owner: str, wanted: int | str | None, direction: Direction) -> Device:
+def list_devices_apart() -> list[Device]:
     """
-    Return the device of this index or name, or the default one.
+    Do the same as `list_devices` in a process that ends with it; blocks for up to some seconds.
+
+    PortAudio stays out of this process: where the sound server is killed later, it aborts the process that it is loaded in.
+
+    Raises:
+        MissingExtra: sounddevice is not installed.
+        SystemShortage: PortAudio is not installed, or the process failed; says how.
+    """
+    if importlib.util.find_spec("sounddevice") is None:
+        raise MissingExtra("audio", "list_devices")
+    command = [*interpreter(), "-c", f"from {__name__} import print_devices; print_devices()"]
+    done = subprocess.run(
+        command, capture_output=True, check=False, stdin=subprocess.DEVNULL, env=environment(realtime=False)
+    )
+    try:
+        return msgspec.json.decode(done.stdout, type=list[Device])
+    except msgspec.DecodeError:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise SystemShortage(f"list_devices: {said[-1] if said else f'exit code {done.returncode}'}") from None
+
+
+def print_devices() -> None:
+    """Write all devices to the standard output, as JSON, and end this process without a word to PortAudio."""
+    sys.stdout.buffer.write(msgspec.json.encode(list_devices()))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def find_device(
+    owner: str, wanted: int | str | None, direction: Direction, listed: Callable[[], list[Device]] = list_devices
+) -> Device:
+    """
+    Return the device of this index or name, or the default one, of those that are listed.
 
     A name need not be whole: any part of it will do that only one device of this direction has, in any case.
 
@@ -116,16 +154,14 @@ def find_device(owner: str, wanted: int | str | None, direction: Direction) -> D
         ConfigurationError: Several have; names them.
         DeviceUnavailable: There is no device of this direction at all.
     """
-    usable = [device for device in list_devices() if _channels(device, direction)]
+    usable = [device for device in listed() if _channels(device, direction)]
     if not usable:
         raise DeviceUnavailable(
             f"{owner}: expected a device for {direction}, and this system shows none. Is a sound server running, and may this "
             f"user use the devices (group audio)?"
         )
     if wanted is None:
-        defaults = [
-            each for each in usable if (each.is_default_input if direction == "input" else each.is_default_output)
-        ]
+        defaults = [each for each in usable if _is_default(each, direction)]
         return (defaults or usable)[0]
     if isinstance(wanted, int):
         found = [device for device in usable if device.index == wanted]
@@ -143,6 +179,19 @@ def find_device(owner: str, wanted: int | str | None, direction: Direction) -> D
     return found[0]
 
 
+def find_again(owner: str, name: str, host: str, direction: Direction) -> Device:
+    """
+    Return the device of this very name and host interface, after it was lost.
+
+    Raises:
+        DeviceUnavailable: It is not there.
+    """
+    for device in list_devices():
+        if device.name == name and device.host == host and _channels(device, direction):
+            return device
+    raise DeviceUnavailable(f"{owner}: expected the device {name!r} ({host}) to be back; it is not there yet.")
+
+
 def supported_rates_hz(device: Device, direction: Direction) -> list[int]:
     """Return which of the `COMMON_RATES_HZ` the device takes. May block; a device that is busy supports none."""
     sounddevice = import_sounddevice("supported_rates_hz")
@@ -156,7 +205,13 @@ def supported_rates_hz(device: Device, direction: Direction) -> list[int]:
 
 
 def _channels(device: Device, direction: Direction) -> int:
+    if direction == "duplex":
+        return min(device.input_channels, device.output_channels)
     return device.input_channels if direction == "input" else device.output_channels
+
+
+def _is_default(device: Device, direction: Direction) -> bool:
+    return device.is_default_output if direction == "output" else device.is_default_input
 
 
 class Stream:
@@ -170,7 +225,8 @@ class Stream:
         device: Where from or to.
         direction: Which.
         sample_rate_hz: Frames per second.
-        channels: How many.
+        captured: How many channels are captured; None: none.
+        played: How many are played; None: none.
         latency: ``"low"``, ``"high"`` or seconds, as the driver understands it.
         native: Its callback is given to PortAudio, and nothing else: no Python runs on the device's threads.
 
@@ -184,7 +240,8 @@ class Stream:
         device: Device,
         direction: Direction,
         sample_rate_hz: int,
-        channels: int,
+        captured: int | None,
+        played: int | None,
         latency: str | float,
         native: DeviceStream,
     ) -> None:
@@ -192,11 +249,16 @@ class Stream:
         self._owner = owner
         self._device = device
         self._native = native  # the callback uses it as long as the stream is open
-        if channels > _channels(device, direction):
-            raise DeviceUnavailable(
-                f"{owner}: expected at most {_channels(device, direction)} channels, which device {device.name!r} has for "
-                f"{direction}; got {channels}."
-            )
+        self.sample_rate_hz = sample_rate_hz
+        for channels, most, way in (
+            (captured, device.input_channels, "input"),
+            (played, device.output_channels, "output"),
+        ):
+            if channels is not None and channels > most:
+                raise DeviceUnavailable(
+                    f"{owner}: expected at most {most} channels, which device {device.name!r} has for {way}; got {channels}."
+                )
+        wanted = [channels for channels in (captured, played) if channels is not None]
         cast = sounddevice._ffi.cast
         with _lock:
             try:
@@ -206,7 +268,7 @@ class Stream:
                     samplerate=sample_rate_hz,
                     blocksize=0,  # the server's own period: PortAudio would add a buffer for any other
                     device=device.index,
-                    channels=channels,
+                    channels=wanted if direction == "duplex" else wanted[0],
                     dtype="float32",
                     latency=latency,
                     callback=cast("PaStreamCallback*", native.callback),
@@ -215,10 +277,13 @@ class Stream:
                 )
             except (sounddevice.PortAudioError, ValueError) as error:
                 raise DeviceUnavailable(
-                    f"{owner}: device {device.name!r} ({device.host}) does not open at {sample_rate_hz} Hz with {channels} "
-                    f"channel{'s' * (channels > 1)}: {error}. It says that it runs at {device.default_sample_rate_hz} Hz; "
+                    f"{owner}: device {device.name!r} ({device.host}) does not open at {sample_rate_hz} Hz with "
+                    f"{' and '.join(map(str, wanted))} channel{'s' * (wanted != [1])}: {error}. It says that it runs at {device.default_sample_rate_hz} Hz; "
                     f"`steadyflow devices` shows what there is."
                 ) from None
+
+        # Registered after sounddevice's own handler, and so called before it: PortAudio is not ended below an open stream.
+        atexit.register(self.close)
 
     def start(self) -> None:
         """
@@ -245,11 +310,13 @@ class Stream:
 
     @property
     def latency_s(self) -> float:
-        """What the driver says how long frames are on their way."""
-        return float(self._stream.latency)
+        """What the driver says how long frames are on their way; the longer one of both directions."""
+        latency = self._stream.latency
+        return float(max(latency) if isinstance(latency, tuple) else latency)
 
     def close(self) -> None:
         """Close it; from then on nothing calls the callback. Gives it up after 2 s: its server may be gone."""
+        atexit.unregister(self.close)
         self._native.close()
 
         def end() -> None:
@@ -271,6 +338,7 @@ class Stream:
         Where a JACK server was killed, PortAudio waits for ever when it is told to stop or close the stream, and aborts the
         process when it is told to end. So it is told nothing more, and what it may still use is kept to the end of the process.
         """
+        atexit.unregister(self.close)
         self._native.close()
         self._native.keep()
         atexit.unregister(self._sounddevice._exit_handler)

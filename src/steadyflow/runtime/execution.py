@@ -6,12 +6,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from steadyflow._native import (
     CONTROL_BIT,
     ROOM_BIT,
     AbortFlag,
+    DeviceAccount,
     Inbox,
     Ring,
     Segment,
@@ -27,14 +28,19 @@ from steadyflow.errors import CorruptedSegment, FlowFailed, WorkerDied
 from steadyflow.events import (
     DataFlowStarted,
     DataFlowStopped,
+    DeviceLost,
+    DeviceRecovered,
     FlowEvent,
     ModuleEnded,
     PipelineFailure,
     RealtimeRefused,
+    RealtimeRevoked,
     ViewsExhausted,
     WorkerUnresponsive,
 )
 from steadyflow.formats import Format
+from steadyflow.metrics.devices import DeviceReport, report_of_module
+from steadyflow.module import Source, is_device_driven
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
 from steadyflow.report import AlignedInputReport, ModuleReport
 from steadyflow.runtime.format_resolution import resolve_formats
@@ -121,6 +127,10 @@ class Execution:
                 instances = {placed.name: placed.module for placed in plan.modules}
                 worker = ThreadWorker(wiring, self, instances, layout.segments, abort)
             self.workers[plan.name] = worker
+            for module in wiring.modules:
+                if module.account is not None:
+                    device_driven: Any = modules[module.name].module
+                    device_driven.device_account = DeviceAccount(*self._at(module.account))
         self._watch = Watch(flow, list(self._watched()), publish)
 
     def _watched(self) -> Iterator[WatchedPipeline]:
@@ -129,9 +139,11 @@ class Execution:
             wiring = self._layout.wirings[pipeline.id]
             if wiring.cycles is None:
                 continue
+            consumer = self._modules.get(pipeline.target[0])
+            if consumer is not None and is_device_driven(consumer.module):
+                continue  # a device takes what is there when it wants it, and has no cycle for each block
             config = pipeline.config
             has_budget = config.max_latency_ms is not None or isinstance(config, AudioPipelineConfig)
-            consumer = self._modules.get(pipeline.target[0])
             is_thread = consumer is not None and consumer.placement == "thread"
             thread = consumer.workers[0] if consumer is not None and is_thread else None
             if config.priority is not PipelinePriority.CRITICAL:
@@ -329,6 +341,18 @@ class Execution:
             )
         return reports
 
+    def device_reports(self) -> dict[str, DeviceReport]:
+        """Return what happened at each device, by module."""
+        return {
+            name: report_of_module(account, placed.module)
+            for name, placed in self._modules.items()
+            if isinstance(placed.module, Source) and (account := placed.module.device_account) is not None
+        }
+
+    def device_places(self) -> dict[str, tuple[Segment, int]]:
+        """Return where the callback of each device counts, by module."""
+        return {name: self._at(place) for name, place in self._layout.accounts.items()}
+
     def _seen_from_outside(self, module: str, worker: Worker) -> tuple[int, int, str, dict[str, AlignedInputReport]]:
         """Tell what a module did by what its pipelines counted: of a process that has not reported yet, or never will."""
         calls = busy_ns = 0
@@ -369,6 +393,25 @@ class Execution:
         self._reclaim(worker)
         self._failed(worker, problem, None)
 
+    def realtime_revoked(self, worker: Worker, module: str | None, reason: str) -> None:
+        """See `workers.Owner`."""
+        self._publish(RealtimeRevoked(flow=self._flow, worker=worker.name, module=module, reason=reason))
+
+    def worker_lost(self, worker: Worker, module: str, problem: str) -> None:
+        """See `workers.Owner`."""
+        self._reclaim(worker, for_successor=True)
+        self._publish(DeviceLost(flow=self._flow, module=module, worker=worker.name, problem=problem))
+
+    def worker_recovered(self, worker: Worker, module: str, away_s: float, attempts: int) -> None:
+        """See `workers.Owner`."""
+        self._publish(
+            DeviceRecovered(flow=self._flow, module=module, worker=worker.name, away_s=away_s, attempts=attempts)
+        )
+
+    def worker_given_up(self, worker: Worker) -> None:
+        """See `workers.Owner`."""
+        self._reclaim(worker)
+
     def worker_ended(self, worker: Worker) -> None:
         """See `workers.Owner`."""
         with self._changed:
@@ -393,14 +436,16 @@ class Execution:
 
     def _warn_of_refusals(self) -> None:
         # In the caller's thread, where a filter that makes warnings errors stops the flow and not a monitor.
-        for worker in self.workers.values():
-            if worker.realtime_refusal is not None:
-                warnings.warn(
-                    f"flow {self._flow!r}: worker {worker.name!r} runs without real-time priority: "
-                    f"{worker.realtime_refusal}",
-                    RuntimeWarning,
-                    stacklevel=5,  # start() or run(), as the user called it
-                )
+        refused = [worker for worker in self.workers.values() if worker.realtime_refusal is not None]
+        if refused:
+            names = ", ".join(repr(worker.name) for worker in refused)
+            run = f"worker {names} runs" if len(refused) == 1 else f"workers {names} run"
+            # Once: it is one system that refuses, for one reason.
+            warnings.warn(
+                f"flow {self._flow!r}: {run} without real-time priority: {refused[0].realtime_refusal}",
+                RuntimeWarning,
+                stacklevel=5,  # start() or run(), as the user called it
+            )
 
     def _failed(self, worker: Worker, problem: Exception, module: str | None) -> None:
         first = str(problem).splitlines()[0]
@@ -460,14 +505,15 @@ class Execution:
         for offset in self._layout.target_bells.values():
             ring_bell(self._layout.segment, offset, CONTROL_BIT)
 
-    def _reclaim(self, worker: Worker) -> None:
-        """Take over what a dead process had in hand: its blocks, its views, its ends."""
+    def _reclaim(self, worker: Worker, *, for_successor: bool = False) -> None:
+        """Take over what a dead process had in hand: its blocks, its views and, unless another follows it, its ends."""
         names = {module.name for module in worker.wiring.modules}
         self._take_over(worker, names)
-        retire_bell(*self._at(worker.wiring.bell))
+        if not for_successor:
+            retire_bell(*self._at(worker.wiring.bell))
         for wiring in worker.wiring.pipelines:
             try:
-                self._reclaim_pipeline(worker, wiring, names)
+                self._reclaim_pipeline(worker, wiring, names, for_successor)
             except CorruptedSegment as damage:
                 self._failed(worker, damage, None)  # the others are reclaimed all the same
             for bell in wiring.consumer_bells:
@@ -475,14 +521,14 @@ class Execution:
             for lane in wiring.lanes:
                 ring_bell(*self._at(lane.producer_bell), ROOM_BIT)
 
-    def _reclaim_pipeline(self, worker: Worker, wiring: PipelineWiring, names: set[str]) -> None:
+    def _reclaim_pipeline(self, worker: Worker, wiring: PipelineWiring, names: set[str], for_successor: bool) -> None:
         if wiring.target[0] in names:
             self._reclaim_input(worker, wiring)
         # Its views, and on its own outputs its loans.
         for lane in wiring.lanes:
             if lane.pool is not None:
                 release_process(*self._at(lane.pool), worker.wiring.process, wiring.id)
-        if wiring.source[0] in names:
+        if wiring.source[0] in names and not for_successor:
             Ring(*self._at(wiring.lanes[worker.wiring.replica].ring), wiring.id).set_ended()
 
     def _reclaim_input(self, worker: Worker, wiring: PipelineWiring) -> None:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from steadyflow._native import (
     BELL_BYTES,
+    DEVICE_ACCOUNT_BYTES,
     MAX_BRANCHES,
     MAX_PROCESSES,
     PRIVATE_COPY_BYTES,
@@ -32,8 +33,9 @@ from steadyflow.audio_config import (
 from steadyflow.config import DropOldest, Rule, Wait
 from steadyflow.errors import ConfigurationError, CycleRefused, LimitExceeded, concerning
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, class_path, format_to_wire
-from steadyflow.module import Module, Source, aligned_inputs, is_asynchronous, output_ports
+from steadyflow.module import Module, Source, aligned_inputs, is_asynchronous, is_device_driven, output_ports
 from steadyflow.pipeline import Pipeline, buffer_bytes
+from steadyflow.realtime import Realtime, together
 from steadyflow.runtime.aligned_links import stopped_inputs
 from steadyflow.runtime.arguments import encode_arguments, parameter_names
 from steadyflow.runtime.graph import find_cycle, strongly_connected, upstream_of
@@ -50,7 +52,7 @@ class WorkerPlan(NamedTuple):
 
     name: str
     placement: Placement
-    realtime: bool
+    realtime: Realtime | None
     modules: list[Placed]
     replica: int = 0
 
@@ -138,20 +140,31 @@ def default_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) 
 
 def check_device_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], rules: Mapping[str, Rule]) -> None:
     """
-    Refuse rules that a device's callback cannot follow: it must not wait, and nobody could be told that it failed.
+    Refuse what a device's callback cannot do: wait, tell somebody that it failed, or mix.
 
     Raises:
-        ConfigurationError: A pipeline that a device feeds waits or fails when it is full.
+        ConfigurationError: A pipeline that a device feeds waits or fails when it is full; or several lead into one device.
     """
     for pipeline in pipelines:
         source = pipeline.source[0]
-        if source in modules and _is_device_driven(modules[source].module):
+        if source in modules and is_device_driven(modules[source].module):
             rule = rules[pipeline.id]
             if rule.waits or not rule.loses:
                 with concerning(pipeline=pipeline.id):
                     raise ConfigurationError(
                         f"{pipeline.id}: expected a rule that neither waits nor fails, because a device sends into this pipeline "
                         f"and waits for nobody; got {rule!r}. Use DropOldest(), DropNewest() or Latest()."
+                    )
+    fed: dict[tuple[str, str], str] = {}
+    for pipeline in pipelines:
+        target = pipeline.target
+        if target[0] in modules and is_device_driven(modules[target[0]].module):
+            other = fed.setdefault(target, pipeline.id)
+            if other != pipeline.id:
+                with concerning(pipeline=pipeline.id):
+                    raise ConfigurationError(
+                        f"{pipeline.id}: expected one pipeline into {'.'.join(target)}, because a device mixes nothing; {other} leads "
+                        f"there, too. Let a module mix them."
                     )
 
 
@@ -204,10 +217,6 @@ def _is_live(module: Module) -> bool:
     return isinstance(module, Source) and module.live
 
 
-def _is_device_driven(module: Module) -> bool:
-    return isinstance(module, Source) and module.device_driven
-
-
 def _is_paced(module: Module) -> bool:
     return isinstance(module, Source) and module.paced
 
@@ -242,7 +251,7 @@ def plan_workers(modules: Mapping[str, Placed], order: Sequence[Sequence[str]]) 
                 _check_placement(plan, placed)
                 _check_same_kind(worker, [*plan.modules, placed])
             plan.modules.append(placed)
-            plans[worker] = plan._replace(realtime=plan.realtime or placed.realtime)
+            plans[worker] = plan._replace(realtime=together(plan.realtime, placed.realtime))
     processes = sum(plan.placement == "process" for plan in plans.values())
     if processes >= MAX_PROCESSES:
         raise LimitExceeded(
@@ -304,7 +313,7 @@ class Layout:
         self._workers_of = {name: placed.workers for name, placed in modules.items()}
         self._replicas = {name: placed.replicas for name, placed in modules.items()}
         self._asynchronous = {name for name, placed in modules.items() if is_asynchronous(placed.module)}
-        self._device_driven = {name for name, placed in modules.items() if _is_device_driven(placed.module)}
+        self._device_driven = {name for name, placed in modules.items() if is_device_driven(placed.module)}
         self._aligned = {
             (name, port)
             for name, placed in modules.items()
@@ -317,6 +326,8 @@ class Layout:
         self._loops = {name: index for index, group in enumerate(order) for name in group if len(group) > 1}
         bells = {worker.name: plan.bell() for worker in workers}
         self.target_bells = {pipeline.id: plan.bell() for pipeline in pipelines if pipeline.target_open}
+        # Nobody sleeps there: a device looks by itself, and its worker need not be woken for each block.
+        self._device_bells = {name: plan.bell() for name in sorted(self._device_driven)}
         rings = {
             pipeline.id: [plan.reserve(ring_bytes(*self._slots(pipeline, ring))) for ring in self._rings(pipeline)]
             for pipeline in pipelines
@@ -326,8 +337,9 @@ class Layout:
             port: [plan.reserve(pool_bytes(*size)) for size in sizes]
             for port, sizes in self._pool_sizes(pipelines).items()
         }
+        self.accounts = {name: Place(0, plan.reserve(DEVICE_ACCOUNT_BYTES)) for name in sorted(self._device_driven)}
         self.segments = [Segment.create(plan.bytes), *(place[0] for place in opened.values())]
-        for offset in (*bells.values(), *self.target_bells.values()):
+        for offset in (*bells.values(), *self.target_bells.values(), *self._device_bells.values()):
             self.segment.create_bell(offset)
         self._create(pipelines, rings, pools)
         self.bells = {name: Place(0, offset) for name, offset in bells.items()}
@@ -375,6 +387,7 @@ class Layout:
                         if wiring.source[0] in names or wiring.target[0] in names
                     ),
                     realtime=worker.realtime,
+                    restartable=worker.placement == "process" and names <= self._device_driven,
                 )
             )
         return wirings
@@ -398,6 +411,7 @@ class Layout:
             outputs=outputs,
             order=self._order[placed.name],
             stops=self._stops.get(placed.name, {}),
+            account=self.accounts.get(placed.name),
         )
 
     def _fused(self, pipeline: Pipeline) -> bool:
@@ -413,7 +427,9 @@ class Layout:
             return False
         if regulates(pipeline.config):
             return False
-        if source in self._asynchronous or source in self._device_driven or pipeline.target in self._aligned:
+        if source in self._asynchronous or pipeline.target in self._aligned:
+            return False
+        if source in self._device_driven or target in self._device_driven:
             return False
         return not self._in_loop(pipeline)
 
@@ -517,6 +533,8 @@ class Layout:
     def _wire(self, pipeline: Pipeline, lanes: tuple[LaneWiring, ...], bit: int, order: Place | None) -> PipelineWiring:
         if pipeline.target_open:
             bells = [Place(0, self.target_bells[pipeline.id])]
+        elif pipeline.target[0] in self._device_driven:
+            bells = [Place(0, self._device_bells[pipeline.target[0]])]
         else:
             bells = [self.bells[worker] for worker in self._workers_of[pipeline.target[0]]]
         assert pipeline.format is not None

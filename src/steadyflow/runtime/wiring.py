@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from steadyflow.audio_config import CycleRules, IntakeRules
+from steadyflow.realtime import Realtime
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -87,6 +88,7 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
         outputs: Formats of the outputs that are resolved.
         order: Its place in the flow, upstream first; the same for the modules of a loop.
         stops: For each aligned input, the others that get nothing more when it is held back.
+        account: Where the callback of its device counts; None: it has no device.
     """
 
     name: str
@@ -96,6 +98,7 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
     outputs: dict[str, dict[str, Any]]
     order: int
     stops: dict[str, list[str]]
+    account: Place | None = None
 
 
 class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +112,8 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
         replica: Which of its module's replicas it runs, from 0: its lane of what it sends, its place among consumers.
         modules: In topological order.
         pipelines: All that begin or end here.
-        realtime: Whether it asks the system for real-time scheduling.
+        realtime: What it asks the system for with real-time scheduling; None: does not ask for that.
+        restartable: Whether it is a process that another one may follow, because it holds nothing but devices.
     """
 
     name: str
@@ -118,7 +122,8 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
     replica: int
     modules: tuple[ModuleWiring, ...]
     pipelines: tuple[PipelineWiring, ...]
-    realtime: bool
+    realtime: Realtime | None
+    restartable: bool = False
 
     def bells(self) -> list[tuple[int, int]]:
         """Return (segment, offset) of every bell that this worker sleeps on or rings."""

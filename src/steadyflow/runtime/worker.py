@@ -6,16 +6,19 @@ CONTROL is the descriptor of its socket; LIFELINE that of a pipe which closes wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
+from functools import partial
+from typing import Final, NoReturn
 
 import msgspec
 
 from steadyflow._native import AbortFlag, Segment, watch_lifeline
-from steadyflow.errors import CorruptedSegment, FlowError
+from steadyflow.errors import CorruptedSegment, DeviceLost, FlowError
 from steadyflow.module import Module
 from steadyflow.runtime.arguments import decode_arguments
 from steadyflow.runtime.channel import (
@@ -26,7 +29,9 @@ from steadyflow.runtime.channel import (
     Ended,
     Exhausted,
     Failed,
+    Lost,
     Ready,
+    Revoked,
     Setup,
     Start,
     Stop,
@@ -35,17 +40,34 @@ from steadyflow.runtime.failure_text import in_one_line, with_traceback
 from steadyflow.runtime.loop import WorkerLoop
 from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import MainScript
-from steadyflow.runtime.scheduling import request_realtime
+from steadyflow.runtime.realtime import become_realtime
+from steadyflow.runtime.scheduling import Scheduling
 from steadyflow.runtime.wiring import WorkerWiring
+
+ABANDONED_EXIT_CODE: Final = os.EX_SOFTWARE
+"""The coordinator is gone."""
+
+LOST_EXIT_CODE: Final = os.EX_TEMPFAIL
+"""A device is gone, and this process with it."""
 
 
 class _RemoteHost:
-    """Reports to the coordinator through the channel."""
+    """
+    Reports to the coordinator through the channel.
 
-    def __init__(self, channel: Channel) -> None:
+    Args:
+        channel: To it.
+        restartable: Whether another process may follow this one.
+    """
+
+    def __init__(self, channel: Channel, restartable: bool) -> None:
         self._channel = channel
+        self._restartable = restartable
 
     def module_failed(self, module: str, problem: Exception, text: str, block_sequence: int | None) -> None:
+        if self._restartable and isinstance(problem, DeviceLost):
+            self._channel.send(Lost(module, in_one_line(problem)))
+            _leave_at_once(LOST_EXIT_CODE)
         self._channel.send(_failed(module, problem, text, block_sequence))
 
     def module_ended(self, module: str) -> None:
@@ -53,6 +75,13 @@ class _RemoteHost:
 
     def views_exhausted(self, pipeline: str, limit: int) -> None:
         self._channel.send(Exhausted(pipeline, limit))
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End without telling libraries: where the server of a device is gone, they wait for it for ever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _failed(module: str | None, problem: BaseException, text: str, block_sequence: int | None) -> Failed:
@@ -81,7 +110,7 @@ def main(arguments: list[str]) -> int:
     try:
         return _serve(channel)
     except ChannelBroken:
-        return 70  # the coordinator is gone; so is everybody who could be told
+        return ABANDONED_EXIT_CODE  # the coordinator is gone; so is everybody who could be told
     finally:
         channel.close()
 
@@ -98,15 +127,19 @@ def _serve(channel: Channel) -> int:
         segments = _attach(setup, channel.take_descriptors())
         script = MainScript(setup.main_path, setup.main_package)
         modules = _construct(wiring, script)
-        loop = make_loop(wiring, modules, segments, abort, _RemoteHost(channel), script.resolve)
+        loop = make_loop(wiring, modules, segments, abort, _RemoteHost(channel, wiring.restartable), script.resolve)
     except BaseException as problem:  # also sys.exit() in the main script or a constructor
         channel.send(_failed(None, problem, with_traceback(problem), None))
         return 1
-    refusal = request_realtime() if wiring.realtime else None
     if not loop.setup():
         loop.close()
+        if wiring.restartable:
+            _leave_at_once(1)
         return 1
-    channel.send(Ready(wiring.realtime and refusal is None, refusal))
+    scheduling, watch = Scheduling(), None
+    if wiring.realtime is not None:
+        scheduling, watch = become_realtime(wiring, loop, segments, partial(_tell_revoked, channel))
+    channel.send(Ready(scheduling))
     first = channel.receive()
     if not isinstance(first, Start):
         loop.close()
@@ -120,8 +153,15 @@ def _serve(channel: Channel) -> int:
         return 1
     finally:
         loop.detach()
+        if watch is not None:
+            watch.end()
     channel.send(Done(loop.module_reports()))
     return 0
+
+
+def _tell_revoked(channel: Channel, module: str | None, reason: str) -> None:
+    with contextlib.suppress(ChannelBroken):  # the coordinator is gone, and this process is about to be
+        channel.send(Revoked(module, reason))
 
 
 def _attach(setup: Setup, descriptors: list[int]) -> list[Segment]:
@@ -159,8 +199,8 @@ def _listen(channel: Channel, loop: WorkerLoop, abort: AbortFlag) -> None:
 
 if __name__ == "__main__":
     code = main(sys.argv[1:])
+    if code == ABANDONED_EXIT_CODE:
+        _leave_at_once(code)
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == 70:
-        os._exit(code)
     sys.exit(code)
