@@ -142,7 +142,8 @@ def missed_lines(pipeline: str, metrics: FlowMetrics) -> list[str]:
         return []
     concealed = f", {metrics.concealed_blocks} blocks concealed" if metrics.concealed_blocks else ""
     worst = "" if metrics.worst_block is None else f"; {metrics.worst_block}"
-    return [f"{pipeline}: {metrics.missed_deadlines} deadlines missed{concealed}{worst}"]
+    load = f", load {metrics.load_p99:.0%} at p99" if metrics.load_max else ""
+    return [f"{pipeline}: {metrics.missed_deadlines} deadlines missed{concealed}{load}{worst}"]
 
 
 def device_rows(devices: Mapping[str, DeviceReport]) -> Iterable[tuple[str, ...]]:

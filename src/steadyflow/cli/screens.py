@@ -138,7 +138,7 @@ def pipelines_table(pipelines: Mapping[str, FlowMetrics]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("pipeline", overflow="fold")
-    for column in ("sent", "delivered", "dropped", "p50 ms", "p99 ms", "load", "health"):
+    for column in ("sent", "delivered", "dropped", "p50 ms", "p99 ms", "health"):
         table.add_column(column, justify="right")
     colours = {"healthy": "green", "degraded": "yellow", "failing": "red", "idle": "dim"}
     for name, metrics in pipelines.items():
@@ -157,7 +157,6 @@ def _figures(metrics: FlowMetrics) -> tuple[str, ...]:
         str(metrics.dropped_total),
         f"{metrics.latency_p50_ms:.3f}",
         f"{metrics.latency_p99_ms:.3f}",
-        f"{metrics.load_p99:.0%}" if metrics.period_ms else "-",
     )
 
 
