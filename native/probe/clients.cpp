@@ -24,7 +24,7 @@ Clients::~Clients() {
 std::string Clients::open(const std::string& server, const std::string& name, bool listens, bool loops) {
     std::string problem;
     loops_ = loops;
-    player_ = open_client(server, name + "-player", problem);
+    player_ = open_client(server, name, problem);
     if (player_ == nullptr) return problem;
     out_ = jack_.port_register(player_, "out", JackLibrary::audio, JackLibrary::is_output, 0);
     if (out_ == nullptr) return "JACK gives no output port";

@@ -22,11 +22,12 @@ struct Cycle {
     Nanoseconds called_ns;
 };
 
-// Follows the server's count of frames, which jumps where the server gave cycles up.
+// Follows the server's count of frames, which jumps ahead where the server gave cycles up.
 class FrameClock {
 public:
     void observe(std::uint32_t server_frame, std::uint32_t frames) noexcept {
-        if (started_) skipped_.add(server_frame - expected_);
+        const auto ahead = static_cast<std::int32_t>(server_frame - expected_);
+        if (started_ && ahead > 0) skipped_.add(static_cast<std::uint64_t>(ahead));
         started_ = true;
         expected_ = server_frame + frames;
     }
