@@ -1,7 +1,8 @@
-// What a device's callback counts and measures.
+// What a device's callback counts and measures, in shared memory.
 //
-// Invariants: the callback is the only writer, and adds by load and store; any thread of the process reads each word whole, and
-// none of them goes back. Recording is wait-free and allocates nothing.
+// Invariants: the callback is the only writer, and adds by load and store; anybody reads each word whole, and none of them goes
+// back. Where a stream is opened anew, perhaps by another process, its account goes on. Recording is wait-free and allocates
+// nothing.
 #pragma once
 
 #include <atomic>
@@ -40,6 +41,12 @@ struct DeviceAccount {
     std::atomic<double> drift_ppm;  // by how much the device's seconds are longer than ours; 0 until known
     std::atomic<Nanoseconds> clock_error_ns;  // how far its latest reading was off
     std::atomic<Nanoseconds> last_cycle_ns;   // monotonic, when it was called; 0: never
+    // Which device it is, for a stream that is opened anew: UTF-8, ended by a zero. Written before the first stream starts.
+    char name[256];
+    char host[64];
+    // Where a stream that is opened anew goes on: the position of the frame after the latest, and when that is sampled.
+    Counter next_frame;
+    std::atomic<Nanoseconds> next_frame_ns;  // monotonic; 0: nothing was captured yet
 
     void note_gap(std::uint64_t frames_lost) noexcept {
         add(gaps);
@@ -47,6 +54,11 @@ struct DeviceAccount {
         if (frames_lost > largest_gap_frames.load(std::memory_order_relaxed)) {
             largest_gap_frames.store(frames_lost, std::memory_order_relaxed);
         }
+    }
+
+    void note_position(std::uint64_t frame, Nanoseconds sampled_ns) noexcept {
+        next_frame.store(frame, std::memory_order_relaxed);
+        next_frame_ns.store(sampled_ns, std::memory_order_relaxed);
     }
 
     void note_cycle(std::uint32_t cycle_frames, double rate_hz, Nanoseconds began_ns, Nanoseconds ended_ns) noexcept {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <thread>
+#include <utility>
 
 namespace steadyflow {
 namespace {
@@ -93,7 +94,17 @@ void DeviceStream::capture(const std::byte* samples, std::uint32_t frames, const
         expected_s_.reset();
         if (xrun) count(capture_->skip(0));
     }
+    if (resumed_ns_ != 0) bridge(first_ns);
     count(capture_->write(samples, frames, first_ns));
+    account_.note_position(capture_->position(), first_ns + static_cast<Nanoseconds>(seconds * 1e9));
+}
+
+// From the last frame of the stream before this one to the first of this.
+void DeviceStream::bridge(Nanoseconds first_ns) {
+    const auto lost = std::llround(static_cast<double>(first_ns - std::exchange(resumed_ns_, 0)) * rate_hz_ / 1e9);
+    const auto frames = static_cast<std::uint64_t>(std::max(lost, 0LL));
+    account_.note_gap(frames);
+    count(capture_->skip(frames));
 }
 
 void DeviceStream::count(DeviceCapture::Counts counts) noexcept {

@@ -7,8 +7,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "device_account.hpp"
 #include "device_capture.hpp"
@@ -35,11 +37,16 @@ enum class CallbackResult : int { go_on = 0, complete = 1, abort = 2 };
 // One open stream, from the callback's side.
 class DeviceStream {
 public:
+    // `account`: this stream's, or one that goes on from a stream of the same device that has ended: positions go on as if the
+    // time between had been captured and lost.
     // `clock_patience_ns`: how far a reading of the device's clock may be off before the clock is taken to have jumped.
     // `gap_patience_ns`: how much later than expected frames may have been sampled, beyond a whole cycle, before some are taken
     // to be lost without the driver saying so.
-    DeviceStream(double rate_hz, Nanoseconds clock_patience_ns, Nanoseconds gap_patience_ns) noexcept
-        : rate_hz_(rate_hz),
+    DeviceStream(std::shared_ptr<DeviceAccount> account, double rate_hz, Nanoseconds clock_patience_ns,
+                 Nanoseconds gap_patience_ns) noexcept
+        : account_owner_(std::move(account)),
+          account_(*account_owner_),
+          rate_hz_(rate_hz),
           gap_patience_s_(static_cast<double>(gap_patience_ns) / 1e9),
           clock_(clock_patience_ns) {}
     DeviceStream(const DeviceStream&) = delete;
@@ -49,6 +56,8 @@ public:
 
     void capture_into(OutputRings& rings, std::uint32_t frame_bytes, std::uint32_t block_frames) {
         capture_.emplace(rings, frame_bytes, block_frames, rate_hz_);
+        capture_->resume_at(account_.next_frame.load(std::memory_order_relaxed));
+        resumed_ns_ = account_.next_frame_ns.load(std::memory_order_relaxed);
     }
 
     // --- The device's thread. ---
@@ -76,14 +85,17 @@ private:
     void follow_clock(const StreamTimes& times, Nanoseconds now_ns) noexcept;
     void note_xruns(unsigned long flags, Nanoseconds now_ns) noexcept;
     void capture(const std::byte* samples, std::uint32_t frames, const StreamTimes& times, bool xrun, Nanoseconds now_ns);
+    void bridge(Nanoseconds first_ns);
     void count(DeviceCapture::Counts counts) noexcept;
     void note_damage(const Corrupted& damage) noexcept;
 
+    std::shared_ptr<DeviceAccount> account_owner_;
+    DeviceAccount& account_;
     double rate_hz_;
     double gap_patience_s_;
     DeviceClock clock_;
-    DeviceAccount account_{};
     std::optional<DeviceCapture> capture_;
+    Nanoseconds resumed_ns_ = 0;             // when the first frame was due, if the account goes on; then 0
     bool has_time_ = false;                  // the device's clock runs
     std::optional<double> expected_s_;       // when the next frame is sampled, by the device's clock
     std::uint32_t generation_ = fork_generation;

@@ -25,6 +25,10 @@ public:
         : rings_(rings), frame_bytes_(frame_bytes), block_frames_(block_frames), rate_hz_(rate_hz) {}
 
     std::uint32_t frame_bytes() const noexcept { return frame_bytes_; }
+    // The position of the frame that the device brings next.
+    std::uint64_t position() const noexcept { return next_frame_ + filled_; }
+    // Goes on where another stream of the same device has ended. Before the first frame.
+    void resume_at(std::uint64_t frame) noexcept { next_frame_ = frame; }
 
     struct Counts {
         std::uint32_t blocks = 0;

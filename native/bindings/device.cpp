@@ -1,6 +1,12 @@
 #include "device.hpp"
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string_view>
 
 #include "device_callback.hpp"
 #include "output.hpp"
@@ -8,8 +14,7 @@
 namespace steadyflow {
 namespace {
 
-nb::typed<nb::dict, nb::str, nb::any> counts_of(const DeviceStream& stream) {
-    const DeviceAccount& account = stream.account();
+nb::typed<nb::dict, nb::str, nb::any> counts_of(const DeviceAccount& account) {
     const auto of = [](const auto& word) { return word.load(std::memory_order_relaxed); };
     const std::uint64_t cycles = of(account.cycles);
     nb::dict counts;
@@ -34,6 +39,20 @@ nb::typed<nb::dict, nb::str, nb::any> counts_of(const DeviceStream& stream) {
     return counts;
 }
 
+template <std::size_t size>
+void keep_text(char (&place)[size], std::string_view text) {
+    // What is longer is another device as far as its beginning tells, and is not found again.
+    const std::size_t length = std::min(text.size(), size - 1);
+    std::memcpy(place, text.data(), length);
+    std::memset(place + length, 0, size - length);
+}
+
+template <std::size_t size>
+nb::str kept_text(const char (&place)[size]) {
+    const std::string_view text(place, strnlen(place, size));
+    return nb::steal<nb::str>(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
+}
+
 int run_cycle(DeviceStream& stream, nb::handle samples, double current_s, double input_s, unsigned long flags,
               Nanoseconds now_ns) {
     if (PyArray_Check(samples.ptr()) == 0) raise_error("FormatMismatch", "cycle: expected an array of frames x channels");
@@ -55,9 +74,32 @@ int run_cycle(DeviceStream& stream, nb::handle samples, double current_s, double
 
 void register_device(nb::module_& module) {
     using namespace nb::literals;
+    nb::class_<DeviceAccount>(module, "DeviceAccount", "What a device's callback counts and measures.")
+        .def(nb::new_([] { return std::make_shared<DeviceAccount>(); }), "In memory of this process.")
+        .def(nb::new_([](const std::shared_ptr<Segment>& segment, std::uint64_t offset) {
+                 return std::shared_ptr<DeviceAccount>(segment, segment->at<DeviceAccount>(offset));
+             }),
+             "segment"_a, "offset"_a, "In shared memory, which it keeps. Raises CorruptedSegment where it does not fit.")
+        .def("identify",
+             [](DeviceAccount& account, const std::string& name, const std::string& host) {
+                 keep_text(account.name, name);
+                 keep_text(account.host, host);
+             },
+             "name"_a, "host"_a, "Keeps which device it is. Before the first stream starts.")
+        .def_prop_ro("device",
+                     [](const DeviceAccount& account) -> std::optional<std::pair<nb::str, nb::str>> {
+                         if (account.name[0] == 0) return std::nullopt;
+                         return std::pair(kept_text(account.name), kept_text(account.host));
+                     },
+                     "Name and host interface, if they are known.")
+        .def("counts", &counts_of,
+             "What was counted so far, by name; times in ns of the monotonic clock. Wait-free for the callback, any thread; each\n"
+             "number is whole, and they may be of different cycles.");
+    module.attr("DEVICE_ACCOUNT_BYTES") = sizeof(DeviceAccount);
+
     nb::class_<DeviceStream>(module, "DeviceStream",
                              "The callback of one PortAudio stream: copies frames between the device and ports without Python.")
-        .def(nb::init<double, Nanoseconds, Nanoseconds>(), "rate_hz"_a, "clock_patience_ns"_a, "gap_patience_ns"_a)
+        .def(nb::init<std::shared_ptr<DeviceAccount>, double, Nanoseconds, Nanoseconds>(), "account"_a, "rate_hz"_a, "clock_patience_ns"_a, "gap_patience_ns"_a)
         .def("capture",
              [](std::shared_ptr<DeviceStream> stream, Output& output, std::uint32_t block_frames) {
                  output.feed_from(std::move(stream), block_frames);
@@ -80,9 +122,6 @@ void register_device(nb::module_& module) {
                  if (const auto damage = stream.damage()) throw Corrupted(*damage);
              },
              "Raises CorruptedSegment if that is what ended the stream. Wait-free, any thread.")
-        .def("counts", &counts_of,
-             "What the callback has counted so far, by name; times in ns of the monotonic clock. Wait-free for the callback, any\n"
-             "thread; each number is whole, and they may be of different cycles.")
         .def("close", &DeviceStream::close,
              "Sends what was collected of a block; no cycle does anything from here on. Waits for one that runs. Idempotent.");
 }

@@ -102,7 +102,7 @@ void everything_arrives(std::uint64_t seed, std::uint64_t rounds) {
         const auto block_frames = static_cast<std::uint32_t>(1 + random.below(300));
         situation = "seed " + std::to_string(seed) + ", round " + std::to_string(round);
         Line line(64, block_frames * channels * 4, Rule{RuleKind::drop_newest, AfterWait::fail, 0});
-        DeviceStream stream(rate_hz, patience_ns, 1'000'000);
+        DeviceStream stream(std::make_shared<DeviceAccount>(), rate_hz, patience_ns, 1'000'000);
         stream.capture_into(line.rings, channels * 4, block_frames);
         Device device(channels);
         std::uint64_t expected = 0, taken = 0, lost = 0, losses = 0, gaps = 0, sent = 0;
@@ -141,7 +141,7 @@ void everything_arrives(std::uint64_t seed, std::uint64_t rounds) {
 // What a driver is late by is not lost; and what it says to have lost without being late is of unknown length.
 void late_is_not_lost() {
     Line line(8, 128 * 4, Rule{RuleKind::drop_newest, AfterWait::fail, 0});
-    DeviceStream stream(rate_hz, patience_ns, 1'000'000);
+    DeviceStream stream(std::make_shared<DeviceAccount>(), rate_hz, patience_ns, 1'000'000);
     stream.capture_into(line.rings, 4, 128);
     const std::vector<float> samples(128);
     double input_s = 7;
@@ -171,7 +171,7 @@ void late_is_not_lost() {
 void clock_is_set() {
     for (const double step_s : {3600.0, -3600.0}) {
         Line line(8, 128 * 4, Rule{RuleKind::drop_newest, AfterWait::fail, 0});
-        DeviceStream stream(rate_hz, patience_ns, 1'000'000);
+        DeviceStream stream(std::make_shared<DeviceAccount>(), rate_hz, patience_ns, 1'000'000);
         stream.capture_into(line.rings, 4, 128);
         const std::vector<float> samples(128);
         for (std::uint64_t cycle = 0; cycle < 12; ++cycle) {
@@ -196,7 +196,7 @@ void clock_is_set() {
 void full_pipelines_drop() {
     for (const RuleKind kind : {RuleKind::drop_oldest, RuleKind::drop_newest, RuleKind::wait, RuleKind::fail, RuleKind::latest}) {
         Line line(4, 128 * 4, Rule{kind, AfterWait::fail, 0});
-        DeviceStream stream(rate_hz, patience_ns, 1'000'000);
+        DeviceStream stream(std::make_shared<DeviceAccount>(), rate_hz, patience_ns, 1'000'000);
         stream.capture_into(line.rings, 4, 128);
         Device device(1);
         for (unsigned cycle = 0; cycle < 10; ++cycle) device.cycle(stream, 128);
@@ -217,7 +217,7 @@ void full_pipelines_drop() {
 // A device without a clock: frames are as old as they are long.
 void without_time() {
     Line line(8, 128 * 4, Rule{RuleKind::drop_newest, AfterWait::fail, 0});
-    DeviceStream stream(rate_hz, patience_ns, 1'000'000);
+    DeviceStream stream(std::make_shared<DeviceAccount>(), rate_hz, patience_ns, 1'000'000);
     stream.capture_into(line.rings, 4, 96);
     const std::vector<float> samples(96);
     CHECK_EQUAL(CallbackResult::go_on, stream.cycle(samples.data(), 96, {0, 0, 0}, 0, 5'000'000'000));
@@ -238,7 +238,7 @@ void without_time() {
 // Damage ends the stream, and is told.
 void damage() {
     Line line(2, 128 * 4, Rule{RuleKind::drop_newest, AfterWait::fail, 0});
-    DeviceStream stream(rate_hz, patience_ns, 1'000'000);
+    DeviceStream stream(std::make_shared<DeviceAccount>(), rate_hz, patience_ns, 1'000'000);
     stream.capture_into(line.rings, 4, 128);
     Device device(1);
     const Ring& ring = line.consumer->ring();
@@ -257,7 +257,7 @@ void closing(std::uint64_t seed) {
     Random random(seed);
     for (unsigned round = 0; round < 200; ++round) {
         Line line(8, 32 * 4, Rule{RuleKind::drop_oldest, AfterWait::fail, 0});
-        DeviceStream stream(rate_hz, patience_ns, 1'000'000);
+        DeviceStream stream(std::make_shared<DeviceAccount>(), rate_hz, patience_ns, 1'000'000);
         stream.capture_into(line.rings, 4, 32);
         std::atomic<std::uint64_t> cycles{0};
         std::thread thread([&] {
@@ -278,6 +278,32 @@ void closing(std::uint64_t seed) {
     }
 }
 
+// A stream that follows another one goes on in its account: at the position that the time between makes.
+void goes_on() {
+    Line line(64, 480 * sizeof(float), {RuleKind::drop_oldest});
+    const auto account = std::make_shared<DeviceAccount>();
+    Device device(1);
+    std::uint64_t expected = 0;
+    {
+        DeviceStream stream(account, rate_hz, patience_ns, 1'000'000);
+        stream.capture_into(line.rings, sizeof(float), 480);
+        for (int count = 0; count < 10; ++count) device.cycle(stream, 128);
+        stream.close();
+    }
+    CHECK_EQUAL(1280, take_all(line, 1, expected, device));
+    device.position += 48'000;  // a second passes
+    DeviceStream stream(account, rate_hz, patience_ns, 1'000'000);
+    stream.capture_into(line.rings, sizeof(float), 480);
+    for (int count = 0; count < 10; ++count) device.cycle(stream, 128);
+    stream.close();
+    std::uint64_t gaps = 0;
+    CHECK_EQUAL(1280, take_all(line, 1, expected, device, &gaps));
+    CHECK_EQUAL(1, gaps);
+    CHECK_EQUAL(1280 + 48'000 + 1280, expected);
+    CHECK_EQUAL(20, account->cycles.load());
+    CHECK_EQUAL(48'000, account->lost_frames.load());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -288,6 +314,7 @@ int main(int argc, char** argv) {
     full_pipelines_drop();
     without_time();
     damage();
+    goes_on();
     closing(effort.seed);
     std::puts("device_capture: every frame arrived, or was told to be lost");
     return 0;

@@ -173,7 +173,7 @@ void device() {
     OutputRings rings;
     rings.set_pool(link.pool);
     rings.add("device", link.producer->ring()).consumers.add(link.consumer_bell, 0);
-    DeviceStream stream(48'000, 20'000'000, 1'000'000);
+    DeviceStream stream(std::make_shared<DeviceAccount>(), 48'000, 20'000'000, 1'000'000);
     stream.capture_into(rings, 4, 128);
     const std::array<float, 200> samples{};
     double input_s = 1;

@@ -4,7 +4,7 @@ steadyflow's data plane: shared memory, rings, bells, and the ends that Python u
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,12 +91,40 @@ class Loan:
     def queued(self) -> bool | None:
         """What send() would have returned; None while nothing has been sent."""
 
+class DeviceAccount:
+    """What a device's callback counts and measures."""
+
+    @overload
+    def __init__(self) -> None:
+        """In memory of this process."""
+
+    @overload
+    def __init__(self, segment: Segment, offset: int) -> None:
+        """
+        In shared memory, which it keeps. Raises CorruptedSegment where it does not fit.
+        """
+
+    def identify(self, name: str, host: str) -> None:
+        """Keeps which device it is. Before the first stream starts."""
+
+    @property
+    def device(self) -> tuple[str, str] | None:
+        """Name and host interface, if they are known."""
+
+    def counts(self) -> dict[str, Any]:
+        """
+        What was counted so far, by name; times in ns of the monotonic clock. Wait-free for the callback, any thread; each
+        number is whole, and they may be of different cycles.
+        """
+
+DEVICE_ACCOUNT_BYTES: int = 10208
+
 class DeviceStream:
     """
     The callback of one PortAudio stream: copies frames between the device and ports without Python.
     """
 
-    def __init__(self, rate_hz: float, clock_patience_ns: int, gap_patience_ns: int) -> None: ...
+    def __init__(self, account: DeviceAccount, rate_hz: float, clock_patience_ns: int, gap_patience_ns: int) -> None: ...
 
     def capture(self, output: OutputCore, block_frames: int) -> None:
         """
@@ -129,12 +157,6 @@ class DeviceStream:
     def check(self) -> None:
         """
         Raises CorruptedSegment if that is what ended the stream. Wait-free, any thread.
-        """
-
-    def counts(self) -> dict[str, Any]:
-        """
-        What the callback has counted so far, by name; times in ns of the monotonic clock. Wait-free for the callback, any
-        thread; each number is whole, and they may be of different cycles.
         """
 
     def close(self) -> None:

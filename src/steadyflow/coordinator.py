@@ -114,7 +114,7 @@ class DataFlowCoordinator:
         module: ModuleT,
         *,
         name: str | None = ...,
-        placement: Placement = ...,
+        placement: Placement | None = ...,
         worker: str | None = ...,
         realtime: bool = ...,
         replicas: int = ...,
@@ -127,7 +127,7 @@ class DataFlowCoordinator:
         module: type[ModuleT],
         *,
         name: str | None = ...,
-        placement: Placement = ...,
+        placement: Placement | None = ...,
         worker: str | None = ...,
         realtime: bool = ...,
         replicas: int = ...,
@@ -139,7 +139,7 @@ class DataFlowCoordinator:
         module: Any,
         *,
         name: str | None = None,
-        placement: Placement = "thread",
+        placement: Placement | None = None,
         worker: str | None = None,
         realtime: bool = False,
         replicas: int = 1,
@@ -153,7 +153,9 @@ class DataFlowCoordinator:
             module: An instance; or a class, also one made by ``@module``, which is then constructed without arguments.
             name: Its name in the flow; the class's in lower case, made unique, unless given.
             placement: ``"thread"``: a worker thread of this process, which shares its interpreter lock; ``"process"``:
-                a process of its own. Declare ``blocking = True`` in a module that blocks; it gets its own worker.
+                a process of its own. Declare ``blocking = True`` in a module that blocks; it gets its own worker. None: a
+                thread, or for a module that a device drives a process, because audio libraries do not survive the loss of
+                a device, and their process with them.
             worker: The name of a worker to share with others of the same placement.
             realtime: Ask the system for real-time scheduling; for processes only.
             replicas: How many processes run an instance of the module each and compete for its blocks. Only for a module

@@ -16,6 +16,7 @@ from steadyflow.module import (
     Module,
     Output,
     OutputPort,
+    Source,
     changed_attributes,
     input_ports,
     output_ports,
@@ -50,7 +51,7 @@ class Description:
         module: object,
         name: str | None,
         *,
-        placement: Placement,
+        placement: Placement | None,
         worker: str | None,
         realtime: bool,
         replicas: int,
@@ -69,6 +70,8 @@ class Description:
             raise ConfigurationError(f"add: expected a Module, got {type(module).__name__}: {module!r}.")
         name = self._module_name(module, name)
         where = f"module {name!r}"
+        if placement is None:
+            placement = "process" if isinstance(module, Source) and module.device_driven else "thread"
         if placement not in _PLACEMENTS:
             raise UnknownName("placement", placement, _PLACEMENTS, where=where)
         allowed = getattr(module, "placements", _PLACEMENTS)

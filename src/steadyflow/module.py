@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 import msgspec
 import numpy as np
 
-from steadyflow._native import OutputCore
+from steadyflow._native import DeviceAccount, OutputCore
 from steadyflow.aligned import Aligned, check_methods, check_names
 from steadyflow.errors import ConfigurationError, StateError, UnknownName
 from steadyflow.formats import AnyFormat, AudioFormat, Format, checked_integer
@@ -449,7 +449,13 @@ class Source(Module, ABC):
     """Whether the source cannot be slowed, only dropped (a microphone)."""
 
     device_driven: bool = False
-    """Whether a device's callback sends the blocks: its pipelines always have a ring, and a rule that does not wait."""
+    """
+    Whether a device's callback sends the blocks: its pipelines always have a ring, and a rule that does not wait. It has a
+    process of its own, unless told otherwise, which is started again when the device is lost.
+    """
+
+    device_account: DeviceAccount | None = None
+    """What the callback of the device counts, and where it has come to; from the start of the flow on."""
 
     if TYPE_CHECKING:  # at run time its absence is what the check of the class looks for
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,11 +25,14 @@ from steadyflow.audio.devices import supported_rates_hz
 from steadyflow.benchmarks.device.probe import MODULUS
 from steadyflow.config import Rule
 from steadyflow.errors import ConfigurationError, DeviceUnavailable, FlowFailed, ModuleFailed, StateError, UnknownName
+from steadyflow.events import DeviceLost, DeviceRecovered, FlowEvent, WorkerUnresponsive
 from steadyflow.testing import Collect
 
 __all__ = ["jack_server", "own_jack_server"]
 
-_PATIENCE_S = 20.0
+EventT = TypeVar("EventT", bound=FlowEvent)
+
+_PATIENCE_S = 60.0
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -35,9 +43,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def steps(collect: Collect) -> npt.NDArray[np.int64]:
+def steps(values: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.int64]:
     """Return by how much the numbers that the probe played grow from frame to frame, from when it was heard first."""
-    played = np.concatenate([value[:, 0] for value in collect.values]).astype(np.int64)
+    played = np.concatenate([value[:, 0] for value in values]).astype(np.int64)
     heard = played[np.argmax(played > 0) :]
     grown: npt.NDArray[np.int64] = np.diff(heard) % MODULUS
     return grown
@@ -63,7 +71,7 @@ def test_every_frame_arrives_while_python_computes(jack_server: JackServer) -> N
         busy.join()
     report = microphone.report()
     # By the numbers in the audio itself: all of them, one after the other.
-    grown = steps(collect)
+    grown = steps(collect.values)
     assert len(grown) > 800 * PERIOD_FRAMES
     assert np.all(grown == 1)
     assert report.dropped_blocks == 0
@@ -91,30 +99,118 @@ def test_blocks_have_the_length_asked_for_and_the_time_of_their_samples(jack_ser
     assert all(began_ns < arrival.timestamp_ns < ended_ns for arrival in collect.arrivals)
     apart = np.diff([arrival.timestamp_ns for arrival in collect.arrivals])
     assert abs(np.median(apart) - 10_000_000) < 1_000_000
-    with pytest.raises(StateError, match="another process"):
-        microphone.report()
+    assert microphone.report().blocks >= len(collect.values)
 
 
-def test_a_server_that_is_killed(own_jack_server: JackServer) -> None:
+def events_of(flow: DataFlowCoordinator, kind: type[EventT]) -> list[EventT]:
+    """Return what was published of a kind so far."""
+    return [event for event in flow.report().events if isinstance(event, kind)]
+
+
+def listening_flow(placement: Literal["thread", "process"] | None = None) -> tuple[DataFlowCoordinator, Collect]:
+    """Make a flow of a microphone and what collects its blocks."""
     flow = DataFlowCoordinator("loss")
-    # In a process: a server's end takes the library's state of the whole process with it.
-    microphone = flow.add(Microphone(sample_rate_hz=RATE_HZ), placement="process", name="microphone")
+    microphone = flow.add(Microphone(), name="microphone", placement=placement)
     collect = flow.add(Collect())
     flow.connect(microphone.out, collect.data, buffer_size=1024)
-    flow.start()
-    wait_until(lambda: len(collect.values) > 100)
-    own_jack_server.kill()
-    flow.wait()
-    with pytest.raises(FlowFailed) as failed:
-        flow.stop()
-    (failure,) = failed.value.exceptions
-    assert isinstance(failure, ModuleFailed)
-    assert failure.module == "microphone"
-    assert "DeviceLost" in str(failure)
-    assert "its server stopped" in str(failure)
-    assert len(collect.values) > 100
-    # Each block up to there arrived.
+    return flow, collect
+
+
+def test_a_server_that_is_killed_and_comes_back_loses_only_what_was_not_captured(own_jack_server: JackServer) -> None:
+    flow, collect = listening_flow()
+    with flow:
+        flow.start()
+        wait_until(lambda: len(collect.values) > 100)
+        own_jack_server.kill()
+        wait_until(lambda: bool(events_of(flow, DeviceLost)))
+        assert flow.workers["microphone"].state == "recovering"
+        before = len(collect.values)
+        own_jack_server.start()
+        own_jack_server.feed()
+        wait_until(lambda: len(collect.values) > before + 100)
+        report = flow.stop()
+    (lost,) = [event for event in report.events if isinstance(event, DeviceLost)]
+    (found,) = [event for event in report.events if isinstance(event, DeviceRecovered)]
+    assert (lost.module, lost.worker, found.module, found.worker) == ("microphone",) * 4
+    assert "its server stopped" in lost.problem
+    assert found.attempts >= 1
+    assert found.away_s > 0
+    assert report.pipelines["microphone.out->collect.data"].dropped_total == 0
+    # Each block up to there arrived, and each one from then on.
     assert [arrival.sequence for arrival in collect.arrivals] == list(range(len(collect.values)))
+    assert collect.arrivals[before].flags & BlockFlag.GAP
+    together = zip(collect.arrivals, collect.values, collect.arrivals[1:], strict=False)
+    for one, value, following in together:
+        assert following.first_frame == one.first_frame + len(value) or following.flags & BlockFlag.GAP
+    # Numbered as if the time had passed: by position, and by the stamps.
+    last, first = collect.arrivals[before - 1], collect.arrivals[before]
+    missing_s = (first.first_frame - last.first_frame) / RATE_HZ
+    assert missing_s > found.away_s
+    assert missing_s == pytest.approx((first.timestamp_ns - last.timestamp_ns) / 1e9, abs=0.01)
+    # By the numbers in the audio, which start again with the server: all of them, on both sides.
+    assert np.all(steps(collect.values[:before]) == 1)
+    assert np.all(steps(collect.values[before:]) == 1)
+
+
+def test_a_flow_is_stopped_while_its_device_is_away(own_jack_server: JackServer) -> None:
+    flow, collect = listening_flow()
+    with flow:
+        flow.start()
+        wait_until(lambda: len(collect.values) > 100)
+        own_jack_server.kill()
+        wait_until(lambda: bool(events_of(flow, DeviceLost)))
+        report = flow.stop()
+    assert not [event for event in report.events if isinstance(event, DeviceRecovered | WorkerUnresponsive)]
+    assert report.pipelines["microphone.out->collect.data"].delivered == len(collect.values)
+    assert report.modules["collect"].state == "ended"
+    assert flow.workers["microphone"].state == "ended"
+
+
+def test_a_process_that_is_killed_is_followed_by_another(own_jack_server: JackServer) -> None:
+    flow, collect = listening_flow()
+    with flow:
+        flow.start()
+        wait_until(lambda: len(collect.values) > 100)
+        pid = flow.workers["microphone"].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: bool(events_of(flow, DeviceRecovered)))
+        before = len(collect.values)
+        wait_until(lambda: len(collect.values) > before + 100)
+        assert flow.workers["microphone"].pid != pid
+        report = flow.stop()
+    (lost,) = [event for event in report.events if isinstance(event, DeviceLost)]
+    assert "SIGKILL" in lost.problem
+    metrics = report.pipelines["microphone.out->collect.data"]
+    assert metrics.sent == metrics.delivered == len(collect.values)
+    frames = [arrival.first_frame for arrival in collect.arrivals]
+    assert frames == sorted(set(frames))
+
+
+def test_a_lost_device_fails_a_module_that_was_placed_in_a_thread(own_jack_server: JackServer) -> None:
+    # In a process of the test's own: a server's end takes the library's state of the whole process with it.
+    program = """
+import sys
+from tests.integration.test_microphone import listening_flow
+from steadyflow.errors import FlowFailed
+
+flow, collect = listening_flow("thread")
+flow.start()
+while len(collect.values) < 100 and not flow.wait(0.01):
+    pass
+print("listening", flush=True)
+flow.wait()
+try:
+    flow.stop()
+except FlowFailed as failed:
+    (failure,) = failed.exceptions
+    print(type(failure.__cause__).__name__, [each.sequence for each in collect.arrivals] == list(range(len(collect.values))))
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "listening\n"
+        own_jack_server.kill()
+        assert child.stdout.read() == "DeviceLost True\n"
 
 
 @pytest.mark.parametrize("rule", [Wait(), Wait(timeout_ms=5, then="drop_oldest"), Fail()])
@@ -129,7 +225,7 @@ def test_rules_that_a_device_cannot_follow_are_refused(rule: Rule) -> None:
 
 def test_nobody_else_sends_where_a_device_does(jack_server: JackServer) -> None:
     flow = DataFlowCoordinator("alone")
-    microphone = flow.add(Microphone())
+    microphone = flow.add(Microphone(), placement="thread")
     collect = flow.add(Collect())
     flow.connect(microphone.out, collect.data, buffer_size=8, backpressure_strategy=DropNewest())
     with flow:
@@ -143,7 +239,7 @@ def test_nobody_else_sends_where_a_device_does(jack_server: JackServer) -> None:
 def test_devices_that_are_not_there(jack_server: JackServer) -> None:
     def problem(microphone: Microphone) -> BaseException:
         flow = DataFlowCoordinator("missing")
-        flow.add(microphone)
+        flow.add(microphone, placement="thread")
         collect = flow.add(Collect())
         flow.connect(microphone.out, collect.data, buffer_size=8)
         with pytest.raises(FlowFailed) as failed:

@@ -35,21 +35,26 @@ print("listening", flush=True)
 """
 
 HEAR = """
-path, frames = sys.argv[1:]
-# The signal has no zeros, and without it there is nothing else.
-heard, looked = 0, 0
-deadline = time.monotonic() + 20
-while heard < int(frames) and time.monotonic() < deadline and not flow.wait(0.02):
-    fresh = collect.values[looked:]
-    looked += len(fresh)
-    heard += sum(int(np.count_nonzero(value)) for value in fresh)
+import json
+
+(path,) = sys.argv[1:]
+
+
+def is_over():
+    # The signal has no zeros, and without it there is nothing else.
+    loud = [bool(value.any()) for value in collect.values]
+    return any(loud) and not loud[-1]
+
+
+deadline = time.monotonic() + 30
+while not is_over() and time.monotonic() < deadline and not flow.wait(0.1):
+    pass
 report = flow.stop()
 np.save(path, np.concatenate([value[:, 0] for value in collect.values]))
-import json
 print(json.dumps({
     "dropped": report.pipelines["microphone.out->collect.data"].dropped_total,
     "sequences": [arrival.sequence for arrival in collect.arrivals],
-    "lengths": sorted({len(value) for value in collect.values}),
+    "lengths": sorted({len(value) for value in collect.values[:-1]}),  # the end of the stream cuts the last one
 }))
 """
 
@@ -81,15 +86,14 @@ def listening(program: str, *arguments: object) -> subprocess.Popen[str]:
 def test_every_sample_arrives_as_it_was_played(pulse_server: PulseServer, tmp_path: Path) -> None:
     signal = np.random.default_rng(7).uniform(0.1, 0.9, 2 * RATE_HZ).astype(np.float32)
     signal[::2] *= -1
-    with listening(HEAR, tmp_path / "heard.npy", len(signal)) as child:
+    with listening(HEAR, tmp_path / "heard.npy") as child:
         pulse_server.play(signal)
         assert child.stdout is not None
         said = json.loads(child.stdout.read())
-    heard = np.load(tmp_path / "heard.npy")
-    (sounding,) = np.nonzero(heard)
-    assert len(sounding) == len(signal)
-    begin = sounding[0]
-    assert heard[begin : begin + len(signal)].tobytes() == signal.tobytes()
+    heard = np.trim_zeros(np.load(tmp_path / "heard.npy"))
+    # The server mixes a new stream into what it has not rendered yet, so the first few frames may be its own loss.
+    assert len(signal) - RATE_HZ // 10 < len(heard) <= len(signal)
+    assert heard.tobytes() == signal[-len(heard) :].tobytes()
     assert said["dropped"] == 0
     assert said["sequences"] == list(range(len(said["sequences"])))
     assert said["lengths"] == [128]

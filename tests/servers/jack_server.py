@@ -56,11 +56,14 @@ class JackServer:
         self._feeder = Probe(self.name)
 
     def kill(self) -> None:
-        """End it without a word to its clients."""
+        """End it without a word to its clients, and with it what feeds it."""
         assert self._server is not None
         self._killed = True
         self._server.kill()
         self._server.wait()
+        if self._feeder is not None:
+            self._feeder.close()
+            self._feeder = None
 
     def end(self) -> None:
         """End it in good order: a server that was killed stays in the list of JACK's, which has room for eight."""
@@ -68,6 +71,7 @@ class JackServer:
             self.start()
         if self._feeder is not None:
             self._feeder.close()
+            self._feeder = None
         if self._server is not None:
             self._server.terminate()
             self._server.wait(_PATIENCE_S)

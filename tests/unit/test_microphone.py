@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from steadyflow._native import DeviceStream
+from steadyflow._native import DeviceAccount, DeviceStream
 from steadyflow.audio import Microphone
 from steadyflow.audio.devices import import_sounddevice
 from steadyflow.errors import ConfigurationError, FormatMismatch, MissingExtra, StateError, SystemShortage
@@ -62,9 +62,10 @@ def test_what_to_install_is_said_where_portaudio_is_missing(monkeypatch: pytest.
 
 
 def test_a_script_cannot_give_other_frames_than_the_stream_has() -> None:
-    stream = DeviceStream(48_000.0, 20_000_000, 1_000_000)
+    account = DeviceAccount()
+    stream = DeviceStream(account, 48_000.0, 20_000_000, 1_000_000)
     for samples in (np.zeros(4, np.float32), np.zeros((4, 1)), np.zeros((4, 2), np.float32), [0.0]):
         with pytest.raises(FormatMismatch, match="cycle: expected"):
             stream.cycle(samples, 1.0, 1.0, 0, 0)
     stream.close()
-    assert stream.counts()["cycles"] == 0
+    assert account.counts()["cycles"] == 0

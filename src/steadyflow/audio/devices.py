@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
+import os
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import msgspec
 
 from steadyflow._native import DeviceStream
 from steadyflow.errors import ConfigurationError, DeviceUnavailable, MissingExtra, SystemShortage, UnknownName
+from steadyflow.runtime.workers import environment, interpreter
 
 Direction = Literal["input", "output"]
 
@@ -105,9 +111,41 @@ def list_devices() -> list[Device]:
         ]
 
 
-def find_device(owner: str, wanted: int | str | None, direction: Direction) -> Device:
+def list_devices_apart() -> list[Device]:
     """
-    Return the device of this index or name, or the default one.
+    Do the same as `list_devices` in a process that ends with it; blocks for up to some seconds.
+
+    PortAudio stays out of this process: where the sound server is killed later, it aborts the process that it is loaded in.
+
+    Raises:
+        MissingExtra: sounddevice is not installed.
+        SystemShortage: PortAudio is not installed, or the process failed; says how.
+    """
+    if importlib.util.find_spec("sounddevice") is None:
+        raise MissingExtra("audio", "list_devices")
+    command = [*interpreter(), "-c", f"from {__name__} import print_devices; print_devices()"]
+    done = subprocess.run(
+        command, capture_output=True, check=False, stdin=subprocess.DEVNULL, env=environment(realtime=False)
+    )
+    try:
+        return msgspec.json.decode(done.stdout, type=list[Device])
+    except msgspec.DecodeError:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise SystemShortage(f"list_devices: {said[-1] if said else f'exit code {done.returncode}'}") from None
+
+
+def print_devices() -> None:
+    """Write all devices to the standard output, as JSON, and end this process without a word to PortAudio."""
+    sys.stdout.buffer.write(msgspec.json.encode(list_devices()))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def find_device(
+    owner: str, wanted: int | str | None, direction: Direction, listed: Callable[[], list[Device]] = list_devices
+) -> Device:
+    """
+    Return the device of this index or name, or the default one, of those that are listed.
 
     A name need not be whole: any part of it will do that only one device of this direction has, in any case.
 
@@ -116,7 +154,7 @@ def find_device(owner: str, wanted: int | str | None, direction: Direction) -> D
         ConfigurationError: Several have; names them.
         DeviceUnavailable: There is no device of this direction at all.
     """
-    usable = [device for device in list_devices() if _channels(device, direction)]
+    usable = [device for device in listed() if _channels(device, direction)]
     if not usable:
         raise DeviceUnavailable(
             f"{owner}: expected a device for {direction}, and this system shows none. Is a sound server running, and may this "
@@ -141,6 +179,19 @@ def find_device(owner: str, wanted: int | str | None, direction: Direction) -> D
         known = [str(each.index) if isinstance(wanted, int) else each.name for each in usable]
         raise UnknownName(f"{direction} device", wanted, known, where=owner)
     return found[0]
+
+
+def find_again(owner: str, name: str, host: str, direction: Direction) -> Device:
+    """
+    Return the device of this very name and host interface, after it was lost.
+
+    Raises:
+        DeviceUnavailable: It is not there.
+    """
+    for device in list_devices():
+        if device.name == name and device.host == host and _channels(device, direction):
+            return device
+    raise DeviceUnavailable(f"{owner}: expected the device {name!r} ({host}) to be back; it is not there yet.")
 
 
 def supported_rates_hz(device: Device, direction: Direction) -> list[int]:

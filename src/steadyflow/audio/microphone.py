@@ -9,13 +9,16 @@ import msgspec
 
 from steadyflow._native import DeviceStream, monotonic_ns
 from steadyflow.arguments import MAX_BLOCK_FRAMES, checked_seconds
-from steadyflow.audio.devices import Stream, find_device, patience_ns
+from steadyflow.audio.devices import Stream, find_again, find_device, list_devices_apart, patience_ns
 from steadyflow.errors import ConfigurationError, DeviceLost, StateError
 from steadyflow.formats import AudioFormat, Format, checked_integer
 from steadyflow.module import Output, Source
 
 _LOOK_NS: Final = 100_000_000
 _SILENT_NS: Final = 1_000_000_000  # without a cycle for so long, the device is lost
+_FIRST_NS: Final = (
+    5_000_000_000  # a sound server that slept may need longer for the first one: PulseAudio's null sink, 2 s
+)
 _SILENT_BLOCKS: Final = 20  # or for so many blocks, if they are longer
 
 
@@ -63,11 +66,14 @@ class Microphone(Source):
     A frame is stamped with the time at which it was sampled, as the device tells, on the monotonic clock. What was lost is
     missing from the positions, and the block behind it is flagged ``DISCONTINUITY`` and ``GAP``.
 
-    Its pipelines drop the oldest block when they are full, unless they have another rule that does not wait. A device that goes
-    away fails the module with `DeviceLost`; what was captured before drains.
+    Its pipelines drop the oldest block when they are full, unless they have another rule that does not wait.
 
-    Wait-free and allocates nothing while it runs, on the device's thread. `setup` may block for a second. Cannot share a
-    worker's thread with what it feeds without a ring in between, so it has a worker of its own unless told otherwise.
+    It has a process of its own, unless it is placed otherwise. A device that goes away, or a sound server that ends, ends that
+    process; the flow goes on, and another process looks for the device until it is back (`events.DeviceLost`,
+    `events.DeviceRecovered`). Positions then go on as if the time had passed. Where it is placed in a thread, or shares its
+    process with other modules, such a loss fails the module.
+
+    Wait-free and allocates nothing while it runs, on the device's thread. `setup` may block for a second.
 
     Args:
         device: Number or name, or a part of the name, as ``steadyflow devices`` shows them; None: the default one.
@@ -121,7 +127,9 @@ class Microphone(Source):
         Raises:
             DeviceUnavailable: There is no such device.
         """
-        rate = self._rate or find_device("Microphone", self._device, "input").default_sample_rate_hz
+        rate = self._rate
+        if rate is None:
+            rate = find_device("Microphone", self._device, "input", list_devices_apart).default_sample_rate_hz
         return {"out": AudioFormat(rate, self._channels, max_block_frames=self._block_frames)}
 
     def setup(self) -> None:
@@ -132,8 +140,14 @@ class Microphone(Source):
             UnknownName: There is no device of that name.
             DeviceUnavailable: It does not open.
         """
-        device = find_device("Microphone", self._device, "input")
-        self._native = DeviceStream(self._rate_hz, *patience_ns(device))
+        assert self.device_account is not None
+        known = self.device_account.device
+        if known is None:
+            device = find_device("Microphone", self._device, "input")
+            self.device_account.identify(device.name, device.host)
+        else:  # it was lost, and another one in its place would be a surprise
+            device = find_again("Microphone", *known, "input")
+        self._native = DeviceStream(self.device_account, self._rate_hz, *patience_ns(device))
         self._native.capture(self.out, self._block_frames)
         self._stream = Stream("Microphone", device, "input", self._rate_hz, self._channels, self._latency, self._native)
 
@@ -147,12 +161,13 @@ class Microphone(Source):
         Raises:
             DeviceLost: It went away.
         """
+        assert self.device_account is not None
         assert self._native is not None
         assert self._stream is not None
         silent_ns = max(_SILENT_NS, _SILENT_BLOCKS * self._block_frames * 1_000_000_000 // self._rate_hz)
         silent_ns = max(silent_ns, round(4e9 * self._stream.latency_s))
         self._stream.start()
-        heard_ns = looked_ns = monotonic_ns()
+        started_ns = heard_ns = looked_ns = monotonic_ns()
         while True:
             yield looked_ns + _LOOK_NS
             if monotonic_ns() - looked_ns > 2 * _LOOK_NS:
@@ -160,14 +175,15 @@ class Microphone(Source):
             looked_ns = monotonic_ns()
             active = self._stream.active
             self._native.check()
-            heard_ns = max(heard_ns, self._native.counts()["last_cycle_ns"])
+            cycle_ns = self.device_account.counts()["last_cycle_ns"]
+            heard_ns = max(heard_ns, cycle_ns)
             silence_ns = looked_ns - heard_ns
-            if not active or silence_ns > silent_ns:
+            if not active or silence_ns > (silent_ns if cycle_ns > started_ns else max(silent_ns, _FIRST_NS)):
                 self._stream.give_up()
                 self._stream = None
                 raise DeviceLost(
                     f"Microphone: the device has ended, {silence_ns / 1e9:.3g} s after its latest block. Was it unplugged, or its "
-                    f"server stopped? Start the flow again when it is back."
+                    f"server stopped?"
                 )
 
     def teardown(self) -> None:
@@ -183,14 +199,11 @@ class Microphone(Source):
         Tell what happened at the device so far. Any thread, never blocks; also after the flow.
 
         Raises:
-            StateError: The device was not opened by this object: before the start, or because the module runs in a process.
+            StateError: The flow has not been started.
         """
-        if self._native is None:
-            raise StateError(
-                "Microphone.report: expected a device that this object has opened; the flow has not started, or runs the module in "
-                "another process."
-            )
-        counts = self._native.counts()
+        if self.device_account is None:
+            raise StateError("Microphone.report: the flow has not started; nothing was captured yet.")
+        counts = self.device_account.counts()
         period_ns = 1e9 * counts["frames"] / max(counts["cycles"], 1) / self._rate_hz
         return CaptureReport(
             cycles=counts["cycles"],

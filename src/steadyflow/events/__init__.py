@@ -77,6 +77,31 @@ class PipelineFailure(FlowEvent, frozen=True, kw_only=True):
     problem: str
 
 
+class DeviceLost(FlowEvent, frozen=True, kw_only=True):
+    """
+    A device went away, or its process; it is looked for until it is back, and the flow goes on meanwhile.
+
+    Published by the coordinator when the worker has ended.
+    """
+
+    module: str
+    worker: str
+    problem: str
+
+
+class DeviceRecovered(FlowEvent, frozen=True, kw_only=True):
+    """
+    A device that was lost is there again, after `away_s` and as many `attempts`; what it captured between is missing.
+
+    The first block after it is flagged ``DISCONTINUITY``, and numbered as if the time had passed. Published by the coordinator.
+    """
+
+    module: str
+    worker: str
+    away_s: float
+    attempts: int
+
+
 class RealtimeRefused(FlowEvent, frozen=True, kw_only=True):
     """The system does not allow a worker to run with real-time priority; the flow runs without it."""
 

@@ -67,6 +67,13 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     pipeline: str | None = None
 
 
+class Lost(msgspec.Struct, frozen=True, tag="lost"):
+    """From the worker, last: a module has lost its device; another process may find it again."""
+
+    module: str
+    problem: str
+
+
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
     """From the worker: a module has finished."""
 
@@ -103,7 +110,9 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     reason: str
 
 
-Message: TypeAlias = Setup | Start | Stop | Abort | Ready | Failed | Ended | Exhausted | Done | Observed | Refused
+Message: TypeAlias = (
+    Setup | Start | Stop | Abort | Ready | Failed | Lost | Ended | Exhausted | Done | Observed | Refused
+)
 
 _LENGTH: Final = struct.Struct("!I")
 _DESCRIPTOR_BYTES: Final = array("i").itemsize

@@ -6,12 +6,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from steadyflow._native import (
     CONTROL_BIT,
     ROOM_BIT,
     AbortFlag,
+    DeviceAccount,
     Inbox,
     Ring,
     Segment,
@@ -25,6 +26,8 @@ from steadyflow.errors import CorruptedSegment, FlowFailed, WorkerDied
 from steadyflow.events import (
     DataFlowStarted,
     DataFlowStopped,
+    DeviceLost,
+    DeviceRecovered,
     FlowEvent,
     ModuleEnded,
     PipelineFailure,
@@ -117,6 +120,10 @@ class Execution:
                 instances = {placed.name: placed.module for placed in plan.modules}
                 worker = ThreadWorker(wiring, self, instances, layout.segments, abort)
             self.workers[plan.name] = worker
+            for module in wiring.modules:
+                if module.account is not None:
+                    device_driven: Any = modules[module.name].module
+                    device_driven.device_account = DeviceAccount(*self._at(module.account))
 
     def _connect_pipelines(self) -> None:
         for pipeline in self._linked:
@@ -339,6 +346,21 @@ class Execution:
         self._reclaim(worker)
         self._failed(worker, problem, None)
 
+    def worker_lost(self, worker: Worker, module: str, problem: str) -> None:
+        """See `workers.Owner`."""
+        self._reclaim(worker, for_successor=True)
+        self._publish(DeviceLost(flow=self._flow, module=module, worker=worker.name, problem=problem))
+
+    def worker_recovered(self, worker: Worker, module: str, away_s: float, attempts: int) -> None:
+        """See `workers.Owner`."""
+        self._publish(
+            DeviceRecovered(flow=self._flow, module=module, worker=worker.name, away_s=away_s, attempts=attempts)
+        )
+
+    def worker_given_up(self, worker: Worker) -> None:
+        """See `workers.Owner`."""
+        self._reclaim(worker)
+
     def worker_ended(self, worker: Worker) -> None:
         """See `workers.Owner`."""
         with self._changed:
@@ -430,14 +452,15 @@ class Execution:
         for offset in self._layout.target_bells.values():
             ring_bell(self._layout.segment, offset, CONTROL_BIT)
 
-    def _reclaim(self, worker: Worker) -> None:
-        """Take over what a dead process had in hand: its blocks, its views, its ends."""
+    def _reclaim(self, worker: Worker, *, for_successor: bool = False) -> None:
+        """Take over what a dead process had in hand: its blocks, its views and, unless another follows it, its ends."""
         names = {module.name for module in worker.wiring.modules}
         self._take_over(worker, names)
-        retire_bell(*self._at(worker.wiring.bell))
+        if not for_successor:
+            retire_bell(*self._at(worker.wiring.bell))
         for wiring in worker.wiring.pipelines:
             try:
-                self._reclaim_pipeline(worker, wiring, names)
+                self._reclaim_pipeline(worker, wiring, names, for_successor)
             except CorruptedSegment as damage:
                 self._failed(worker, damage, None)  # the others are reclaimed all the same
             for bell in wiring.consumer_bells:
@@ -445,14 +468,14 @@ class Execution:
             for lane in wiring.lanes:
                 ring_bell(*self._at(lane.producer_bell), ROOM_BIT)
 
-    def _reclaim_pipeline(self, worker: Worker, wiring: PipelineWiring, names: set[str]) -> None:
+    def _reclaim_pipeline(self, worker: Worker, wiring: PipelineWiring, names: set[str], for_successor: bool) -> None:
         if wiring.target[0] in names:
             self._reclaim_input(worker, wiring)
         # Its views, and on its own outputs its loans.
         for lane in wiring.lanes:
             if lane.pool is not None:
                 release_process(*self._at(lane.pool), worker.wiring.process, wiring.id)
-        if wiring.source[0] in names:
+        if wiring.source[0] in names and not for_successor:
             Ring(*self._at(wiring.lanes[worker.wiring.replica].ring), wiring.id).set_ended()
 
     def _reclaim_input(self, worker: Worker, wiring: PipelineWiring) -> None:

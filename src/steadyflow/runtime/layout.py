@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from steadyflow._native import (
     BELL_BYTES,
+    DEVICE_ACCOUNT_BYTES,
     MAX_BRANCHES,
     MAX_PROCESSES,
     PRIVATE_COPY_BYTES,
@@ -298,6 +299,7 @@ class Layout:
             port: [plan.reserve(pool_bytes(*size)) for size in sizes]
             for port, sizes in self._pool_sizes(pipelines).items()
         }
+        self._accounts = {name: Place(0, plan.reserve(DEVICE_ACCOUNT_BYTES)) for name in sorted(self._device_driven)}
         self.segments = [Segment.create(plan.bytes), *(place[0] for place in opened.values())]
         for offset in (*bells.values(), *self.target_bells.values()):
             self.segment.create_bell(offset)
@@ -347,6 +349,7 @@ class Layout:
                         if wiring.source[0] in names or wiring.target[0] in names
                     ),
                     realtime=worker.realtime,
+                    restartable=worker.placement == "process" and names <= self._device_driven,
                 )
             )
         return wirings
@@ -370,6 +373,7 @@ class Layout:
             outputs=outputs,
             order=self._order[placed.name],
             stops=self._stops.get(placed.name, {}),
+            account=self._accounts.get(placed.name),
         )
 
     def _fused(self, pipeline: Pipeline) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from steadyflow._native import AbortFlag, Inbox, ModuleContext, Segment, Target
+from steadyflow._native import AbortFlag, DeviceAccount, Inbox, ModuleContext, Segment, Target
 from steadyflow.codec import codec_for
 from steadyflow.data import Block, possible_time
 from steadyflow.errors import ConfigurationError, PipelineClosed
@@ -24,6 +24,7 @@ from steadyflow.module import (
     Input,
     Module,
     OutputPort,
+    Source,
     aligned_inputs,
     input_ports,
     output_ports,
@@ -141,6 +142,8 @@ class WorkerLoop(ABC):
                 port = output_ports(seat.module)[name]
                 port.format = self._format(wire)
                 self._configure(port, f"{module.name}.{name}", seat)
+            if module.account is not None and isinstance(seat.module, Source):
+                seat.module.device_account = DeviceAccount(*self._at(module.account))
             if (alignment := self._alignment(seat, module)) is not None:
                 seat.alignment = alignment
                 self._timed.append((seat, alignment))

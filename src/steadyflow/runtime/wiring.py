@@ -81,6 +81,7 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
         outputs: Formats of the outputs that are resolved.
         order: Its place in the flow, upstream first; the same for the modules of a loop.
         stops: For each aligned input, the others that get nothing more when it is held back.
+        account: Where the callback of its device counts; None: it has no device.
     """
 
     name: str
@@ -90,6 +91,7 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
     outputs: dict[str, dict[str, Any]]
     order: int
     stops: dict[str, list[str]]
+    account: Place | None = None
 
 
 class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +106,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
         modules: In topological order.
         pipelines: All that begin or end here.
         realtime: Whether it asks the system for real-time scheduling.
+        restartable: Whether it is a process that another one may follow, because it holds nothing but devices.
     """
 
     name: str
@@ -113,6 +116,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
     modules: tuple[ModuleWiring, ...]
     pipelines: tuple[PipelineWiring, ...]
     realtime: bool
+    restartable: bool = False
 
     def bells(self) -> list[tuple[int, int]]:
         """Return (segment, offset) of every bell that this worker sleeps on or rings."""

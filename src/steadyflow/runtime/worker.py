@@ -11,11 +11,12 @@ import signal
 import socket
 import sys
 import threading
+from typing import Final, NoReturn
 
 import msgspec
 
 from steadyflow._native import AbortFlag, Segment, watch_lifeline
-from steadyflow.errors import CorruptedSegment, FlowError
+from steadyflow.errors import CorruptedSegment, DeviceLost, FlowError
 from steadyflow.module import Module
 from steadyflow.runtime.arguments import decode_arguments
 from steadyflow.runtime.channel import (
@@ -26,6 +27,7 @@ from steadyflow.runtime.channel import (
     Ended,
     Exhausted,
     Failed,
+    Lost,
     Ready,
     Setup,
     Start,
@@ -38,14 +40,30 @@ from steadyflow.runtime.main_script import MainScript
 from steadyflow.runtime.scheduling import request_realtime
 from steadyflow.runtime.wiring import WorkerWiring
 
+ABANDONED_EXIT_CODE: Final = os.EX_SOFTWARE
+"""The coordinator is gone."""
+
+LOST_EXIT_CODE: Final = os.EX_TEMPFAIL
+"""A device is gone, and this process with it."""
+
 
 class _RemoteHost:
-    """Reports to the coordinator through the channel."""
+    """
+    Reports to the coordinator through the channel.
 
-    def __init__(self, channel: Channel) -> None:
+    Args:
+        channel: To it.
+        restartable: Whether another process may follow this one.
+    """
+
+    def __init__(self, channel: Channel, restartable: bool) -> None:
         self._channel = channel
+        self._restartable = restartable
 
     def module_failed(self, module: str, problem: Exception, text: str, block_sequence: int | None) -> None:
+        if self._restartable and isinstance(problem, DeviceLost):
+            self._channel.send(Lost(module, in_one_line(problem)))
+            _leave_at_once(LOST_EXIT_CODE)
         self._channel.send(_failed(module, problem, text, block_sequence))
 
     def module_ended(self, module: str) -> None:
@@ -53,6 +71,13 @@ class _RemoteHost:
 
     def views_exhausted(self, pipeline: str, limit: int) -> None:
         self._channel.send(Exhausted(pipeline, limit))
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End without telling libraries: where the server of a device is gone, they wait for it for ever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _failed(module: str | None, problem: BaseException, text: str, block_sequence: int | None) -> Failed:
@@ -81,7 +106,7 @@ def main(arguments: list[str]) -> int:
     try:
         return _serve(channel)
     except ChannelBroken:
-        return 70  # the coordinator is gone; so is everybody who could be told
+        return ABANDONED_EXIT_CODE  # the coordinator is gone; so is everybody who could be told
     finally:
         channel.close()
 
@@ -98,13 +123,15 @@ def _serve(channel: Channel) -> int:
         segments = _attach(setup, channel.take_descriptors())
         script = MainScript(setup.main_path, setup.main_package)
         modules = _construct(wiring, script)
-        loop = make_loop(wiring, modules, segments, abort, _RemoteHost(channel), script.resolve)
+        loop = make_loop(wiring, modules, segments, abort, _RemoteHost(channel, wiring.restartable), script.resolve)
     except BaseException as problem:  # also sys.exit() in the main script or a constructor
         channel.send(_failed(None, problem, with_traceback(problem), None))
         return 1
     refusal = request_realtime() if wiring.realtime else None
     if not loop.setup():
         loop.close()
+        if wiring.restartable:
+            _leave_at_once(1)
         return 1
     channel.send(Ready(wiring.realtime and refusal is None, refusal))
     first = channel.receive()
@@ -159,8 +186,8 @@ def _listen(channel: Channel, loop: WorkerLoop, abort: AbortFlag) -> None:
 
 if __name__ == "__main__":
     code = main(sys.argv[1:])
+    if code == ABANDONED_EXIT_CODE:
+        _leave_at_once(code)
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == 70:
-        os._exit(code)
     sys.exit(code)

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from steadyflow._native import AbortFlag, Segment
+from steadyflow._native import AbortFlag, Segment, monotonic_ns
 from steadyflow.errors import ConfigurationError, CorruptedSegment, FlowError, ModuleFailed, SystemShortage, WorkerDied
 from steadyflow.module import Module
 from steadyflow.runtime.channel import (
@@ -26,6 +27,7 @@ from steadyflow.runtime.channel import (
     Ended,
     Exhausted,
     Failed,
+    Lost,
     ModuleReports,
     Ready,
     Setup,
@@ -37,7 +39,14 @@ from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import main_script_package, main_script_path
 from steadyflow.runtime.wiring import WorkerWiring
 
-WorkerState: TypeAlias = Literal["created", "starting", "ready", "running", "ended", "failed", "died"]
+WorkerState: TypeAlias = Literal["created", "starting", "ready", "running", "recovering", "ended", "failed", "died"]
+
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 5.0
+"""How long a worker that has lost its device waits before it looks for it, the first time and at most."""
+
+LONGEST_ATTEMPT_S: Final = 10.0
+"""How long a process may need to find the device, before it is killed and another one tries."""
 
 
 class Owner(Protocol):
@@ -51,6 +60,15 @@ class Owner(Protocol):
 
     def worker_died(self, worker: Worker, problem: WorkerDied) -> None:
         """Tell that a process ended unasked; its process number may be reclaimed."""
+
+    def worker_lost(self, worker: Worker, module: str, problem: str) -> None:
+        """Tell that a process ended because its device was lost, and that another one will follow it."""
+
+    def worker_recovered(self, worker: Worker, module: str, away_s: float, attempts: int) -> None:
+        """Tell that another process has found the device again."""
+
+    def worker_given_up(self, worker: Worker) -> None:
+        """Tell that no other process follows the one that was lost, because the flow stops."""
 
     def worker_ended(self, worker: Worker) -> None:
         """Tell that nothing of the worker runs any more; called once for each started worker."""
@@ -79,6 +97,11 @@ class Worker:
 
     realtime_refusal: str | None = None
     """Why not, where it was asked for."""
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps it from running, while it is ``"recovering"``."""
+        return None
 
     def __init__(self, wiring: WorkerWiring, owner: Owner) -> None:
         self.name = wiring.name
@@ -245,9 +268,32 @@ class ThreadWorker(Worker):
                 self._owner.worker_ended(self)
 
 
+class _Absence:
+    """The time from the loss of a device to its return."""
+
+    def __init__(self, module: str, problem: str) -> None:
+        self.module = module
+        self.problem = problem
+        self.began_ns = monotonic_ns()
+        self.attempts = 0
+
+    @property
+    def seconds(self) -> float:
+        return (monotonic_ns() - self.began_ns) / 1e9
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next attempt: twice as long as before each."""
+        return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self.attempts, 16)))
+
+
 class ProcessWorker(Worker):
     """
     A worker in a process: its own interpreter, so its own interpreter lock.
+
+    Where it holds nothing but devices, another process follows one that has lost its device, until the flow stops: audio
+    libraries cannot find a device again in the process that has lost it. The data plane is made for that: what the process had
+    in hand is taken over as if it had been killed.
 
     Args:
         flow: The name of the flow.
@@ -261,25 +307,38 @@ class ProcessWorker(Worker):
         self._reports: ModuleReports = {}
         self._done = False
         self._killed = False
-        self._told_to_end = False
+        self._leaving = threading.Event()  # told to end
+        self._lost: Lost | None = None
+        self._absence: _Absence | None = None
+        self._started = False
+        self._patience: threading.Timer | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._lifeline: int | None = None
         self._monitor = threading.Thread(target=self._listen, name=f"steadyflow-monitor-{wiring.name}", daemon=True)
 
+    @property
+    def problem(self) -> str | None:
+        absence = self._absence
+        return None if absence is None else absence.problem
+
     def launch(self) -> None:
         self.state = "starting"
         try:
-            ours = self._spawn()
+            self._bring_up()
         except OSError as error:
             problem = SystemShortage(f"worker {self.name!r}: its process could not be started: {error}")
             self.state = "failed"
             self._owner.worker_failed(self, problem, None)
             self._owner.worker_ended(self)
             return
-        self._channel = Channel(ours)
         self._monitor.start()
-        threading.Thread(target=self._reap, name=f"steadyflow-reaper-{self.name}", daemon=True).start()
+
+    def _bring_up(self) -> None:
+        self._channel = channel = Channel(self._spawn())
+        assert self._process is not None
+        reaper = partial(_reap, self._process, channel)
+        threading.Thread(target=reaper, name=f"steadyflow-reaper-{self.name}", daemon=True).start()
         wiring = msgspec.to_builtins(self.wiring, builtin_types=(bytes,))
         bells = self.wiring.bells()
         setup = Setup(
@@ -298,16 +357,17 @@ class ProcessWorker(Worker):
         self._send(setup, descriptors)
 
     def start(self) -> None:
+        self._started = True
         if self.state == "ready":
             self.state = "running"
         self._send(Start())
 
     def stop(self) -> None:
-        self._told_to_end = True
+        self._leaving.set()
         self._send(Stop())
 
     def abort(self) -> None:
-        self._told_to_end = True
+        self._leaving.set()
         self._send(Abort())
 
     def forget(self) -> None:
@@ -319,6 +379,7 @@ class ProcessWorker(Worker):
             self._process.returncode = 0  # no child of this process: nothing to wait for, to kill, or to warn of
 
     def kill(self) -> bool:
+        self._leaving.set()
         if self._process is not None and self._process.poll() is None:
             self._killed = True
             self._process.kill()
@@ -353,10 +414,10 @@ class ProcessWorker(Worker):
             undo.callback(os.close, writer)
             theirs.callback(os.close, reader)
             self._process = subprocess.Popen(
-                [*_interpreter(), "-m", "steadyflow.runtime.worker", str(their_control.fileno()), str(reader)],
+                [*interpreter(), "-m", "steadyflow.runtime.worker", str(their_control.fileno()), str(reader)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(their_control.fileno(), reader),
-                env=_environment(self.wiring.realtime),
+                env=environment(self.wiring.realtime),
                 # A terminal's Ctrl-C goes to its whole process group; this worker is stopped by the coordinator.
                 start_new_session=True,
             )
@@ -366,14 +427,18 @@ class ProcessWorker(Worker):
         _lifelines.add(writer)
         return control
 
-    def _reap(self) -> None:
-        # The end of the process, not of the conversation: a child of the worker may hold its socket open.
-        assert self._channel is not None
-        assert self._process is not None
-        self._process.wait()
-        self._channel.finish_reading()
-
     def _listen(self) -> None:
+        self._converse()
+        while self._conclude():
+            if not self._follow():
+                self._give_up()
+                break
+            self._converse()
+            self._end_patience()
+        self._owner.worker_ended(self)
+
+    def _converse(self) -> None:
+        """Listen to a process until it has ended."""
         assert self._channel is not None
         assert self._process is not None
         try:
@@ -381,15 +446,21 @@ class ProcessWorker(Worker):
                 self._take(self._channel.receive())
         except ChannelBroken:
             self._process.wait()
-        self._conclude(self._process.returncode)
 
     def _take(self, message: object) -> None:
         match message:
             case Ready():
-                self.state = "ready"
                 self.realtime = message.realtime
                 self.realtime_refusal = message.realtime_refusal
+                if self._absence is not None:
+                    self._return()
+                    return
+                self.state = "ready"
                 self._owner.worker_ready(self)
+            case Lost():
+                self._lost = message
+            case Failed() if self._absence is not None:
+                self._absence.problem = message.problem  # the device is not there yet; that is no failure
             case Failed():
                 if self.state == "starting" or message.module is None:
                     self.state = "failed"
@@ -417,28 +488,91 @@ class ProcessWorker(Worker):
             traceback_text=told.text,
         )
 
-    def _conclude(self, code: int) -> None:
+    def _conclude(self) -> bool:
+        """Find out what the end of a process means; True if another one is to follow it."""
         assert self._channel is not None
+        assert self._process is not None
         assert self._lifeline is not None
+        code = self._process.returncode
         self._channel.close()
         _lifelines.discard(self._lifeline)
         os.close(self._lifeline)
         if self._done and code == 0:
             self.state = "ended"
+        elif self._may_be_followed(code):
+            return True
+        elif self._absence is not None:
+            self._give_up()
         elif self.state == "failed" or self._killed:
             self.state = "failed"
-        elif code != 0 or not self._told_to_end:
+        elif code != 0 or not self._leaving.is_set():
             self.state = "died"
-            died = WorkerDied(
-                self.name,
-                self._process.pid if self._process else 0,
-                signal=-code if code < 0 else None,
-                exit_code=code if code >= 0 else None,
-            )
-            self._owner.worker_died(self, died)
+            self._owner.worker_died(self, self._death(code))
         else:
             self.state = "ended"  # before it was started
-        self._owner.worker_ended(self)
+        return False
+
+    def _death(self, code: int) -> WorkerDied:
+        pid = self._process.pid if self._process else 0
+        return WorkerDied(self.name, pid, signal=-code if code < 0 else None, exit_code=code if code >= 0 else None)
+
+    # --- a device that was lost ---------------------------------------------------------------------------------------
+
+    def _may_be_followed(self, code: int) -> bool:
+        if not self.wiring.restartable or not self._started or self.state == "failed" or self._killed:
+            return False
+        if self._absence is None:
+            # A process that crashed is a device that was lost: nothing else is in it.
+            lost = self._lost or Lost(self.wiring.modules[0].name, str(self._death(code)))
+            self._absence = _Absence(lost.module, lost.problem)
+            self.state = "recovering"
+            self._owner.worker_lost(self, lost.module, lost.problem)
+        self._lost = None
+        return True
+
+    def _follow(self) -> bool:
+        """Start another process, some time after the last one; False if the flow stops before."""
+        assert self._absence is not None
+        while not self._leaving.wait(self._absence.pause_s):
+            self._absence.attempts += 1
+            try:
+                self._bring_up()
+            except OSError as error:
+                self._absence.problem = f"its process could not be started: {error}"
+                continue
+            if self._leaving.is_set():
+                self._send(Stop())  # was told while there was nobody to tell
+            assert self._process is not None
+            # An audio library may wait for ever for a server that is about to come up, or to go.
+            self._patience = threading.Timer(LONGEST_ATTEMPT_S, self._process.kill)
+            self._patience.daemon = True
+            self._patience.start()
+            return True
+        return False
+
+    def _return(self) -> None:
+        """Let the process that has found the device again produce."""
+        absence, self._absence = self._absence, None
+        assert absence is not None
+        self._end_patience()
+        self.state = "running"
+        self._owner.worker_recovered(self, absence.module, absence.seconds, absence.attempts)
+        self._send(Stop() if self._leaving.is_set() else Start())
+
+    def _end_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        self.state = "ended"
+        self._owner.worker_given_up(self)
+
+
+def _reap(process: subprocess.Popen[bytes], channel: Channel) -> None:
+    # The end of the process, not of the conversation: a child of the worker may hold its socket open.
+    process.wait()
+    channel.finish_reading()
 
 
 # The writing ends of all lifelines. A process that the user forks must not keep workers alive when this one dies.
@@ -460,14 +594,16 @@ def _import_path() -> list[str]:
     return [os.fspath(entry) for entry in entries if isinstance(entry, (str, os.PathLike))]
 
 
-def _interpreter() -> list[str]:
+def interpreter() -> list[str]:
+    """Return what starts this interpreter for a process that works for this one."""
     # The flags that change how code behaves (-O, -W, -X ...), as multiprocessing passes them on.
     flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
     # -P: the current directory is no place to import from; Setup brings the coordinator's own path.
     return [sys.executable, *flags, "-P"]
 
 
-def _environment(realtime: bool) -> dict[str, str]:
+def environment(realtime: bool) -> dict[str, str]:
+    """Return the environment for a process that works for this one, and finds the same package."""
     environment = dict(os.environ)
     package = str(Path(__file__).resolve().parents[2])
     if package not in site.getsitepackages():
