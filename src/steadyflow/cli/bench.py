@@ -6,14 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from steadyflow.arguments import checked_seconds
 from steadyflow.benchmarks import CASES, DEVICE, run_case
 from steadyflow.errors import ConfigurationError, UnknownName
 
 if TYPE_CHECKING:
-    from steadyflow.benchmarks.device import DeviceResult, Load
+    from steadyflow.benchmarks.device import DeviceResult
     from steadyflow.benchmarks.harness import Effort, Result
 
 
@@ -106,17 +106,16 @@ def _checked(device: DeviceOptions, quick: bool) -> DeviceOptions:
 
 
 def _bench_device(asked: DeviceOptions, results: list[Result | DeviceResult], *, as_json: bool) -> None:
-    from steadyflow.benchmarks.device import DeviceResult
+    from steadyflow.benchmarks.device import LOADS, DeviceResult
     from steadyflow.benchmarks.device.tables import print_device_result
 
     assert asked.seconds is not None
     assert asked.frames is not None
     assert asked.loads is not None
-    loads: list[Load] = [load for load in get_args(Load) if load in asked.loads]
     result = DeviceResult(asked.seconds)
     results.append(result)
     try:
-        result.run(asked.frames, loads, _say)
+        result.run(asked.frames, [load for load in LOADS if load in asked.loads], _say)
     finally:
         # Also what was measured before Ctrl-C: two hours are long.
         if result.rows and not as_json:
