@@ -27,6 +27,7 @@ struct Xruns {
 struct DeviceAccount {
     Counter cycles;
     Counter frames;
+    Counter captured_frames;
     Xruns capture;
     Xruns playback;
     // Times in the device's clock that passed without a frame of them.
@@ -35,6 +36,11 @@ struct DeviceAccount {
     Counter largest_gap_frames;
     Counter blocks;
     Counter dropped;         // of them, those that some pipeline did not take
+    Counter played_frames;
+    Counter played_blocks;
+    Counter underruns;       // how often nothing waited when the device wanted more
+    Counter silent_frames;   // what it got instead
+    Counter misfits;         // blocks that were not what their format says
     Counter without_time;    // cycles for which the device named no time
     Histogram busy;          // ns that a cycle took, from call to return
     Counter worst_cycle_ppm;  // the largest share of a cycle's own length that it took

@@ -2,47 +2,59 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <thread>
 #include <utility>
 
 namespace steadyflow {
 namespace {
 
-constexpr double furthest_input_s = 10;  // an input time further from now than that is none
+constexpr double furthest_input_s = 10;   // an input time further from now than that is none
+constexpr double furthest_output_s = 10;  // and so for an output time
 
 bool is_time(double device_s) noexcept { return std::isfinite(device_s) && device_s != 0; }
 
 }  // namespace
 
-// Between close() and a cycle: either the cycle sees that the stream was closed, or close() sees the cycle.
+// Between close() and a cycle: either the cycle sees that the stream was closed, or close() sees the cycle. The same for
+// end_capture().
 class DeviceStream::Visit {
 public:
     explicit Visit(DeviceStream& stream) noexcept : stream_(stream) {
         // seq_cst, as the look below and both in close(): store buffering would hide each from the other.
         stream_.inside_.store(true, std::memory_order_seq_cst);
         open_ = !stream_.closed_.load(std::memory_order_seq_cst);
+        captures_ = stream_.capture_ && !stream_.capture_ended_.load(std::memory_order_seq_cst);
     }
     // release: what the cycle did comes before what close() does next.
     ~Visit() { stream_.inside_.store(false, std::memory_order_release); }
     Visit(const Visit&) = delete;
     Visit& operator=(const Visit&) = delete;
     explicit operator bool() const noexcept { return open_; }
+    bool captures() const noexcept { return captures_; }
 
 private:
     DeviceStream& stream_;
     bool open_;
+    bool captures_;
 };
 
-CallbackResult DeviceStream::cycle(const void* input, std::uint32_t frames, const StreamTimes& times, unsigned long flags,
-                                   Nanoseconds now_ns) noexcept {
+CallbackResult DeviceStream::cycle(const void* input, void* output, std::uint32_t frames, const StreamTimes& times,
+                                   unsigned long flags, Nanoseconds now_ns) noexcept {
     const Visit visit(*this);
-    if (!visit) return CallbackResult::complete;
+    if (!visit) {
+        // What the device plays after this is its own; nothing of ours may stay in its buffer.
+        if (playback_ && output != nullptr) std::memset(output, 0, std::size_t{frames} * playback_->frame_bytes());
+        return CallbackResult::complete;
+    }
     if (frames == 0) return CallbackResult::go_on;
     const Nanoseconds entered_ns = monotonic_ns();
     follow_clock(times, now_ns);
     note_xruns(flags, now_ns);
     try {
-        if (capture_ && input != nullptr) {
+        // Playing first: it is what the device waits for.
+        if (playback_ && output != nullptr) play(static_cast<std::byte*>(output), frames, times, now_ns);
+        if (visit.captures() && input != nullptr) {
             const bool xrun = (flags & (input_overflow | input_underflow)) != 0;
             capture(static_cast<const std::byte*>(input), frames, times, xrun, now_ns);
         }
@@ -95,6 +107,7 @@ void DeviceStream::capture(const std::byte* samples, std::uint32_t frames, const
         if (xrun) count(capture_->skip(0));
     }
     if (resumed_ns_ != 0) bridge(first_ns);
+    add(account_.captured_frames, frames);
     count(capture_->write(samples, frames, first_ns));
     account_.note_position(capture_->position(), first_ns + static_cast<Nanoseconds>(seconds * 1e9));
 }
@@ -106,6 +119,22 @@ void DeviceStream::bridge(Nanoseconds first_ns) {
     account_.note_gap(frames);
     count(capture_->skip(frames));
 }
+
+void DeviceStream::play(std::byte* samples, std::uint32_t frames, const StreamTimes& times, Nanoseconds now_ns) {
+    const DevicePlayback::Counts counts = playback_->read(samples, frames, now_ns);
+    add(account_.played_frames, counts.frames);
+    add(account_.played_blocks, counts.blocks);
+    add(account_.silent_frames, counts.silent);
+    add(account_.misfits, counts.misfits);
+    if (counts.underrun) add(account_.underruns);
+    if (!playback_->ended() || drained_ns_.load(std::memory_order_relaxed) != 0) return;
+    const double ahead_s = is_time(times.current_s) && is_time(times.output_s) ? times.output_s - times.current_s : 0;
+    const double heard_s = std::clamp(ahead_s, 0.0, furthest_output_s) + counts.frames / rate_hz_;
+    // relaxed: a time, and nothing that was written before it.
+    drained_ns_.store(std::max<Nanoseconds>(now_ns + static_cast<Nanoseconds>(heard_s * 1e9), 1), std::memory_order_relaxed);
+}
+
+Nanoseconds DeviceStream::drained_ns() const noexcept { return drained_ns_.load(std::memory_order_relaxed); }
 
 void DeviceStream::count(DeviceCapture::Counts counts) noexcept {
     add(account_.blocks, counts.blocks);
@@ -119,14 +148,29 @@ void DeviceStream::note_damage(const Corrupted& damage) noexcept {
     damaged_.store(true, std::memory_order_release);
 }
 
-void DeviceStream::close() noexcept {
+// True for the first caller, once no cycle that does not see it is under way.
+bool DeviceStream::close_behind(std::atomic<bool>& gate) noexcept {
+    const bool first = !gate.exchange(true, std::memory_order_seq_cst);
     // In a forked child, no thread of the device runs, and one that was inside will never leave.
-    const bool first = !closed_.exchange(true, std::memory_order_seq_cst);
-    if (generation_ != fork_generation) return;
+    if (generation_ != fork_generation) return false;
     while (inside_.load(std::memory_order_seq_cst)) std::this_thread::yield();
-    if (!first || !capture_ || damaged_.load(std::memory_order_acquire)) return;
+    return first && !damaged_.load(std::memory_order_acquire);
+}
+
+void DeviceStream::end_capture() noexcept {
+    if (!close_behind(capture_ended_) || !capture_) return;
     try {
         count(capture_->flush());
+    } catch (const Corrupted& damage) {
+        note_damage(damage);
+    }
+}
+
+void DeviceStream::close() noexcept {
+    end_capture();
+    if (!close_behind(closed_) || !playback_) return;
+    try {
+        playback_->close();
     } catch (const Corrupted& damage) {
         note_damage(damage);
     }
@@ -137,12 +181,12 @@ std::optional<Corrupted> DeviceStream::damage() const {
     return damage_;
 }
 
-extern "C" int steadyflow_device_callback(const void* input, void*, unsigned long frames, const StreamTimes* times,
+extern "C" int steadyflow_device_callback(const void* input, void* output, unsigned long frames, const StreamTimes* times,
                                           unsigned long flags, void* stream) noexcept {
     const StreamTimes none{};
     auto& self = *static_cast<DeviceStream*>(stream);
     return static_cast<int>(
-        self.cycle(input, static_cast<std::uint32_t>(frames), times == nullptr ? none : *times, flags, monotonic_ns()));
+        self.cycle(input, output, static_cast<std::uint32_t>(frames), times == nullptr ? none : *times, flags, monotonic_ns()));
 }
 
 }  // namespace steadyflow

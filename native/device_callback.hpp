@@ -15,6 +15,7 @@
 #include "device_account.hpp"
 #include "device_capture.hpp"
 #include "device_clock.hpp"
+#include "device_playback.hpp"
 
 namespace steadyflow {
 
@@ -60,10 +61,12 @@ public:
         resumed_ns_ = account_.next_frame_ns.load(std::memory_order_relaxed);
     }
 
+    void play_from(std::unique_ptr<DevicePlayback> playback) { playback_ = std::move(playback); }
+
     // --- The device's thread. ---
 
-    // One cycle. Of `input`, interleaved frames. Never throws: damage ends the stream, see damage().
-    CallbackResult cycle(const void* input, std::uint32_t frames, const StreamTimes& times, unsigned long flags,
+    // One cycle, of interleaved frames. Never throws: damage ends the stream, see damage().
+    CallbackResult cycle(const void* input, void* output, std::uint32_t frames, const StreamTimes& times, unsigned long flags,
                          Nanoseconds now_ns) noexcept;
 
     // --- Any thread. ---
@@ -71,6 +74,15 @@ public:
     const DeviceAccount& account() const noexcept { return account_; }
     // 0: nothing is captured.
     std::uint32_t captured_frame_bytes() const noexcept { return capture_ ? capture_->frame_bytes() : 0; }
+
+    // 0: nothing is played.
+    std::uint32_t played_frame_bytes() const noexcept { return playback_ ? playback_->frame_bytes() : 0; }
+    // When the last frame of a stream that has ended will be heard; 0: it has not ended, or not been played to its end.
+    Nanoseconds drained_ns() const noexcept;
+
+    // From its return on no cycle captures; what was collected of a block has been sent. Playing goes on. Waits and is idempotent
+    // as close().
+    void end_capture() noexcept;
 
     // From its return on no cycle touches the ports, and none is under way; what was collected of a block has been sent. Waits
     // for a cycle that runs, which takes microseconds. Idempotent.
@@ -86,7 +98,9 @@ private:
     void note_xruns(unsigned long flags, Nanoseconds now_ns) noexcept;
     void capture(const std::byte* samples, std::uint32_t frames, const StreamTimes& times, bool xrun, Nanoseconds now_ns);
     void bridge(Nanoseconds first_ns);
+    void play(std::byte* samples, std::uint32_t frames, const StreamTimes& times, Nanoseconds now_ns);
     void count(DeviceCapture::Counts counts) noexcept;
+    bool close_behind(std::atomic<bool>& gate) noexcept;
     void note_damage(const Corrupted& damage) noexcept;
 
     std::shared_ptr<DeviceAccount> account_owner_;
@@ -95,12 +109,15 @@ private:
     double gap_patience_s_;
     DeviceClock clock_;
     std::optional<DeviceCapture> capture_;
+    std::unique_ptr<DevicePlayback> playback_;
     Nanoseconds resumed_ns_ = 0;             // when the first frame was due, if the account goes on; then 0
     bool has_time_ = false;                  // the device's clock runs
     std::optional<double> expected_s_;       // when the next frame is sampled, by the device's clock
     std::uint32_t generation_ = fork_generation;
     std::atomic<bool> inside_{false};        // a cycle is under way
     std::atomic<bool> closed_{false};
+    std::atomic<bool> capture_ended_{false};
+    std::atomic<Nanoseconds> drained_ns_{0};
     std::atomic<bool> damaged_{false};       // damage_ is there, and does not change any more
     std::optional<Corrupted> damage_;
 };

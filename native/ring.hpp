@@ -26,10 +26,10 @@
 #include <memory>
 #include <string>
 
+#include "consumer_stats.hpp"
 #include "memory.hpp"
 #include "rule.hpp"
 #include "segment.hpp"
-#include "stats.hpp"
 
 namespace steadyflow {
 

@@ -7,8 +7,17 @@
 namespace steadyflow {
 
 // Why a block was dropped. The names are part of the public metrics (pipeline.py).
-enum class Reason : std::uint8_t { oldest = 0, newest = 1, superseded = 2, flushed = 3, failed = 4, stopped = 5, late = 6 };
-inline constexpr unsigned reasons = 7;
+enum class Reason : std::uint8_t {
+    oldest = 0,
+    newest = 1,
+    superseded = 2,
+    flushed = 3,
+    failed = 4,
+    stopped = 5,
+    late = 6,
+    unwanted = 7,  // its input was held, and keeps newer ones
+};
+inline constexpr unsigned reasons = 8;
 
 // What a full pipeline does with the next block.
 enum class RuleKind : std::uint8_t { wait = 0, drop_oldest = 1, drop_newest = 2, latest = 3, fail = 4 };

@@ -25,7 +25,7 @@ namespace steadyflow {
 
 inline constexpr std::size_t cache_line = 64;
 inline constexpr std::uint64_t segment_magic = 0x31776f6c66647473;  // "stdflow1"
-inline constexpr std::uint32_t layout_version = 3;
+inline constexpr std::uint32_t layout_version = 4;
 inline constexpr unsigned max_processes = 16;
 inline constexpr unsigned max_branches = 32;  // of one port
 

@@ -57,18 +57,4 @@ struct Histogram {
     }
 };
 
-// Written by one consumer of a pipeline.
-struct alignas(cache_line) ConsumerStats {
-    Counter received;
-    Counter late;
-    Counter corrupted;
-    Counter kept_copies;  // blocks copied because the module keeps more views than buffer_size
-    Counter rescued;      // served out of turn by the starvation guard
-    Histogram latency;    // started - sent
-    Histogram overhead;   // started - max(sent, consumer became free)
-    Histogram wait;       // awake - sent, where the consumer slept for the block
-    Histogram gil;        // GIL acquired - awake
-    Histogram busy;       // finished - started, without the modules that were called inside
-};
-
 }  // namespace steadyflow

@@ -20,17 +20,24 @@ Delivery::~Delivery() { release(); }
 
 void Delivery::begin() {
     started_ns_ = monotonic_ns();
-    const Nanoseconds free_ns = std::max(context().free_since_ns, std::min(lane_.consumer.ring().resumed_ns(), started_ns_));
-    // An event loop has the GIL back before it can look at the clock: it cannot tell the two apart.
-    note_started(lane_.consumer.stats(), *link_->target, started_ns_, claim_.sent_ns, free_ns,
-                 std::max(taken_ns_, claim_.sent_ns), std::nullopt);
+    if (!made_up()) {
+        const Nanoseconds resumed_ns = std::min(link_->let_out_ns(lane_), started_ns_);
+        const Nanoseconds sent_ns = claim_.sent_ns;
+        // An event loop has the GIL back before it can look at the clock: it cannot tell the two apart.
+        handover_ = {claim_.header.sequence, sent_ns,      std::max(sent_ns, resumed_ns), std::max(taken_ns_, sent_ns),
+                     std::nullopt,           started_ns_};
+        note_started(lane_.consumer.stats(), *link_->target, handover_, std::max(context().free_since_ns, resumed_ns));
+    }
     context().begin(*reinterpret_cast<const BlockObject*>(block_.ptr()));
     context().waited_ns = 0;
 }
 
 void Delivery::returned() {
-    const Nanoseconds busy = std::max<Nanoseconds>(monotonic_ns() - started_ns_ - context().waited_ns, 0);
-    lane_.consumer.stats().busy.record(busy);
+    const Nanoseconds finished = monotonic_ns();
+    const Nanoseconds busy = std::max<Nanoseconds>(finished - started_ns_ - context().waited_ns, 0);
+    ConsumerStats& stats = lane_.consumer.stats();
+    stats.busy.record(busy);
+    if (!made_up()) link_->target->note_cycle(stats, handover_, claim_.header.frames, finished);
     ++context().calls;
     context().busy_ns += busy;
 }
@@ -43,6 +50,7 @@ nb::object Delivery::output_for(nb::handle result) const {
 void Delivery::finish() {
     if (!held_) return;
     release();
+    if (made_up()) return;
     in_pipeline(link_->target->name, [&] { lane_.consumer.finish(claim_); });
     add(lane_.consumer.stats().received);
 }
@@ -51,6 +59,7 @@ void Delivery::fail() {
     if (!held_) return;
     release();
     link_->target->discard = Reason::failed;
+    if (made_up()) return;
     in_pipeline(link_->target->name, [&] { lane_.consumer.discard(claim_, Reason::failed); });
 }
 
@@ -75,7 +84,7 @@ std::unique_ptr<Delivery> Inbox::next_delivery() {
         if (link->target->context->busy) continue;
         try {
             Claim claim;
-            Lanes::Lane* const lane = link->lanes.claim(claim);
+            Lanes::Lane* const lane = claim_next(*link, claim);
             if (lane == nullptr) continue;
             link->passed_over = 0;
             if (!link->target->discard) {

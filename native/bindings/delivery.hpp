@@ -31,6 +31,8 @@ public:
 
 private:
     ModuleContext& context() const noexcept { return *link_->target->context; }
+    // Audio in place of what is missing: it was never in the ring.
+    bool made_up() const noexcept { return claim_.slot == nullptr; }
     void release() noexcept;
 
     std::shared_ptr<Inbox::Link> link_;
@@ -39,6 +41,7 @@ private:
     nb::object block_;
     Nanoseconds taken_ns_;
     Nanoseconds started_ns_ = 0;
+    Handover handover_;
     bool held_ = true;
 };
 

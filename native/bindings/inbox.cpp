@@ -6,6 +6,7 @@
 #include <chrono>
 #include <utility>
 
+#include "consuming_end.hpp"
 #include "view.hpp"
 
 namespace steadyflow {
@@ -67,11 +68,8 @@ void Inbox::tell_finished(std::shared_ptr<Segment> bell_segment, std::uint64_t b
 RingConsumer Inbox::consumer_of(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                                 std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset,
                                 unsigned consumer) const {
-    Bell producer_bell;
-    if (bell_segment) producer_bell = Bell(std::move(bell_segment), producer_bell_offset);
-    BufferPool pool(segment, pool_offset);
-    return RingConsumer(Ring(std::move(segment), ring_offset), std::move(pool), std::move(producer_bell), consumer,
-                        process_);
+    return consuming_end(std::move(segment), ring_offset, pool_offset, std::move(bell_segment), producer_bell_offset, consumer,
+                         process_);
 }
 
 void Inbox::collect() noexcept {
@@ -118,9 +116,9 @@ Inbox::Link* Inbox::pick(bool inside) {
         Nanoseconds sent = -1;
         bool at_end = false;
         try {
-            sent = link.lanes.peek_sent_ns();
+            sent = peek_sent_ns(link);
             // Also inside of a send(): what it waits for may be waiting for this end.
-            if (sent < 0) at_end = link.lanes.at_end();
+            if (sent < 0) at_end = Inbox::at_end(link);
         } catch (const Corrupted& damage) {
             refuse(link, damage);
         }
@@ -156,14 +154,63 @@ void Inbox::finish(Link& link) {
     if (!link.on_end.is_none()) survive_shutdown([&] { link.on_end(); });
 }
 
-void Inbox::hold(const std::string& pipeline, bool held) {
+Inbox::Link& Inbox::link_of(const std::string& pipeline) const {
     for (const auto& link : links_) {
-        if (link->target->name != pipeline) continue;
-        link->held = held;
-        if (!held) pending_ |= std::uint64_t{1} << link->bit;  // its bit was taken while nobody looked
-        return;
+        if (link->target->name == pipeline) return *link;
     }
     throw Corrupted("no input of this worker", pipeline);
+}
+
+void Inbox::hold(const std::string& pipeline, bool held) {
+    Link& link = link_of(pipeline);
+    link.held = held;
+    if (!held) pending_ |= std::uint64_t{1} << link.bit;  // its bit was taken while nobody looked
+}
+
+bool Inbox::set_wanted(const std::string& pipeline, bool wanted) {
+    Link& link = link_of(pipeline);
+    if (link.intake == nullptr || !link.intake->can_hold()) return false;
+    try {
+        if (wanted) link.intake->let_go(link.lanes, monotonic_ns());
+        else link.intake->hold();
+    } catch (const Corrupted& damage) {
+        refuse(link, damage);
+    }
+    pending_ |= std::uint64_t{1} << link.bit;
+    bell_.ring(link.bit);  // another thread may sleep there
+    return true;
+}
+
+void Inbox::regulate(const IntakeRules& rules) {
+    if (links_.empty()) throw Corrupted("rules need an input that they belong to");
+    Link& link = *links_.back();
+    link.intake = make_intake(rules, link.target->spec, link.target->name);
+}
+
+// Out of the way of the hot path.
+[[gnu::noinline]] Lanes::Lane* Inbox::claim_regulated(Link& link, Claim& claim) {
+    Intake::Next next;
+    if (!link.intake->take(link.lanes, monotonic_ns(), drains(link), next)) return nullptr;
+    claim = next.claim;
+    return next.lane;
+}
+
+[[gnu::noinline]] nb::object Inbox::build_made_up(Link& link, const Lanes::Lane& lane, const Claim& claim) {
+    const Target& target = *link.target;
+    nb::object payload = take(target.spec.new_array(claim.header.frames, nullptr));
+    link.intake->make_up(lane.consumer.stats(), PyArray_DATA(reinterpret_cast<PyArrayObject*>(payload.ptr())),
+                         claim.header.frames);
+    BlockObject* block = make_block(payload.release().ptr(), nullptr, target.format.ptr(), target.decoder_or_null(),
+                                    target.pipeline.ptr());
+    if (block == nullptr) throw nb::python_error();
+    stamp(*block, claim.header, monotonic_ns());
+    return nb::steal(reinterpret_cast<PyObject*>(block));
+}
+
+[[gnu::noinline]] bool Inbox::serve_made_up(Link& link, Lanes::Lane& lane, const nb::object& block) {
+    link.target->invoke(*clock_, reinterpret_cast<BlockObject*>(block.ptr()), lane.consumer.stats(), nullptr, monotonic_ns());
+    home_.require(link.target->name);
+    return true;
 }
 
 nb::object Inbox::build(Link& link, const Lanes::Lane& lane, const Claim& claim) {
@@ -173,6 +220,7 @@ nb::object Inbox::build(Link& link, const Lanes::Lane& lane, const Claim& claim)
         throw Corrupted("block " + std::to_string(header.sequence) + " claims " + std::to_string(header.payload_bytes) +
                         " bytes in " + std::to_string(header.frames) + " frames, which its format cannot have");
     }
+    if (link.intake != nullptr) link.intake->remember(lane.consumer.pool().payload(header.buffer), header.frames);
     nb::object payload = build_payload(link, lane, header);
     nb::object metadata;
     if (header.metadata_bytes != 0) {
@@ -211,6 +259,7 @@ nb::object Inbox::build_payload(Link& link, const Lanes::Lane& lane, const Block
 }
 
 nb::object Inbox::build_or_discard(Link& link, Lanes::Lane& lane, const Claim& claim) {
+    if (claim.slot == nullptr) [[unlikely]] return build_made_up(link, lane, claim);
     try {
         return build(link, lane, claim);
     } catch (...) {
@@ -230,7 +279,7 @@ nb::object Inbox::build_or_discard(Link& link, Lanes::Lane& lane, const Claim& c
 
 inline bool Inbox::serve_one(Link& link, bool slept) {
     Claim claim;
-    Lanes::Lane* const lane = link.lanes.claim(claim);
+    Lanes::Lane* const lane = claim_next(link, claim);
     if (lane == nullptr) return false;
     link.passed_over = 0;
     if (link.target->discard) {
@@ -239,15 +288,17 @@ inline bool Inbox::serve_one(Link& link, bool slept) {
         return true;
     }
     const nb::object block = build_or_discard(link, *lane, claim);
+    if (claim.slot == nullptr) [[unlikely]] return serve_made_up(link, *lane, block);
     const Nanoseconds started = monotonic_ns();
     const Nanoseconds awake = std::max(slept ? awake_ns_ : started, claim.sent_ns);
     const Nanoseconds gil = slept ? std::max(gil_ns_, awake) : awake;
     ConsumerStats& stats = lane->consumer.stats();
     // A pause is nobody's delay: for a block that waited in one, the worker became free when it ended.
-    clock_->free_since_ns = std::max(clock_->free_since_ns, std::min(lane->consumer.ring().resumed_ns(), awake));
+    const Nanoseconds resumed = std::min(link.let_out_ns(*lane), awake);
+    clock_->free_since_ns = std::max(clock_->free_since_ns, resumed);
     link.target->context->origin = claim.word.position();
-    const bool ok = link.target->invoke(*clock_, reinterpret_cast<BlockObject*>(block.ptr()), stats, started, claim.sent_ns,
-                                        awake, gil);
+    const Handover handover{claim.header.sequence, claim.sent_ns, std::max(claim.sent_ns, resumed), awake, gil, started};
+    const bool ok = link.target->invoke(*clock_, reinterpret_cast<BlockObject*>(block.ptr()), stats, &handover, started);
     home_.require(link.target->name);  // the module may have forked; the child ends here
     // After its results were sent: a worker that dies before this repeats the block, it never loses it.
     if (ok) {
@@ -359,9 +410,9 @@ inline nb::object Inbox::receive_one(Link& link, Nanoseconds entered, Nanosecond
     Lanes::Lane* lane = nullptr;
     for (;;) {
         require_open();
-        lane = link.lanes.claim(claim);
+        lane = claim_next(link, claim);
         if (lane != nullptr) break;
-        if (link.lanes.at_end()) raise_error("EndOfStream", link.target->name + ": every block was received");
+        if (at_end(link)) raise_error("EndOfStream", link.target->name + ": every block was received");
         const Nanoseconds now = monotonic_ns();
         if (deadline >= 0 && now >= deadline) {
             refuse_late(link.target->name, timeout_s, "got none");
@@ -389,9 +440,9 @@ nb::object Inbox::try_receive(Nanoseconds entered_ns, Nanoseconds heard_ns) {
     Link& link = *links_.front();
     try {
         Claim claim;
-        Lanes::Lane* const lane = link.lanes.claim(claim);
+        Lanes::Lane* const lane = claim_next(link, claim);
         if (lane == nullptr) {
-            if (link.lanes.at_end()) raise_error("EndOfStream", link.target->name + ": every block was received");
+            if (at_end(link)) raise_error("EndOfStream", link.target->name + ": every block was received");
             return nb::none();
         }
         const Nanoseconds awake = std::max({entered_ns, heard_ns, claim.sent_ns});
@@ -412,11 +463,16 @@ void Inbox::require_open() const {
 nb::object Inbox::commit(Link& link, Lanes::Lane& lane, const Claim& claim, Nanoseconds entered_ns, Nanoseconds awake_ns,
                          std::optional<Nanoseconds> gil_ns) {
     nb::object block = build_or_discard(link, lane, claim);
+    if (claim.slot == nullptr) [[unlikely]] return block;
     lane.consumer.finish(claim);
     ConsumerStats& stats = lane.consumer.stats();
     const Nanoseconds started_ns = monotonic_ns();
-    const Nanoseconds free_ns = std::max(entered_ns, std::min(lane.consumer.ring().resumed_ns(), started_ns));
-    note_started(stats, *link.target, started_ns, claim.sent_ns, free_ns, awake_ns, gil_ns);
+    const Nanoseconds resumed_ns = std::min(link.let_out_ns(lane), started_ns);
+    const Handover handover{claim.header.sequence, claim.sent_ns, std::max(claim.sent_ns, resumed_ns), awake_ns, gil_ns,
+                            started_ns};
+    note_started(stats, *link.target, handover, std::max(entered_ns, resumed_ns));
+    // What the application does with it nobody knows: for the pipeline, it is finished.
+    link.target->note_cycle(stats, handover, claim.header.frames, started_ns);
     add(stats.received);
     return block;
 }

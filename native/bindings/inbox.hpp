@@ -10,6 +10,7 @@
 
 #include "consumer_bells.hpp"
 #include "held_buffer.hpp"
+#include "intake.hpp"
 #include "lanes.hpp"
 #include "worker.hpp"
 
@@ -57,8 +58,14 @@ public:
     // Takes what rang from the bell.
     void collect() noexcept;
 
+    // What the input that was added last lets through, and when. GIL held, before start.
+    void regulate(const IntakeRules& rules);
+
     // An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.
     void hold(const std::string& pipeline, bool held);
+
+    // An input that is not wanted keeps its newest frames, and drops the others. False if it cannot. GIL held, any thread.
+    bool set_wanted(const std::string& pipeline, bool wanted);
 
     // Any thread: makes serve() return soon.
     void interrupt() const noexcept {
@@ -95,7 +102,14 @@ private:
               rank(class_rank),
               bit(bell_bit) {}
 
+        // When what it kept back was let out last: by a resume, or because the module wants it again.
+        Nanoseconds let_out_ns(const Lanes::Lane& lane) const noexcept {
+            const Nanoseconds resumed = lane.consumer.ring().resumed_ns();
+            return intake == nullptr ? resumed : std::max(resumed, intake->let_go_ns());
+        }
+
         Lanes lanes;
+        std::unique_ptr<Intake> intake;  // null: everything at once
         std::shared_ptr<Target> target;
         nb::object on_end;
         nb::object on_views_exhausted;  // callable(limit), called once; then None
@@ -109,6 +123,21 @@ private:
     [[noreturn]] static void refuse(Link& link, const Corrupted& damage);
     void look_everywhere(Nanoseconds now_ns);
     Link* pick(bool inside);
+    Link& link_of(const std::string& pipeline) const;
+    // Claims what comes next; audio that was made up has no slot. Null if there is nothing.
+    static Lanes::Lane* claim_next(Link& link, Claim& claim) {
+        return link.intake == nullptr ? link.lanes.claim(claim) : claim_regulated(link, claim);
+    }
+    static Lanes::Lane* claim_regulated(Link& link, Claim& claim);
+    static Nanoseconds peek_sent_ns(Link& link) {
+        return link.intake == nullptr ? link.lanes.peek_sent_ns() : link.intake->peek_sent_ns(link.lanes, drains(link));
+    }
+    static bool at_end(Link& link) {
+        return link.intake == nullptr ? link.lanes.at_end() : link.intake->at_end(link.lanes);
+    }
+    static bool drains(const Link& link) noexcept { return link.target->discard.has_value(); }
+    nb::object build_made_up(Link& link, const Lanes::Lane& lane, const Claim& claim);
+    bool serve_made_up(Link& link, Lanes::Lane& lane, const nb::object& block);
     bool serve_link(Link& link, bool slept);
     nb::object build(Link& link, const Lanes::Lane& lane, const Claim& claim);
     nb::object build_payload(Link& link, const Lanes::Lane& lane, const BlockHeader& header);

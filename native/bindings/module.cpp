@@ -52,7 +52,8 @@ nb::dict counters_of(const Ring& ring) {
     const Account account = read_account(ring);
     const RingHeader& header = ring.header();
     nb::dict dropped;
-    static const char* names[reasons] = {"oldest", "newest", "superseded", "flushed", "failed", "stopped", "late"};
+    static const char* names[reasons] = {"oldest", "newest", "superseded", "flushed", "failed", "stopped", "late",
+                                           "unwanted"};
     for (unsigned reason = 0; reason < reasons; ++reason) dropped[names[reason]] = account.dropped[reason];
     nb::dict result;
     result["sent"] = account.sent;
@@ -72,22 +73,32 @@ nb::dict counters_of(const Ring& ring) {
     std::uint64_t corrupted = 0;
     std::uint64_t kept_copies = 0;
     std::uint64_t rescued = 0;
+    std::uint64_t concealed_blocks = 0;
+    std::uint64_t concealed_frames = 0;
+    std::uint64_t missed = 0;
     for (std::uint32_t consumer = 0; consumer < ring.consumers(); ++consumer) {
         const ConsumerStats& stats = ring.stats(consumer);
         late += read(stats.late);
         corrupted += read(stats.corrupted);
         kept_copies += read(stats.kept_copies);
         rescued += read(stats.rescued);
+        concealed_blocks += read(stats.concealed_blocks);
+        concealed_frames += read(stats.concealed_frames);
+        missed += read(stats.cycle.missed);
     }
     result["late"] = late;
     result["corrupted"] = corrupted;
     result["kept_copies"] = kept_copies;
     result["rescued"] = rescued;
+    result["concealed_blocks"] = concealed_blocks;
+    result["concealed_frames"] = concealed_frames;
+    result["missed_deadlines"] = missed;
     return result;
 }
 
 // One histogram, summed over the consumers: (counts as a uint64 array, sum, max).
-nb::object histogram_of(const Ring& ring, Histogram ConsumerStats::*which) {
+template <class Which>
+nb::object histogram_of(const Ring& ring, Which which) {
     npy_intp buckets = histogram_buckets;
     // numpy gives up the interpreter lock while it gets memory that is zero.
     const nb::object counts = take(survive_shutdown([&] { return PyArray_ZEROS(1, &buckets, NPY_UINT64, 0); }));
@@ -95,7 +106,7 @@ nb::object histogram_of(const Ring& ring, Histogram ConsumerStats::*which) {
     std::uint64_t sum = 0;
     std::uint64_t max = 0;
     for (std::uint32_t consumer = 0; consumer < ring.consumers(); ++consumer) {
-        const Histogram& histogram = ring.stats(consumer).*which;
+        const Histogram& histogram = which(ring.stats(consumer));
         for (unsigned bucket = 0; bucket < histogram_buckets; ++bucket) {
             values[bucket] += histogram.counts[bucket].load(std::memory_order_relaxed);
         }
@@ -108,12 +119,43 @@ nb::object histogram_of(const Ring& ring, Histogram ConsumerStats::*which) {
 nb::dict histograms_of(const Ring& ring) {
     shared(ring);
     nb::dict result;
-    result["latency"] = histogram_of(ring, &ConsumerStats::latency);
-    result["overhead"] = histogram_of(ring, &ConsumerStats::overhead);
-    result["wait"] = histogram_of(ring, &ConsumerStats::wait);
-    result["gil"] = histogram_of(ring, &ConsumerStats::gil);
-    result["busy"] = histogram_of(ring, &ConsumerStats::busy);
+    result["latency"] = histogram_of(ring, [](const ConsumerStats& stats) -> auto& { return stats.latency; });
+    result["overhead"] = histogram_of(ring, [](const ConsumerStats& stats) -> auto& { return stats.overhead; });
+    result["wait"] = histogram_of(ring, [](const ConsumerStats& stats) -> auto& { return stats.wait; });
+    result["gil"] = histogram_of(ring, [](const ConsumerStats& stats) -> auto& { return stats.gil; });
+    result["busy"] = histogram_of(ring, [](const ConsumerStats& stats) -> auto& { return stats.busy; });
+    result["load"] = histogram_of(ring, [](const ConsumerStats& stats) -> auto& { return stats.cycle.load; });
     return result;
+}
+
+// Of each consumer: how many cycles, the period of the latest block in ns, and the latest cycles' shares of their deadlines.
+nb::list recent_cycles_of(const Ring& ring) {
+    shared(ring);
+    nb::list result;
+    for (std::uint32_t consumer = 0; consumer < ring.consumers(); ++consumer) {
+        const CycleAccount& account = ring.stats(consumer).cycle;
+        const CycleAccount::Recent latest = account.latest();
+        nb::list shares;
+        for (unsigned place = 0; place < latest.count; ++place) shares.append(latest.shares_ppm[place] / 1e6);
+        result.append(nb::make_tuple(latest.cycles, account.period_ns.load(std::memory_order_relaxed), shares));
+    }
+    return result;
+}
+
+// The block of all consumers that took longest, as its sequence and stamps; None before the first.
+nb::object worst_cycle_of(const Ring& ring) {
+    shared(ring);
+    std::optional<Cycle> worst;
+    for (std::uint32_t consumer = 0; consumer < ring.consumers(); ++consumer) {
+        const auto cycle = ring.stats(consumer).cycle.worst_cycle();
+        const auto took = [](const Cycle& one) {
+            return static_cast<std::uint64_t>(one.finished_ns) - static_cast<std::uint64_t>(one.due_from_ns);
+        };
+        if (cycle && (!worst || took(*cycle) > took(*worst))) worst = cycle;
+    }
+    if (!worst) return nb::none();
+    return nb::make_tuple(worst->sequence, worst->sent_ns, worst->due_from_ns, worst->awake_ns, worst->gil_ns,
+                          worst->started_ns, worst->finished_ns);
 }
 
 nb::object bucket_bounds() {
@@ -251,7 +293,11 @@ void register_shared_memory(nb::module_& module) {
         .def_prop_ro("segment", &Ring::segment)
         .def_prop_ro("offset", &Ring::offset)
         .def("counters", &counters_of, "The derived accounting and counters; consistent once the flow is quiet.")
-        .def("histograms", &histograms_of, "name -> (counts, sum_ns, max_ns); bounds from bucket_bounds().")
+        .def("histograms", &histograms_of, "name -> (counts, sum_ns, max_ns); bounds from bucket_bounds(). Of load: in ppm.")
+        .def("recent_cycles", &recent_cycles_of,
+             "For each consumer: its cycles, the latest block's length in ns, the latest 64 shares of the deadline, oldest first.")
+        .def("worst_cycle", &worst_cycle_of,
+             "The block that took longest: sequence, sent, due_from, awake, gil, started, finished in ns; or None.")
         .def("consumed",
              [](const Ring& ring, std::uint32_t consumer) {
                  if (consumer >= ring.consumers()) throw Corrupted("no such consumer of the ring");
@@ -375,6 +421,13 @@ void register_ends(nb::module_& module) {
              }),
              "name"_a, "spec"_a, "format"_a.none(), "decoder"_a.none(), "call"_a.none(), "result_port"_a.none(),
              "context"_a.none(), "on_error"_a.none(), "max_latency_ns"_a)
+        .def("count_cycles",
+             [](Target& target, double ns_per_frame, std::int64_t deadline_ns) {
+                 target.ns_per_frame = ns_per_frame;
+                 target.deadline_ns = deadline_ns;
+             },
+             "ns_per_frame"_a, "deadline_ns"_a,
+             "From now on each block has a deadline, in ns from its sending; 0: its own length.")
         .def("fail", [](Target& target) { target.discard = Reason::failed; }, "From now on blocks are dropped (failed).")
         .def("close", [](Target& target) { target.discard = Reason::stopped; },
              "From now on blocks are dropped (stopped): the module has ended before this input.");
@@ -456,6 +509,18 @@ void register_ends(nb::module_& module) {
              "The oldest block; committed before it is returned. Raises ReceiveTimeout, EndOfStream, PipelineClosed.")
         .def("hold", &Inbox::hold, "pipeline"_a, "held"_a,
              "An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.")
+        .def("regulate",
+             [](Inbox& inbox, int late, std::int64_t max_age_ns, std::uint64_t target_frames, std::uint64_t preroll_frames,
+                std::uint32_t most_staged, std::uint32_t most_frames, double rate_hz) {
+                 if (late < 0 || late > 2) raise_error("ConfigurationError", "no such rule for late blocks");
+                 inbox.regulate({static_cast<Late>(late), max_age_ns, target_frames, preroll_frames, most_staged, most_frames,
+                                 rate_hz});
+             },
+             "late"_a, "max_age_ns"_a, "target_frames"_a, "preroll_frames"_a, "most_staged"_a, "most_frames"_a, "rate_hz"_a,
+             "Decides what the input that was added last lets through: late blocks (0 pass, 1 drop, 2 conceal), a jitter buffer\n"
+             "of `target_frames`, and what is kept while its module does not want it.")
+        .def("set_wanted", &Inbox::set_wanted, "pipeline"_a, "wanted"_a,
+             "An input that is not wanted keeps its newest frames and drops the others (unwanted). False: it cannot. Any thread.")
         .def("interrupt", &Inbox::interrupt, "Makes serve() return soon. Wait-free, any thread.")
         .def("call",
              [](const Inbox& inbox, ModuleContext& context, const nb::object& method) {

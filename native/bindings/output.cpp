@@ -371,7 +371,9 @@ void Output::deliver_fused(const PayloadView& view, const Stamps& stamps, BlockH
                                         link->target->decoder_or_null());
         if (block == nullptr) throw nb::python_error();
         stamp(*block, header, sent_ns);
-        const bool ok = link->target->invoke(*link->clock, block, link->ring.stats(0), monotonic_ns(), sent_ns, sent_ns, sent_ns);
+        const Nanoseconds started = monotonic_ns();
+        const Handover handover{header.sequence, sent_ns, sent_ns, sent_ns, sent_ns, started};
+        const bool ok = link->target->invoke(*link->clock, block, link->ring.stats(0), &handover, started);
         Py_DECREF(reinterpret_cast<PyObject*>(block));
         if (ok) add(link->ring.stats(0).received);
         else add(counters.tallies[0].dropped[static_cast<unsigned>(Reason::failed)]);
@@ -398,7 +400,7 @@ void Output::feed_from(std::shared_ptr<DeviceStream> device, std::uint32_t block
 }
 
 void Output::let_go_of_device() {
-    if (const auto device = std::exchange(device_, nullptr)) device->close();
+    if (const auto device = std::exchange(device_, nullptr)) device->end_capture();
 }
 
 void Output::end() {

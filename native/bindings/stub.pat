@@ -82,6 +82,14 @@
     def counters(self) -> dict[str, Any]:
         \doc
 
+^steadyflow\._native\.Ring\.recent_cycles$:
+    def recent_cycles(self) -> list[tuple[int, int, list[float]]]:
+        \doc
+
+^steadyflow\._native\.Ring\.worst_cycle$:
+    def worst_cycle(self) -> tuple[int, int, int, int, int, int, int] | None:
+        \doc
+
 ^steadyflow\._native\.Ring\.histograms$:
     \import numpy as np
     def histograms(self) -> dict[str, tuple[NDArray[np.uint64], int, int]]:

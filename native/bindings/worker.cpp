@@ -4,9 +4,9 @@
 
 namespace steadyflow {
 
-bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats, Nanoseconds started_ns,
-                    Nanoseconds sent_ns, Nanoseconds awake_ns, Nanoseconds gil_ns) {
-    note_started(stats, *this, started_ns, sent_ns, clock.free_since_ns, awake_ns, gil_ns);
+bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats, const Handover* handover,
+                    Nanoseconds started_ns) {
+    if (handover != nullptr) [[likely]] note_started(stats, *this, *handover, clock.free_since_ns);
 
     const Running running(clock, *context, started_ns);
     context->begin(*block);
@@ -15,6 +15,7 @@ bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats
     const Nanoseconds finished = monotonic_ns();
     const Nanoseconds busy = finished - started_ns - clock.inside_ns;
     stats.busy.record(busy);
+    if (handover != nullptr) [[likely]] note_cycle(stats, *handover, block->frames, finished);
     ++context->calls;
     context->busy_ns += busy;
     clock.free_since_ns = finished;
@@ -36,6 +37,16 @@ bool Target::invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats
     }
     clock.free_since_ns = monotonic_ns();
     return true;
+}
+
+void Target::note_deadline(ConsumerStats& stats, const Handover& handover, std::uint32_t frames,
+                           Nanoseconds finished_ns) const noexcept {
+    const auto period_ns = static_cast<Nanoseconds>(frames * ns_per_frame);
+    const Nanoseconds due_in_ns = deadline_ns != 0 ? deadline_ns : period_ns;
+    const Nanoseconds gil_ns = handover.gil_ns.value_or(handover.awake_ns);
+    stats.cycle.note({handover.sequence, handover.sent_ns, handover.due_from_ns, handover.awake_ns, gil_ns,
+                      handover.started_ns, finished_ns},
+                     due_in_ns, period_ns);
 }
 
 Output& Target::output_for(nb::handle result) const {

@@ -85,6 +85,16 @@ private:
 // Set once, by any thread: everything that waits gives up.
 using AbortFlag = std::shared_ptr<std::atomic<bool>>;
 
+// When a block came to its consumer.
+struct Handover {
+    std::uint64_t sequence = 0;
+    Nanoseconds sent_ns = 0;
+    Nanoseconds due_from_ns = 0;  // sent, or the end of a pause in which it waited
+    Nanoseconds awake_ns = 0;
+    std::optional<Nanoseconds> gil_ns = std::nullopt;  // nothing where nobody can tell
+    Nanoseconds started_ns = 0;
+};
+
 // Where a pipeline ends: the Python callable, and what becomes of its result.
 struct Target {
     std::string name;              // the pipeline, for errors
@@ -99,6 +109,8 @@ struct Target {
     ModuleContext* context = nullptr;
     nb::object on_error;           // callable(exception, Block)
     Nanoseconds max_latency_ns = 0;  // 0: nobody waits for these blocks, none is late
+    double ns_per_frame = 0;         // of audio that somebody waits for
+    Nanoseconds deadline_ns = 0;     // after which a block has to be finished; 0: when it has been heard, if it is audio
     std::optional<Reason> discard;   // the module has failed or ended: what still comes is dropped
 
     PyObject* decoder_or_null() const noexcept { return decoder.is_none() ? nullptr : decoder.ptr(); }
@@ -106,24 +118,30 @@ struct Target {
     // Where a result of process() goes. Raises ConfigurationError if the module has not exactly one output.
     Output& output_for(nb::handle result) const;
 
-    // Calls the module with `block` and sends its result. `started_ns` is now; the others as for note_started(). False if it
-    // failed; then on_error has been called.
-    bool invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats, Nanoseconds started_ns, Nanoseconds sent_ns,
-                Nanoseconds awake_ns, Nanoseconds gil_ns);
+    // Calls the module with `block` and sends its result; `handover` began now, and is null for audio that was made up, which
+    // nobody sent. False if it failed; then on_error has been called.
+    bool invoke(WorkerClock& clock, BlockObject* block, ConsumerStats& stats, const Handover* handover, Nanoseconds started_ns);
+
+    // Counts how long a block took from its sending to now, if somebody waits for it.
+    void note_cycle(ConsumerStats& stats, const Handover& handover, std::uint32_t frames, Nanoseconds finished_ns) const noexcept {
+        if (ns_per_frame != 0 || deadline_ns != 0) note_deadline(stats, handover, frames, finished_ns);
+    }
 
     // Hands the current Python exception to on_error.
     void report_failure(BlockObject* block) noexcept;
+
+private:
+    void note_deadline(ConsumerStats& stats, const Handover& handover, std::uint32_t frames,
+                       Nanoseconds finished_ns) const noexcept;
 };
 
-// Counts what lies between a block's sending and the start of its work. `free_ns`: when its consumer became free;
-// `gil_ns`: when that had the GIL, or nothing where nobody can tell.
-inline void note_started(ConsumerStats& stats, const Target& target, Nanoseconds started_ns, Nanoseconds sent_ns,
-                         Nanoseconds free_ns, Nanoseconds awake_ns, std::optional<Nanoseconds> gil_ns) noexcept {
-    const Nanoseconds overhead = started_ns - std::max(sent_ns, free_ns);
-    stats.latency.record(started_ns - sent_ns);
+// Counts what lies between a block's sending and the start of its work. `free_ns`: when its consumer became free.
+inline void note_started(ConsumerStats& stats, const Target& target, const Handover& handover, Nanoseconds free_ns) noexcept {
+    const Nanoseconds overhead = handover.started_ns - std::max(handover.sent_ns, free_ns);
+    stats.latency.record(handover.started_ns - handover.sent_ns);
     stats.overhead.record(overhead);
-    stats.wait.record(awake_ns - sent_ns);
-    if (gil_ns) stats.gil.record(*gil_ns - awake_ns);
+    stats.wait.record(handover.awake_ns - handover.sent_ns);
+    if (handover.gil_ns) stats.gil.record(*handover.gil_ns - handover.awake_ns);
     if (target.max_latency_ns != 0 && overhead > target.max_latency_ns) add(stats.late);
 }
 

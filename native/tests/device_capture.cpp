@@ -54,7 +54,7 @@ struct Device {
         position += frames;
         const double current_s = start_s + static_cast<double>(position) / rate_hz;
         now_ns = epoch_ns + std::llround((current_s - start_s) * 1e9);
-        return stream.cycle(samples.data(), frames, {input_s, current_s, 0}, flags, now_ns);
+        return stream.cycle(samples.data(), nullptr, frames, {input_s, current_s, 0}, flags, now_ns);
     }
 
     unsigned channels;

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "device_callback.hpp"
+#include "intake.hpp"
 #include "lanes.hpp"
 #include "traffic.hpp"
 
@@ -138,6 +139,35 @@ struct Link {
     std::unique_ptr<RingProducer> producer;
     std::unique_ptr<RingConsumer> consumer;
 };
+
+// Late blocks, a jitter buffer, and what is made up in place of both.
+void regulated() {
+    Link link({RuleKind::wait, AfterWait::fail, 0});
+    Lanes lanes(std::move(*link.consumer));
+    Intake intake({Late::conceal, 1'000'000, 3 * 128, 128, 1, 128, 48'000},
+                  std::make_unique<Concealment>(SampleType::f32, 1, false, 48'000, 128));
+    std::array<float, 128> samples{};
+    Intake::Next next;
+    const Counts before;
+    for (std::uint64_t number = 0; number < blocks; ++number) {
+        if (link.producer->has_room()) link.send(number);
+        if (number % 100 == 50) intake.hold();
+        if (number % 100 == 60) intake.let_go(lanes, monotonic_ns());
+        const Nanoseconds now = monotonic_ns() + (number % 10 == 0 ? 1'000'000'000 : 0);
+        if (!intake.take(lanes, now, false, next)) continue;
+        ConsumerStats& stats = next.lane->consumer.stats();
+        if (next.made_up()) {
+            intake.make_up(stats, samples.data(), 1);
+        } else {
+            intake.remember(next.lane->consumer.pool().payload(next.claim.header.buffer), 128);
+            next.lane->consumer.finish(next.claim);
+            stats.cycle.note({number, next.claim.sent_ns, next.claim.sent_ns, now, now, now, now}, 1'000, 1'000);
+        }
+    }
+    expect_none_since(before);
+    CHECK(lanes.first().consumer.stats().concealed_blocks.load() > 0);
+    CHECK(lanes.first().consumer.stats().cycle.cycles.load() > 0);
+}
 
 // Send, claim, finish, with every third block held as a view and some given up.
 void hop() {
@@ -308,6 +338,7 @@ int main() {
     CHECK(allocations.load() > before.allocated);
     CHECK(releases.load() > before.released);
     hop();
+    regulated();
     device();
     lanes();
     overflow();

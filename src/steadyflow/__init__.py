@@ -6,6 +6,7 @@ The layout, in the order in which data flows:
     errors, clock, arguments           who caused what; the one clock; what constructors accept
     data, formats, codec               what flows
     _native, payload, pipeline, config how it is carried and linked
+    audio_pipeline, audio_config       the same for audio, with limits in ms
     aligned, module                    who works on it
     events, metrics, report            what is known about it
     runtime                            where it runs: layout, workers, processes
@@ -22,6 +23,8 @@ from __future__ import annotations
 import typing
 
 from steadyflow.aligned import Aligned
+from steadyflow.audio_config import AudioPipelineConfig
+from steadyflow.audio_pipeline import AudioDataPipeline
 from steadyflow.config import DropNewest, DropOldest, Fail, Latest, PipelineConfig, PipelinePriority, Rule, Wait
 from steadyflow.coordinator import DataFlowCoordinator
 from steadyflow.data import Block, BlockFlag, FlowData
@@ -53,7 +56,9 @@ __all__ = [
     "Aligned",
     "AnyFormat",
     "ArrayFormat",
+    "AudioDataPipeline",
     "AudioFormat",
+    "AudioPipelineConfig",
     "Block",
     "BlockFlag",
     "BytesFormat",

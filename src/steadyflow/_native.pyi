@@ -117,7 +117,23 @@ class DeviceAccount:
         number is whole, and they may be of different cycles.
         """
 
-DEVICE_ACCOUNT_BYTES: int = 10208
+DEVICE_ACCOUNT_BYTES: int = 10256
+
+class DeviceFeed:
+    """The consuming end of a pipeline into a device."""
+
+    def __init__(self, pipeline: str, spec: PayloadSpec, process: int) -> None: ...
+
+    def add_lane(self, segment: Segment, ring_offset: int, pool_offset: int, bell_segment: Segment, producer_bell_offset: int, consumer: int) -> None:
+        """Adds a ring of the pipeline. Raises CorruptedSegment."""
+
+    def restore_order_of(self, segment: Segment, ring_offset: int) -> None:
+        """
+        Takes the blocks of the rings in the order of what replicas make them from.
+        """
+
+    def regulate(self, late: int, max_age_ns: int, target_frames: int, preroll_frames: int, most_staged: int, most_frames: int, rate_hz: float) -> None:
+        """Decides what the device gets of it; see Inbox.regulate."""
 
 class DeviceStream:
     """
@@ -142,11 +158,27 @@ class DeviceStream:
     def user_data(self) -> int:
         """The address to call it with. Valid as long as this object lives."""
 
-    def cycle(self, samples: object, current_s: float, input_s: float, flags: int, now_ns: int) -> int:
+    def play(self, feed: DeviceFeed) -> None:
+        """
+        Lets the device take its frames from a pipeline. Before the stream starts. Raises FormatMismatch.
+        """
+
+    def cycle(self, input: object | None, output: object | None, current_s: float, input_s: float, output_s: float, flags: int, now_ns: int) -> int:
         """
         Does what one call of the callback does, at that time of the monotonic clock; returns a PaStreamCallbackResult.
 
-        `samples`: float32, frames x channels, contiguous. For devices that are scripts.
+        `input`, `output`: float32, frames x channels, contiguous; or None. For devices that are scripts.
+        """
+
+    @property
+    def drained_ns(self) -> int:
+        """
+        When the last frame of a pipeline that has ended will be heard, monotonic; 0: not known yet. Any thread.
+        """
+
+    def end_capture(self) -> None:
+        """
+        Sends what was collected of a block, and captures no more; playing goes on. Waits for a cycle that runs.
         """
 
     def keep(self) -> None:
@@ -255,7 +287,19 @@ class Ring:
         """
 
     def histograms(self) -> dict[str, tuple[NDArray[np.uint64], int, int]]:
-        """name -> (counts, sum_ns, max_ns); bounds from bucket_bounds()."""
+        """
+        name -> (counts, sum_ns, max_ns); bounds from bucket_bounds(). Of load: in ppm.
+        """
+
+    def recent_cycles(self) -> list[tuple[int, int, list[float]]]:
+        """
+        For each consumer: its cycles, the latest block's length in ns, the latest 64 shares of the deadline, oldest first.
+        """
+
+    def worst_cycle(self) -> tuple[int, int, int, int, int, int, int] | None:
+        """
+        The block that took longest: sequence, sent, due_from, awake, gil, started, finished in ns; or None.
+        """
 
     def consumed(self, consumer: int) -> tuple[int, int]:
         """
@@ -362,6 +406,11 @@ class Target:
     """Where a pipeline ends."""
 
     def __init__(self, name: str, spec: PayloadSpec, format: object | None, decoder: object | None, call: object | None, result_port: object | None, context: object | None, on_error: object | None, max_latency_ns: int) -> None: ...
+
+    def count_cycles(self, ns_per_frame: float, deadline_ns: int) -> None:
+        """
+        From now on each block has a deadline, in ns from its sending; 0: its own length.
+        """
 
     def fail(self) -> None:
         """From now on blocks are dropped (failed)."""
@@ -542,6 +591,17 @@ class Inbox:
     def hold(self, pipeline: str, held: bool) -> None:
         """
         An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.
+        """
+
+    def regulate(self, late: int, max_age_ns: int, target_frames: int, preroll_frames: int, most_staged: int, most_frames: int, rate_hz: float) -> None:
+        """
+        Decides what the input that was added last lets through: late blocks (0 pass, 1 drop, 2 conceal), a jitter buffer
+        of `target_frames`, and what is kept while its module does not want it.
+        """
+
+    def set_wanted(self, pipeline: str, wanted: bool) -> bool:
+        """
+        An input that is not wanted keeps its newest frames and drops the others (unwanted). False: it cannot. Any thread.
         """
 
     def interrupt(self) -> None:

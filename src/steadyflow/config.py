@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Never, Self, TypeAlias
 
 import msgspec
@@ -164,12 +164,17 @@ class PipelinePriority(enum.StrEnum):
 
 
 _RANKS: Final = {priority: rank for rank, priority in enumerate(PipelinePriority)}
-_LATE: Final = ("pass", "drop", "conceal")
+LATE: Final = ("pass", "drop", "conceal")
+"""What may happen to late blocks, in the order of the data plane."""
+AUDIO_OPTIONS: Final = frozenset({"target_fill_ms", "preroll_ms", "max_buffer_ms"})
+"""The options that only `AudioPipelineConfig` has."""
 
 
 class PipelineConfig:
     """
     The settings of a pipeline. Frozen, hashable, compared by value.
+
+    Pipelines of audio may have more of them: `AudioPipelineConfig`.
 
     Args:
         buffer_size: How many blocks may wait, 1 to 65,536. No default: this is a decision about latency.
@@ -178,11 +183,12 @@ class PipelineConfig:
         backpressure_strategy: The rule for a full pipeline; None: `Wait()` where the source can wait, else
             `DropOldest()`.
         transformation_required: Not available yet.
-        late: What happens to a block over its limit: ``"pass"`` counts it.
+        late: What happens to a block over its limit: ``"pass"`` counts it; ``"drop"`` drops it before its consumer sees it,
+            by its age, and the next block says `BlockFlag.DISCONTINUITY`. ``"conceal"`` is for audio.
 
     Raises:
         UnknownName: There is no such option or value.
-        ConfigurationError: A value is impossible, or not available yet.
+        ConfigurationError: A value is impossible, not available yet, or contradicts another.
     """
 
     __slots__ = (
@@ -212,9 +218,13 @@ class PipelineConfig:
 
     def __new__(cls, *_args: Any, **options: Any) -> Self:
         """Answer a misspelt option with the near miss, before Python complains about the one that is then missing."""
-        for name in options:
+        for name, value in options.items():
+            if name in AUDIO_OPTIONS and name not in cls.OPTIONS:
+                raise ConfigurationError(
+                    f"{cls.__name__}: {name} is a limit of audio; write AudioPipelineConfig({name}={value!r}, ...)."
+                )
             if name not in cls.OPTIONS:
-                raise UnknownName("option", name, _AVAILABLE, where="PipelineConfig")
+                raise UnknownName("option", name, cls.available_options(), where=cls.__name__)
         return super().__new__(cls)
 
     def __init__(
@@ -226,25 +236,84 @@ class PipelineConfig:
         transformation_required: bool = False,
         late: Literal["pass", "drop", "conceal"] = "pass",
     ) -> None:
-        if max_latency_ms is not None:
-            check_duration("PipelineConfig", "max_latency_ms", max_latency_ms, " None sets no limit.")
-        if backpressure_strategy is not None and not isinstance(backpressure_strategy, Rule):
+        self._store(
+            buffer_size=buffer_size,
+            max_latency_ms=max_latency_ms,
+            priority=priority,
+            backpressure_strategy=backpressure_strategy,
+            transformation_required=transformation_required,
+            late=late,
+        )
+        self._check_together()
+
+    def _store(self, **options: Any) -> None:
+        for name, value in options.items():
+            object.__setattr__(self, name, self._checked(name, value))
+
+    @classmethod
+    def _checked(cls, name: str, value: Any) -> Any:
+        """Check one option by itself."""
+        owner = cls.__name__
+        match name:
+            case "buffer_size":
+                return checked_integer(owner, name, value, _MAX_BUFFER_SIZE)
+            case "max_latency_ms" if value is not None:
+                check_duration(owner, name, value, " None sets no limit.")
+            case "priority":
+                return _checked_priority(owner, value)
+            case "backpressure_strategy" if value is not None and not isinstance(value, Rule):
+                raise ConfigurationError(
+                    f"{owner}: expected backpressure_strategy to be a rule such as DropOldest() or "
+                    f"Wait(timeout_ms=5000), got {value!r}."
+                )
+            case "transformation_required":
+                if value:
+                    raise ConfigurationError(
+                        f"{owner}: transformation_required=True is not available yet: pipelines do not convert. "
+                        f"Declare the same format on both ends, or put a module between them that converts."
+                    )
+                return False
+            case "late":
+                return cls._checked_late(value)
+        return value
+
+    @classmethod
+    def _checked_late(cls, value: str) -> str:
+        if value not in LATE:
+            raise UnknownName("value of late", value, LATE, where=cls.__name__)
+        if value == "conceal":
             raise ConfigurationError(
-                f"PipelineConfig: expected backpressure_strategy to be a rule such as DropOldest() or "
-                f"Wait(timeout_ms=5000), got {backpressure_strategy!r}."
+                f'{cls.__name__}: late="conceal" makes up audio; write AudioPipelineConfig(late="conceal", ...), or '
+                f'late="drop" for what is no audio.'
             )
-        if transformation_required:
+        return value
+
+    def _check_together(self) -> None:
+        if self.late == "drop" and self.max_latency_ms is None:
             raise ConfigurationError(
-                "PipelineConfig: transformation_required=True is not available yet: pipelines do not convert. "
-                "Declare the same format on both ends, or put a module between them that converts."
+                f'{type(self).__name__}: expected max_latency_ms beside late="drop", got None: without a limit no block is '
+                f"late. Say how old a block may be."
             )
-        store = object.__setattr__
-        store(self, "buffer_size", checked_integer("PipelineConfig", "buffer_size", buffer_size, _MAX_BUFFER_SIZE))
-        store(self, "max_latency_ms", max_latency_ms)
-        store(self, "priority", _checked_priority(priority))
-        store(self, "backpressure_strategy", backpressure_strategy)
-        store(self, "transformation_required", False)
-        store(self, "late", _checked_late(late))
+
+    @classmethod
+    def available_options(cls) -> tuple[str, ...]:
+        """Return the options that a message may offer."""
+        return tuple(name for name in cls.OPTIONS if name != "transformation_required")
+
+    @staticmethod
+    def class_for(options: Iterable[str], late: object = "pass") -> type[PipelineConfig]:
+        """
+        Return the class that has these options: `AudioPipelineConfig` where one of them is for audio alone.
+
+        Args:
+            options: Their names; what no class has is answered by the class itself.
+            late: The value of ``late``, if it is among them.
+        """
+        if late != "conceal" and AUDIO_OPTIONS.isdisjoint(options):
+            return PipelineConfig
+        from steadyflow.audio_config import AudioPipelineConfig
+
+        return AudioPipelineConfig
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], pipeline: str | None = None) -> PipelineConfig:
@@ -284,36 +353,41 @@ class PipelineConfig:
         from steadyflow.toml import Problems
         from steadyflow.toml.pipelines import PIPELINE_ENDS
 
+        table = document.table(key)
+        made = cls.class_for(table, table.get("late")) if cls is PipelineConfig else cls
         beside = PIPELINE_ENDS if key and isinstance(key[-1], int) else ()
         options: dict[str, Any] = {}
         problems = Problems()
-        for name, value in document.table(key).items():
+        for name, value in table.items():
             if name in beside:
                 continue
             with problems.noted(document.where(*key, name)):
-                if name not in cls.OPTIONS:
-                    raise UnknownName("option", name, [*beside, *_AVAILABLE])
+                if name not in made.OPTIONS:
+                    raise UnknownName("option", name, [*beside, *made.available_options()])
                 options[name] = rule_from_table(value) if name == "backpressure_strategy" else value
                 # Each by itself: so it is known which one is wrong, and one that is does not hide another.
-                cls(**{"buffer_size": 1, name: options[name]})
+                made._checked(name, options[name])
         if "buffer_size" not in options and not problems.found:  # a misspelt one is not a missing one
             problems.add(
                 ConfigurationError(f"{document.where(*key)}: buffer_size is missing. Say how many blocks may wait.")
             )
         problems.raise_if_any(document.where(*key))
-        return cls(**options)
+        with document.place(*key):  # what is wrong with them together
+            return made(**options)
 
     def _values(self) -> tuple[object, ...]:
         return tuple(getattr(self, name) for name in self.OPTIONS)
 
     def __setattr__(self, name: str, value: object) -> Never:
-        raise AttributeError(f"PipelineConfig is frozen; make a new one instead of setting {name}")
+        raise AttributeError(f"{type(self).__name__} is frozen; make a new one instead of setting {name}")
 
     def __delattr__(self, name: str) -> Never:
-        raise AttributeError(f"PipelineConfig is frozen; {name} cannot be deleted")
+        raise AttributeError(f"{type(self).__name__} is frozen; {name} cannot be deleted")
 
     def __eq__(self, other: object) -> bool:
-        return self._values() == other._values() if isinstance(other, PipelineConfig) else NotImplemented
+        if not isinstance(other, PipelineConfig):
+            return NotImplemented
+        return type(self) is type(other) and self._values() == other._values()
 
     def __hash__(self) -> int:
         return hash(self._values())
@@ -322,11 +396,7 @@ class PipelineConfig:
         return type(self), self._values()
 
     def __repr__(self) -> str:
-        return f"PipelineConfig({', '.join(f'{name}={getattr(self, name)!r}' for name in self.OPTIONS)})"
-
-
-_AVAILABLE: Final = tuple(name for name in PipelineConfig.OPTIONS if name != "transformation_required")
-"""The options that a message may offer."""
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.OPTIONS)})"
 
 
 # --- validation ---------------------------------------------------------------------------------------------------
@@ -346,19 +416,8 @@ def check_duration(owner: str, name: str, value: object, advice: str) -> None:
         )
 
 
-def _checked_priority(value: str) -> PipelinePriority:
+def _checked_priority(owner: str, value: str) -> PipelinePriority:
     try:
         return PipelinePriority(value)
     except ValueError:
-        raise UnknownName("priority", value, list(PipelinePriority), where="PipelineConfig") from None
-
-
-def _checked_late(value: str) -> str:
-    if value not in _LATE:
-        raise UnknownName("value of late", value, _LATE, where="PipelineConfig")
-    if value != "pass":
-        raise ConfigurationError(
-            f"PipelineConfig: late={value!r} belongs to audio pipelines and is not available yet. "
-            f'Use late="pass", which counts late blocks.'
-        )
-    return value
+        raise UnknownName("priority", value, list(PipelinePriority), where=owner) from None

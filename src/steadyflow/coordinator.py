@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar,
 
 from steadyflow._native import AbortFlag, monotonic_ns, shut_down
 from steadyflow.arguments import checked_number, checked_seconds
+from steadyflow.audio_config import AudioPipelineConfig
+from steadyflow.audio_pipeline import AudioDataPipeline
 from steadyflow.config import PipelineConfig, Rule
 from steadyflow.description import Description, check_text, declared_format
 from steadyflow.errors import (
@@ -196,7 +198,7 @@ class DataFlowCoordinator:
         Args:
             output: ``take.out``, or ``"take.out"``.
             input: ``pitch.audio``, or ``"pitch.audio"``.
-            **options: The fields of `PipelineConfig`; ``buffer_size`` is required.
+            **options: The fields of `PipelineConfig`, or of `AudioPipelineConfig`; ``buffer_size`` is required.
 
         Raises:
             UnknownName: No such module, port or option; offers the nearest.
@@ -204,9 +206,10 @@ class DataFlowCoordinator:
             FormatClash: The formats do not agree; names both.
             StateError: The flow has been started.
         """
-        if "buffer_size" not in options and options.keys() <= set(PipelineConfig.OPTIONS):
+        config_class = PipelineConfig.class_for(options, options.get("late"))
+        if "buffer_size" not in options and options.keys() <= set(config_class.OPTIONS):
             raise ConfigurationError("connect: buffer_size is missing. Say how many blocks may wait: it is a latency.")
-        pipeline_id = self.register_pipeline(output, input, PipelineConfig(**options))
+        pipeline_id = self.register_pipeline(output, input, config_class(**options))
         return self._description.pipelines[pipeline_id]
 
     def register_pipeline(
@@ -259,7 +262,7 @@ class DataFlowCoordinator:
         if pipeline_id in self._description.pipelines:
             raise DuplicateLink(f"{pipeline_id}: these two are linked already. One pipeline is enough.")
         fmt = declared_format(pipeline_id, output, input, format)
-        pipeline = Pipeline(
+        pipeline = (AudioDataPipeline if isinstance(config, AudioPipelineConfig) else Pipeline)(
             pipeline_id,
             source_key,
             target_key,
@@ -330,7 +333,8 @@ class DataFlowCoordinator:
                 f"Add a Recorder and register a pipeline from the application to it, and send to both; or let a module "
                 f"pass the blocks on, and record its output."
             )
-        config = PipelineConfig(buffer_size=buffer_size, **{"priority": "low"} | options)
+        config_class = PipelineConfig.class_for(options, options.get("late"))
+        config = config_class(buffer_size=buffer_size, **{"priority": "low"} | options)
         from steadyflow.recording import Recorder
 
         recorder = self.add(Recorder(path, pipeline=link.id), name=name, placement=placement)

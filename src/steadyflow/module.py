@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 import msgspec
 import numpy as np
 
-from steadyflow._native import DeviceAccount, OutputCore
+from steadyflow._native import DeviceAccount, DeviceFeed, OutputCore
 from steadyflow.aligned import Aligned, check_methods, check_names
 from steadyflow.errors import ConfigurationError, StateError, UnknownName
 from steadyflow.formats import AnyFormat, AudioFormat, Format, checked_integer
@@ -131,7 +131,7 @@ def _without_ports(owner: type) -> Any:
 class InputPort:
     """An input of one module; made with the module."""
 
-    __slots__ = ("declaration", "format", "module", "name")
+    __slots__ = ("declaration", "device_feed", "format", "keepers", "module", "name")
 
     def __init__(self, module: Module, name: str, declaration: Input) -> None:
         self.module = module
@@ -139,6 +139,37 @@ class InputPort:
         self.declaration = declaration
         self.format: Format = declaration.format
         """The declared format; from the start of the flow on, the resolved one."""
+        self.keepers: list[Callable[[bool], bool]] = []
+        """For each pipeline that can keep blocks back: what is told whether they are wanted. Filled in by the worker."""
+        self.device_feed: DeviceFeed | None = None
+        """Of a module that a device drives: what the device takes its frames from. Filled in by the worker."""
+
+    def hold(self) -> None:
+        """
+        Want no blocks until `release`: the newest ``preroll_ms`` are kept, older ones are dropped (``unwanted``).
+
+        From ``setup`` on; the module's worker; wait-free; idempotent. At the end of the stream what is kept is dropped.
+
+        Raises:
+            StateError: No pipeline into this input has ``preroll_ms``, or the flow has not been started.
+        """
+        self._want(False)
+
+    def release(self) -> None:
+        """
+        Want blocks again: those that were kept come first, then the others. As `hold`.
+
+        Being kept makes no block late. The first one says `BlockFlag.DISCONTINUITY` if any was dropped before it.
+        """
+        self._want(True)
+
+    def _want(self, wanted: bool) -> None:
+        kept = [keeper(wanted) for keeper in self.keepers]
+        if not any(kept):
+            raise StateError(
+                f"{self!r}: expected a pipeline that can keep blocks back, in a flow that was started; connect this input with "
+                f"preroll_ms=..., which says how much is kept."
+            )
 
     def __repr__(self) -> str:
         return f"<InputPort {type(self.module).__name__}.{self.name}: {self.format}>"
@@ -237,7 +268,7 @@ def _check_methods(cls: ModuleMeta) -> None:
         raise ConfigurationError(f"{where}: produce() is for sources. Derive the class from Source, not from Module.")
     if cls._steadyflow_aligned is not None:
         check_methods(where, cls._steadyflow_aligned, cls, methods, inputs)
-    else:
+    elif not getattr(cls, "device_driven", False):
         _check_every_input_is_processed(where, list(inputs), methods)
 
 
@@ -450,8 +481,9 @@ class Source(Module, ABC):
 
     device_driven: bool = False
     """
-    Whether a device's callback sends the blocks: its pipelines always have a ring, and a rule that does not wait. It has a
-    process of its own, unless told otherwise, which is started again when the device is lost.
+    Whether a device's callback serves the ports: its pipelines always have a ring and, where it sends, a rule that does not wait.
+    It may have an input, which needs no ``process``. It has a process of its own, unless told otherwise, which is started again
+    when the device is lost.
     """
 
     device_account: DeviceAccount | None = None
@@ -557,7 +589,18 @@ def is_asynchronous(module: Module) -> bool:
 def process_methods(module: Module) -> dict[str, Callable[[Any], object]]:
     """Return, for each input, the method that takes its blocks."""
     alone = getattr(module, "process", None)
+    if is_device_driven(module):
+        return dict.fromkeys(type(module)._steadyflow_inputs, _left_to_the_device)
     return {name: getattr(module, f"process_{name}", alone) for name in type(module)._steadyflow_inputs}  # type: ignore[misc]
+
+
+def _left_to_the_device(block: object) -> None:
+    raise StateError(f"expected the device to take {block!r}; nobody else does")
+
+
+def is_device_driven(module: Module) -> bool:
+    """Tell whether a device's callback serves the ports of a module."""
+    return isinstance(module, Source) and module.device_driven
 
 
 def _make_ports(module: Module) -> dict[str, InputPort | OutputPort]:

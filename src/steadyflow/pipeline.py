@@ -6,6 +6,8 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Never
 
+import msgspec
+
 from steadyflow._native import (
     ROOM_BIT,
     AbortFlag,
@@ -18,6 +20,7 @@ from steadyflow._native import (
     monotonic_ns,
     ring_bell,
 )
+from steadyflow.audio_config import CycleRules, IntakeRules, buffer_blocks
 from steadyflow.codec import codec_for
 from steadyflow.config import PipelineConfig, Rule
 from steadyflow.data import METADATA_MAX_BYTES, Block
@@ -235,6 +238,11 @@ class Pipeline:
         self._wake_those_who_wait_for_start()
 
     @property
+    def buffer_size(self) -> int:
+        """How many blocks may wait: as configured, or fewer where a limit in ms is reached before, once the format is known."""
+        return buffer_blocks(self.config, self.format)
+
+    @property
     def has_metrics(self) -> bool:
         """Whether anything can have been counted."""
         return bool(self._rings) or self._last is not None
@@ -435,12 +443,12 @@ class Pipeline:
             self._refuse_if_closed()
             raise FlowNotRunning(f"{self.id}: nothing has been counted yet; start the flow first.")
         until = self._ended_ns or monotonic_ns()
-        return read_flow_metrics(rings, buffer_size=self.config.buffer_size, seconds=(until - self._opened_ns) / 1e9)
+        return read_flow_metrics(rings, buffer_size=self.buffer_size, seconds=(until - self._opened_ns) / 1e9)
 
     def __repr__(self) -> str:
         rings = self._rings
         waiting = sum(ring.counters()["fill"] for ring in rings)
-        fill = f", {waiting} of {self.config.buffer_size}" if rings else ""
+        fill = f", {waiting} of {self.buffer_size}" if rings else ""
         return f"<Pipeline {self.id}: {self.format}{fill}{', paused' if self.paused else ''}>"
 
     def _refuse_from_now_on(self, reason: str) -> None:
@@ -514,6 +522,8 @@ def make_receiver(
     lanes: Sequence[Lane],
     order: tuple[Segment, int] | None,
     max_latency_ns: int,
+    intake: IntakeRules | None,
+    cycles: CycleRules | None,
     on_views_exhausted: Callable[[int], None],
 ) -> Inbox:
     """Make the receiving end of an open target; `order` is the ring in whose order the lanes' blocks are taken."""
@@ -529,9 +539,13 @@ def make_receiver(
         None,
         max_latency_ns,
     )
+    if cycles is not None:
+        target.count_cycles(cycles.ns_per_frame, cycles.deadline_ns)
     inbox = Inbox(*bell, _OWN_PROCESS, abort)
     first, *others = lanes
     inbox.add_input(*first, _ONLY_CONSUMER, pipeline.config.priority.rank, target, None, on_views_exhausted)
+    if intake is not None:
+        inbox.regulate(*msgspec.structs.astuple(intake))
     for lane in others:
         inbox.add_lane(*lane, _ONLY_CONSUMER)
     if order is not None:

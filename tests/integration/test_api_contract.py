@@ -506,7 +506,7 @@ def test_a_misspelt_end_is_answered_with_the_nearest(flow, ends, message):
         ({"buffer_size": 2, "priority": "crtical"}, r"unknown priority 'crtical'; did you mean 'critical'\?"),
         ({"buffer_size": 2, "late": "dorp"}, r"unknown value of late 'dorp'; did you mean 'drop'\?"),
         ({"buffer_size": 0}, "buffer_size"),
-        ({"buffer_size": 2, "late": "drop"}, "not available yet"),
+        ({"buffer_size": 2, "late": "drop"}, "expected max_latency_ms beside"),
         ({"buffer_size": 2, "transformation_required": True}, "not available yet"),
         ({"buffer_size": 2, "backpressure_strategy": "drop_oldest"}, "expected backpressure_strategy to be a rule"),
         ({"buffer_size": 2, "max_latency_ms": 0}, "max_latency_ms"),

@@ -74,9 +74,10 @@ def test_every_frame_arrives_while_python_computes(jack_server: JackServer) -> N
     grown = steps(collect.values)
     assert len(grown) > 800 * PERIOD_FRAMES
     assert np.all(grown == 1)
-    assert report.dropped_blocks == 0
-    assert report.blocks == len(collect.values)
-    assert report.frames == sum(len(value) for value in collect.values)
+    assert report.capture is not None
+    assert report.capture.dropped_blocks == 0
+    assert report.capture.blocks == len(collect.values)
+    assert report.capture.frames == sum(len(value) for value in collect.values)
     assert report.cycles_without_time < report.cycles / 10  # late ones, whose time is not believed
     together = zip(collect.arrivals, collect.values, collect.arrivals[1:], strict=False)
     for one, value, following in together:
@@ -99,7 +100,9 @@ def test_blocks_have_the_length_asked_for_and_the_time_of_their_samples(jack_ser
     assert all(began_ns < arrival.timestamp_ns < ended_ns for arrival in collect.arrivals)
     apart = np.diff([arrival.timestamp_ns for arrival in collect.arrivals])
     assert abs(np.median(apart) - 10_000_000) < 1_000_000
-    assert microphone.report().blocks >= len(collect.values)
+    capture = microphone.report().capture
+    assert capture is not None
+    assert capture.blocks >= len(collect.values)
 
 
 def events_of(flow: DataFlowCoordinator, kind: type[EventT]) -> list[EventT]:

@@ -40,7 +40,20 @@ class JackServer:
             pytest.skip(f"jackd does not run here:\n{self._log.read_text(errors='replace')}")
 
     def _comes_up(self, scheduling: str) -> bool:
-        command = ["jackd", "-n", self.name, scheduling, "-d", "dummy", "-r", str(RATE_HZ), "-p", str(PERIOD_FRAMES)]
+        # Synchronous: a client that is late makes the server late, which is a dummy and does not mind, and loses nothing.
+        command = [
+            "jackd",
+            "-n",
+            self.name,
+            "--sync",
+            scheduling,
+            "-d",
+            "dummy",
+            "-r",
+            str(RATE_HZ),
+            "-p",
+            str(PERIOD_FRAMES),
+        ]
         with self._log.open("ab") as log:
             self._server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + _PATIENCE_S
@@ -54,6 +67,21 @@ class JackServer:
     def feed(self) -> None:
         """Play the numbers of the frames into every input that is there, or comes: what is captured says where it was."""
         self._feeder = Probe(self.name)
+
+    def ports(self) -> list[str]:
+        """Return the names of all ports."""
+        listed = subprocess.run(["jack_lsp", "-s", self.name], capture_output=True, check=True, timeout=20, text=True)
+        return [line for line in listed.stdout.splitlines() if ":" in line]
+
+    def connect(self, source: str, target: str) -> None:
+        """Let what one port sends come out of another."""
+        subprocess.run(["jack_connect", "-s", self.name, source, target], capture_output=True, check=True, timeout=20)
+
+    def disconnect(self, source: str, target: str) -> None:
+        """Undo `connect`."""
+        subprocess.run(
+            ["jack_disconnect", "-s", self.name, source, target], capture_output=True, check=True, timeout=20
+        )
 
     def kill(self) -> None:
         """End it without a word to its clients, and with it what feeds it."""
@@ -103,7 +131,13 @@ def own_jack_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     yield from _run_server(tmp_path, monkeypatch)
 
 
-def _run_server(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[JackServer]:
+@pytest.fixture
+def silent_jack_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JackServer]:
+    """Start a server whose inputs nothing plays into, but what the test connects."""
+    yield from _run_server(tmp_path, monkeypatch, feed=False)
+
+
+def _run_server(folder: Path, patch: pytest.MonkeyPatch, *, feed: bool = True) -> Iterator[JackServer]:
     if shutil.which("jackd") is None or shutil.which("jack_lsp") is None:
         pytest.skip("jackd and jack_lsp are not installed; tools/install-audio-servers installs them")
     server = JackServer(folder / "jackd.log")
@@ -111,7 +145,8 @@ def _run_server(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[JackServer]
         patch.setenv(name, value)
     try:
         server.start()
-        server.feed()
+        if feed:
+            server.feed()
         yield server
     finally:
         server.end()

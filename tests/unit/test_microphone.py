@@ -66,6 +66,6 @@ def test_a_script_cannot_give_other_frames_than_the_stream_has() -> None:
     stream = DeviceStream(account, 48_000.0, 20_000_000, 1_000_000)
     for samples in (np.zeros(4, np.float32), np.zeros((4, 1)), np.zeros((4, 2), np.float32), [0.0]):
         with pytest.raises(FormatMismatch, match="cycle: expected"):
-            stream.cycle(samples, 1.0, 1.0, 0, 0)
+            stream.cycle(samples, None, 1.0, 1.0, 0.0, 0, 0)
     stream.close()
     assert account.counts()["cycles"] == 0

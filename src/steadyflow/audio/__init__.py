@@ -3,22 +3,27 @@ Sound in and out of flows, and what listens to it.
 
 In the order data flows:
 
-- `FileSource`, `DemoSource`, `Tone`, `Microphone` (reports a `CaptureReport`): where audio comes from
+- `FileSource`, `DemoSource`, `Tone`, `Microphone`: where audio comes from
 - `LevelMeter` (sends `Level`), `PitchDetector` (sends `Pitch`): what is measured
-- `FileSink`: where it goes
+- `FileSink`, `Speaker`: where it goes
+- `Duplex`: both at once, on one clock
+- `DeviceReport` (of `CaptureReport`, `PlaybackReport`): what happened at a device
 - `find_notes`, `match_notes`, `name_note`, `note_frequency_hz`, `Note`: from pitches to notes
 - `demo_recording`: a short recording with known notes
 - `list_devices` (gives `Device`): what there is to capture from and play to
 """
 
 from steadyflow.audio.demo_source import DemoSource as DemoSource
+from steadyflow.audio.device_module import CaptureReport as CaptureReport
+from steadyflow.audio.device_module import DeviceReport as DeviceReport
+from steadyflow.audio.device_module import PlaybackReport as PlaybackReport
 from steadyflow.audio.devices import Device as Device
 from steadyflow.audio.devices import list_devices as list_devices
+from steadyflow.audio.duplex import Duplex as Duplex
 from steadyflow.audio.files import FileSink as FileSink
 from steadyflow.audio.files import FileSource as FileSource
 from steadyflow.audio.level import Level as Level
 from steadyflow.audio.level import LevelMeter as LevelMeter
-from steadyflow.audio.microphone import CaptureReport as CaptureReport
 from steadyflow.audio.microphone import Microphone as Microphone
 from steadyflow.audio.notes import Note as Note
 from steadyflow.audio.notes import find_notes as find_notes
@@ -29,12 +34,15 @@ from steadyflow.audio.pitch import Pitch as Pitch
 from steadyflow.audio.pitch import PitchDetector as PitchDetector
 from steadyflow.audio.recordings import Recording as Recording
 from steadyflow.audio.recordings import demo_recording as demo_recording
+from steadyflow.audio.speaker import Speaker as Speaker
 from steadyflow.audio.tone import Tone as Tone
 
 __all__ = [
     "CaptureReport",
     "DemoSource",
     "Device",
+    "DeviceReport",
+    "Duplex",
     "FileSink",
     "FileSource",
     "Level",
@@ -43,7 +51,9 @@ __all__ = [
     "Note",
     "Pitch",
     "PitchDetector",
+    "PlaybackReport",
     "Recording",
+    "Speaker",
     "Tone",
     "demo_recording",
     "find_notes",

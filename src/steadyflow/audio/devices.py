@@ -23,7 +23,7 @@ from steadyflow._native import DeviceStream
 from steadyflow.errors import ConfigurationError, DeviceUnavailable, MissingExtra, SystemShortage, UnknownName
 from steadyflow.runtime.workers import environment, interpreter
 
-Direction = Literal["input", "output"]
+Direction = Literal["input", "output", "duplex"]
 
 COMMON_RATES_HZ: Final = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000)
 
@@ -161,9 +161,7 @@ def find_device(
             f"user use the devices (group audio)?"
         )
     if wanted is None:
-        defaults = [
-            each for each in usable if (each.is_default_input if direction == "input" else each.is_default_output)
-        ]
+        defaults = [each for each in usable if _is_default(each, direction)]
         return (defaults or usable)[0]
     if isinstance(wanted, int):
         found = [device for device in usable if device.index == wanted]
@@ -207,7 +205,13 @@ def supported_rates_hz(device: Device, direction: Direction) -> list[int]:
 
 
 def _channels(device: Device, direction: Direction) -> int:
+    if direction == "duplex":
+        return min(device.input_channels, device.output_channels)
     return device.input_channels if direction == "input" else device.output_channels
+
+
+def _is_default(device: Device, direction: Direction) -> bool:
+    return device.is_default_output if direction == "output" else device.is_default_input
 
 
 class Stream:
@@ -221,7 +225,8 @@ class Stream:
         device: Where from or to.
         direction: Which.
         sample_rate_hz: Frames per second.
-        channels: How many.
+        captured: How many channels are captured; None: none.
+        played: How many are played; None: none.
         latency: ``"low"``, ``"high"`` or seconds, as the driver understands it.
         native: Its callback is given to PortAudio, and nothing else: no Python runs on the device's threads.
 
@@ -235,7 +240,8 @@ class Stream:
         device: Device,
         direction: Direction,
         sample_rate_hz: int,
-        channels: int,
+        captured: int | None,
+        played: int | None,
         latency: str | float,
         native: DeviceStream,
     ) -> None:
@@ -243,11 +249,16 @@ class Stream:
         self._owner = owner
         self._device = device
         self._native = native  # the callback uses it as long as the stream is open
-        if channels > _channels(device, direction):
-            raise DeviceUnavailable(
-                f"{owner}: expected at most {_channels(device, direction)} channels, which device {device.name!r} has for "
-                f"{direction}; got {channels}."
-            )
+        self.sample_rate_hz = sample_rate_hz
+        for channels, most, way in (
+            (captured, device.input_channels, "input"),
+            (played, device.output_channels, "output"),
+        ):
+            if channels is not None and channels > most:
+                raise DeviceUnavailable(
+                    f"{owner}: expected at most {most} channels, which device {device.name!r} has for {way}; got {channels}."
+                )
+        wanted = [channels for channels in (captured, played) if channels is not None]
         cast = sounddevice._ffi.cast
         with _lock:
             try:
@@ -257,7 +268,7 @@ class Stream:
                     samplerate=sample_rate_hz,
                     blocksize=0,  # the server's own period: PortAudio would add a buffer for any other
                     device=device.index,
-                    channels=channels,
+                    channels=wanted if direction == "duplex" else wanted[0],
                     dtype="float32",
                     latency=latency,
                     callback=cast("PaStreamCallback*", native.callback),
@@ -266,8 +277,8 @@ class Stream:
                 )
             except (sounddevice.PortAudioError, ValueError) as error:
                 raise DeviceUnavailable(
-                    f"{owner}: device {device.name!r} ({device.host}) does not open at {sample_rate_hz} Hz with {channels} "
-                    f"channel{'s' * (channels > 1)}: {error}. It says that it runs at {device.default_sample_rate_hz} Hz; "
+                    f"{owner}: device {device.name!r} ({device.host}) does not open at {sample_rate_hz} Hz with "
+                    f"{' and '.join(map(str, wanted))} channel{'s' * (wanted != [1])}: {error}. It says that it runs at {device.default_sample_rate_hz} Hz; "
                     f"`steadyflow devices` shows what there is."
                 ) from None
 
@@ -296,8 +307,9 @@ class Stream:
 
     @property
     def latency_s(self) -> float:
-        """What the driver says how long frames are on their way."""
-        return float(self._stream.latency)
+        """What the driver says how long frames are on their way; the longer one of both directions."""
+        latency = self._stream.latency
+        return float(max(latency) if isinstance(latency, tuple) else latency)
 
     def close(self) -> None:
         """Close it; from then on nothing calls the callback. Gives it up after 2 s: its server may be gone."""

@@ -39,7 +39,7 @@ from steadyflow.formats import Format
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
 from steadyflow.report import AlignedInputReport, ModuleReport
 from steadyflow.runtime.format_resolution import resolve_formats
-from steadyflow.runtime.layout import Layout, default_rules, plan_workers, topological
+from steadyflow.runtime.layout import Layout, check_audio_limits, default_rules, plan_workers, topological
 from steadyflow.runtime.open_ends import OpenPlace, views_exhausted
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.replicas import check_around_replicas
@@ -106,6 +106,7 @@ class Execution:
         order = topological(modules, linked)
         check_around_replicas(modules, linked, order)
         resolve_formats(modules, linked, order)
+        check_audio_limits(linked, {pipeline.id: pipeline.format for pipeline in linked})
         default_rules(modules, linked)
         plans = plan_workers(modules, order)
         places = {pipeline.id: opened[pipeline.id][:4] for pipeline in linked if pipeline.id in opened}
@@ -158,6 +159,8 @@ class Execution:
             lanes,
             order,
             wiring.max_latency_ns,
+            wiring.intake,
+            wiring.cycles,
             views_exhausted(pipeline, self._flow, self._publish),
         )
 

@@ -127,7 +127,7 @@ def _describe_pipelines(pipelines: Sequence[Pipeline]) -> tuple[tuple[PipelineDe
                 source=".".join(filter(None, pipeline.source)),
                 target=".".join(filter(None, pipeline.target)),
                 format=str(pipeline.format),
-                buffer_size=pipeline.config.buffer_size,
+                buffer_size=pipeline.buffer_size,
                 max_latency_ms=pipeline.config.max_latency_ms,
                 priority=str(pipeline.config.priority),
                 rule=repr(pipeline.rule),

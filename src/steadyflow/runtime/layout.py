@@ -22,10 +22,18 @@ from steadyflow._native import (
     pool_bytes,
     ring_bytes,
 )
+from steadyflow.audio_config import (
+    buffer_blocks,
+    check_audio_config,
+    cycle_rules,
+    intake_rules,
+    regulates,
+    staged_blocks,
+)
 from steadyflow.config import DropOldest, Rule, Wait
 from steadyflow.errors import ConfigurationError, CycleRefused, LimitExceeded, concerning
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, class_path, format_to_wire
-from steadyflow.module import Module, Source, aligned_inputs, is_asynchronous, output_ports
+from steadyflow.module import Module, Source, aligned_inputs, is_asynchronous, is_device_driven, output_ports
 from steadyflow.pipeline import Pipeline, buffer_bytes
 from steadyflow.runtime.aligned_links import stopped_inputs
 from steadyflow.runtime.arguments import encode_arguments, parameter_names
@@ -66,15 +74,21 @@ class SegmentPlan:
 
 
 class RingShape(NamedTuple):
-    """How large a ring is: how many blocks may wait, and how many consumers compete for them."""
+    """How large a ring is: how many blocks may wait, how many consumers compete for them, how many may be kept back."""
 
     buffer_size: int
     consumers: int = 1
+    staged: int = 0
 
     @property
     def slots(self) -> int:
-        """The blocks that wait, one that each consumer has claimed, and the one being written."""
-        return self.buffer_size + self.consumers + 1
+        """The blocks that wait, those that are kept back, one that each consumer has claimed, and the one being written."""
+        return self.buffer_size + self.staged + self.consumers + 1
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, fmt: Format | None, consumers: int) -> RingShape:
+        """Return the shape of a pipeline's only ring."""
+        return cls(buffer_blocks(pipeline.config, fmt), consumers, staged_blocks(pipeline.config, fmt))
 
 
 def buffers_of(rings: Iterable[RingShape], fmt: Format) -> int:
@@ -125,20 +139,31 @@ def default_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) 
 
 def check_device_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], rules: Mapping[str, Rule]) -> None:
     """
-    Refuse rules that a device's callback cannot follow: it must not wait, and nobody could be told that it failed.
+    Refuse what a device's callback cannot do: wait, tell somebody that it failed, or mix.
 
     Raises:
-        ConfigurationError: A pipeline that a device feeds waits or fails when it is full.
+        ConfigurationError: A pipeline that a device feeds waits or fails when it is full; or several lead into one device.
     """
     for pipeline in pipelines:
         source = pipeline.source[0]
-        if source in modules and _is_device_driven(modules[source].module):
+        if source in modules and is_device_driven(modules[source].module):
             rule = rules[pipeline.id]
             if rule.waits or not rule.loses:
                 with concerning(pipeline=pipeline.id):
                     raise ConfigurationError(
                         f"{pipeline.id}: expected a rule that neither waits nor fails, because a device sends into this pipeline "
                         f"and waits for nobody; got {rule!r}. Use DropOldest(), DropNewest() or Latest()."
+                    )
+    fed: dict[tuple[str, str], str] = {}
+    for pipeline in pipelines:
+        target = pipeline.target
+        if target[0] in modules and is_device_driven(modules[target[0]].module):
+            other = fed.setdefault(target, pipeline.id)
+            if other != pipeline.id:
+                with concerning(pipeline=pipeline.id):
+                    raise ConfigurationError(
+                        f"{pipeline.id}: expected one pipeline into {'.'.join(target)}, because a device mixes nothing; {other} leads "
+                        f"there, too. Let a module mix them."
                     )
 
 
@@ -173,12 +198,22 @@ def chosen_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -
     return rules
 
 
+def check_audio_limits(pipelines: Sequence[Pipeline], formats: Mapping[str, Format | None]) -> None:
+    """
+    Check limits in ms against what flows, as far as that is known.
+
+    Raises:
+        ConfigurationError: See `check_audio_config`.
+    """
+    for pipeline in pipelines:
+        fmt = formats[pipeline.id]
+        if fmt is not None and fmt.is_resolved and not isinstance(fmt, AnyFormat):
+            with concerning(pipeline=pipeline.id):
+                check_audio_config(pipeline.id, pipeline.config, fmt)
+
+
 def _is_live(module: Module) -> bool:
     return isinstance(module, Source) and module.live
-
-
-def _is_device_driven(module: Module) -> bool:
-    return isinstance(module, Source) and module.device_driven
 
 
 def _is_paced(module: Module) -> bool:
@@ -277,7 +312,7 @@ class Layout:
         self._workers_of = {name: placed.workers for name, placed in modules.items()}
         self._replicas = {name: placed.replicas for name, placed in modules.items()}
         self._asynchronous = {name for name, placed in modules.items() if is_asynchronous(placed.module)}
-        self._device_driven = {name for name, placed in modules.items() if _is_device_driven(placed.module)}
+        self._device_driven = {name for name, placed in modules.items() if is_device_driven(placed.module)}
         self._aligned = {
             (name, port)
             for name, placed in modules.items()
@@ -290,6 +325,8 @@ class Layout:
         self._loops = {name: index for index, group in enumerate(order) for name in group if len(group) > 1}
         bells = {worker.name: plan.bell() for worker in workers}
         self.target_bells = {pipeline.id: plan.bell() for pipeline in pipelines if pipeline.target_open}
+        # Nobody sleeps there: a device looks by itself, and its worker need not be woken for each block.
+        self._device_bells = {name: plan.bell() for name in sorted(self._device_driven)}
         rings = {
             pipeline.id: [plan.reserve(ring_bytes(*self._slots(pipeline, ring))) for ring in self._rings(pipeline)]
             for pipeline in pipelines
@@ -301,7 +338,7 @@ class Layout:
         }
         self._accounts = {name: Place(0, plan.reserve(DEVICE_ACCOUNT_BYTES)) for name in sorted(self._device_driven)}
         self.segments = [Segment.create(plan.bytes), *(place[0] for place in opened.values())]
-        for offset in (*bells.values(), *self.target_bells.values()):
+        for offset in (*bells.values(), *self.target_bells.values(), *self._device_bells.values()):
             self.segment.create_bell(offset)
         self._create(pipelines, rings, pools)
         self.bells = {name: Place(0, offset) for name, offset in bells.items()}
@@ -381,12 +418,17 @@ class Layout:
         Tell whether both ends are in one worker, so that a block is handed over by a call.
 
         Not in a loop, where the call would come back to itself; not into an aligned input, which may be held back, so that
-        something has to fill; not in an event loop, where a call cannot wait; and not from a device, whose thread calls no Python.
+        something has to fill; not in an event loop, where a call cannot wait; not from a device, whose thread calls no Python; and
+        not where blocks may be kept back or dropped on the way.
         """
         source, target = pipeline.source[0], pipeline.target[0]
         if pipeline.source_open or pipeline.target_open or self._workers_of[source] != self._workers_of[target]:
             return False
-        if source in self._asynchronous or source in self._device_driven or pipeline.target in self._aligned:
+        if regulates(pipeline.config):
+            return False
+        if source in self._asynchronous or pipeline.target in self._aligned:
+            return False
+        if source in self._device_driven or target in self._device_driven:
             return False
         return not self._in_loop(pipeline)
 
@@ -398,7 +440,9 @@ class Layout:
         """Return the lanes of a pipeline: one for each replica of its source."""
         lanes = self._replicas.get(pipeline.source[0], 1)
         consumers = self._replicas.get(pipeline.target[0], 1)
-        return [RingShape(size, consumers) for size in divided(pipeline.config.buffer_size, lanes)]
+        if lanes == 1:
+            return [RingShape.of(pipeline, pipeline.format, consumers)]
+        return [RingShape(size, consumers) for size in divided(buffer_blocks(pipeline.config, pipeline.format), lanes)]
 
     def _slots(self, pipeline: Pipeline, ring: RingShape) -> tuple[int, int]:
         """Return slots and consumers, as the data plane counts them: a fused pipeline has no slots."""
@@ -488,9 +532,12 @@ class Layout:
     def _wire(self, pipeline: Pipeline, lanes: tuple[LaneWiring, ...], bit: int, order: Place | None) -> PipelineWiring:
         if pipeline.target_open:
             bells = [Place(0, self.target_bells[pipeline.id])]
+        elif pipeline.target[0] in self._device_driven:
+            bells = [Place(0, self._device_bells[pipeline.target[0]])]
         else:
             bells = [self.bells[worker] for worker in self._workers_of[pipeline.target[0]]]
         assert pipeline.format is not None
+        limit_ns = max_latency_ns(pipeline) if pipeline.id in self._timed else 0
         return PipelineWiring(
             id=pipeline.id,
             source=pipeline.source,
@@ -501,8 +548,10 @@ class Layout:
             consumer_bit=bit,
             order=order,
             rank=pipeline.config.priority.rank,
-            max_latency_ns=max_latency_ns(pipeline) if pipeline.id in self._timed else 0,
+            max_latency_ns=limit_ns,
             in_loop=self._in_loop(pipeline),
+            intake=intake_rules(pipeline.config, pipeline.format, limit_ns),
+            cycles=cycle_rules(pipeline.config, pipeline.format, limit_ns) if pipeline.id in self._timed else None,
         )
 
 

@@ -15,7 +15,9 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from steadyflow._native import AbortFlag, DeviceAccount, Inbox, ModuleContext, Segment, Target
+import msgspec
+
+from steadyflow._native import AbortFlag, DeviceAccount, DeviceFeed, Inbox, ModuleContext, Segment, Target
 from steadyflow.codec import codec_for
 from steadyflow.data import Block, possible_time
 from steadyflow.errors import ConfigurationError, PipelineClosed
@@ -27,6 +29,7 @@ from steadyflow.module import (
     Source,
     aligned_inputs,
     input_ports,
+    is_device_driven,
     output_ports,
     process_methods,
 )
@@ -55,7 +58,7 @@ class Host(Protocol):
 class Seat:
     """A module in its worker, and how far it has come."""
 
-    __slots__ = ("alignment", "awaited", "context", "module", "name", "outputs_ended", "state", "targets")
+    __slots__ = ("alignment", "awaited", "context", "fed_by", "module", "name", "outputs_ended", "state", "targets")
 
     def __init__(self, name: str, module: Module) -> None:
         self.name = name
@@ -63,6 +66,7 @@ class Seat:
         self.context = ModuleContext()
         self.awaited: set[str] = set()  # pipelines that have to end before the module does
         self.targets: list[Target] = []
+        self.fed_by: list[str] = []  # pipelines that its device consumes
         self.alignment: Alignment | None = None
         self.state = "running"
         self.outputs_ended = False
@@ -216,6 +220,8 @@ class WorkerLoop(ABC):
             partial(self._failed_in_process, seat),
             pipeline.max_latency_ns,
         )
+        if pipeline.cycles is not None:
+            target.count_cycles(pipeline.cycles.ns_per_frame, pipeline.cycles.deadline_ns)
         seat.targets.append(target)
         return target
 
@@ -236,6 +242,31 @@ class WorkerLoop(ABC):
             self._inbox.add_lane(*lane, consumer)
         if pipeline.order is not None:
             self._inbox.restore_order_of(*self._at(pipeline.order))
+        if is_device_driven(self._seats[pipeline.target[0]].module):
+            self._feed_device(pipeline)
+        elif pipeline.intake is not None:
+            self._inbox.regulate(*msgspec.structs.astuple(pipeline.intake))
+            module, port = self._seats[pipeline.target[0]].module, pipeline.target[1]
+            input_ports(module)[port].keepers.append(partial(self._inbox.set_wanted, pipeline.id))
+
+    def _feed_device(self, pipeline: PipelineWiring) -> None:
+        """
+        Let a device's callback consume a pipeline.
+
+        The worker holds its own end back until the module has ended: then it gives what is left its fate.
+        """
+        fmt = self._format(pipeline.format)
+        feed = DeviceFeed(pipeline.id, native_spec(fmt), self._wiring.process)
+        for lane in pipeline.lanes:
+            feed.add_lane(*self._lane(lane), self._wiring.replica)
+        if pipeline.order is not None:
+            feed.restore_order_of(*self._at(pipeline.order))
+        if pipeline.intake is not None:
+            feed.regulate(*msgspec.structs.astuple(pipeline.intake))
+        seat = self._seats[pipeline.target[0]]
+        input_ports(seat.module)[pipeline.target[1]].device_feed = feed
+        seat.fed_by.append(pipeline.id)
+        self._inbox.hold(pipeline.id, True)
 
     def _add_ring(self, pipeline: PipelineWiring) -> None:
         lane = pipeline.lanes[self._wiring.replica]
@@ -332,6 +363,8 @@ class WorkerLoop(ABC):
         seat.outputs_ended = True
         for target in seat.targets:
             target.fail() if seat.state == "failed" else target.close()
+        for pipeline_id in seat.fed_by:
+            self._inbox.hold(pipeline_id, False)
         for name, port in output_ports(seat.module).items():
             port.end()
             for pipeline in self._fused_into.get((seat.name, name), ()):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from steadyflow._native import AbortFlag, Ring, Segment, create_pool, create_ring, pool_bytes, ring_bytes
+from steadyflow.audio_config import check_audio_config, cycle_rules, intake_rules
 from steadyflow.config import Wait
 from steadyflow.events import FlowEvent, ViewsExhausted
 from steadyflow.formats import Format
@@ -63,10 +64,12 @@ def open_source(
         publish: A method that takes events.
 
     Raises:
+        ConfigurationError: The pipeline has limits of audio that do not go with the format.
         InsufficientMemory: The system has too little; says how much is needed.
     """
     rule = pipeline.rule or Wait()
-    shape = RingShape(pipeline.config.buffer_size, consumers)
+    check_audio_config(pipeline.id, pipeline.config, fmt)
+    shape = RingShape.of(pipeline, fmt, consumers)
     buffers = buffers_of([shape], fmt), buffer_bytes(fmt)
     plan = SegmentPlan()
     producer_bell, consumer_bell = plan.bell(), plan.bell()
@@ -85,6 +88,7 @@ def open_source(
     pipeline.open_source(sender)
     if pipeline.target_open:
         lane = Lane(segment, ring, pool, segment, producer_bell)
+        limit_ns = max_latency_ns(pipeline)
         pipeline.open_target(
             make_receiver(
                 pipeline,
@@ -93,7 +97,9 @@ def open_source(
                 (segment, consumer_bell),
                 [lane],
                 None,
-                max_latency_ns(pipeline),
+                limit_ns,
+                intake_rules(pipeline.config, fmt, limit_ns),
+                cycle_rules(pipeline.config, fmt, limit_ns),
                 views_exhausted(pipeline, flow, publish),
             )
         )

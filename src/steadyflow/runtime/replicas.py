@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from steadyflow.audio_config import regulates
 from steadyflow.errors import ConfigurationError, concerning
 from steadyflow.module import Source, aligned_inputs, input_ports, is_asynchronous
 
@@ -79,8 +80,21 @@ def check_around_replicas(
             for pipeline in (pipeline for pipeline in pipelines if pipeline.source[0] == placed.name):
                 with concerning(pipeline=pipeline.id):
                     _check_output(placed, pipeline, modules)
+            _check_around(placed, pipelines)
             if placed.ordered:
                 _check_order(placed, modules, [pipeline for pipeline in pipelines if pipeline.target[0] == placed.name])
+
+
+def _check_around(placed: Placed, pipelines: Sequence[Pipeline]) -> None:
+    """Refuse what needs one consumer that sees the whole stream, in its order."""
+    for pipeline in pipelines:
+        if placed.name in (pipeline.source[0], pipeline.target[0]) and regulates(pipeline.config):
+            with concerning(pipeline=pipeline.id):
+                raise ConfigurationError(
+                    f"{pipeline.id}: late={pipeline.config.late!r}, target_fill_ms and preroll_ms need one sender and one "
+                    f"receiver; {placed.name!r} has {placed.replicas} replicas, each of which sees a part of the stream. Give "
+                    f"them to a pipeline before or behind, or use one instance."
+                )
 
 
 def _check_output(placed: Placed, pipeline: Pipeline, modules: Mapping[str, Placed]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from steadyflow._native import monotonic_ns
 from steadyflow.data import Block
-from steadyflow.module import Source
+from steadyflow.module import Source, output_ports
 from steadyflow.runtime.alignment import Alignment
 from steadyflow.runtime.loop import Seat, WorkerLoop, due_time_ns
 from steadyflow.runtime.windows import Windows
@@ -149,11 +149,17 @@ class ServingLoop(WorkerLoop):
         return False
 
     def _stop(self, productions: list[_Production]) -> None:
-        for production in productions:
+        for production in list(productions):
+            seat = production.seat
+            if seat.fed_by and seat.state == "running":
+                # It ends when it has played what still comes.
+                for port in output_ports(seat.module).values():
+                    port.end()
+                continue
+            productions.remove(production)
             self._close_generator(production)
-            if production.seat.state == "running":
-                _at_once(self._end(production.seat, "stopped"))
-        productions.clear()
+            if seat.state == "running":
+                _at_once(self._end(seat, "stopped"))
 
     def _close_generator(self, production: _Production) -> None:
         close = getattr(production.steps, "close", None)

@@ -9,7 +9,14 @@ from steadyflow.formats import Format
 from steadyflow.module import Module, input_ports, output_ports
 from steadyflow.pipeline import Pipeline
 from steadyflow.runtime.format_resolution import ask, check_complete, find_formats
-from steadyflow.runtime.layout import check_cycles, check_device_rules, chosen_rules, plan_workers, topological
+from steadyflow.runtime.layout import (
+    check_audio_limits,
+    check_cycles,
+    check_device_rules,
+    chosen_rules,
+    plan_workers,
+    topological,
+)
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.replicas import check_around_replicas
 
@@ -39,6 +46,7 @@ def check_description(modules: Mapping[str, Placed], pipelines: Sequence[Pipelin
     found = find_formats(modules, linked, order, resolve)
     if not silent:
         check_complete(linked, found)
+    check_audio_limits(linked, found.pipelines)
     rules = chosen_rules(modules, linked)
     check_device_rules(modules, linked, rules)
     check_cycles(modules, linked, rules)

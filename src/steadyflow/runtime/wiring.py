@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from steadyflow.audio_config import CycleRules, IntakeRules
+
 
 class Place(msgspec.Struct, frozen=True):
     """A place in shared memory: which segment, and where in it."""
@@ -49,6 +51,8 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
         rank: 0 (critical) to 3 (low).
         max_latency_ns: Above this overhead a block is late; 0: nobody waits for these blocks.
         in_loop: Whether it leads back to where it comes from.
+        intake: What its input lets through; None: everything, at once.
+        cycles: When its blocks have to be finished; None: nobody waits for them.
     """
 
     id: str
@@ -62,6 +66,8 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
     rank: int
     max_latency_ns: int
     in_loop: bool
+    intake: IntakeRules | None
+    cycles: CycleRules | None
 
     @property
     def fused(self) -> bool:

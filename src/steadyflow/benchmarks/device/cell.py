@@ -38,11 +38,7 @@ def _run(cell: dict[str, Any]) -> dict[str, Any]:
         _hold()
         return {}
     (contestant,) = [each for each in CONTESTANTS if (each.kind, each.name) == (cell["kind"], cell["contestant"])]
-    return dict(
-        contestant.run(
-            Running(cell["frames"], cell["rate_hz"], cell["most_blocks"], Path(cell["log_file"]), hold=_hold)
-        )
-    )
+    return dict(contestant.run(Running(cell["frames"], cell["most_blocks"], Path(cell["log_file"]), hold=_hold)))
 
 
 def _hold() -> None:

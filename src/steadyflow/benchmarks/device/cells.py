@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 
 from steadyflow.benchmarks.device.blocks import judge
-from steadyflow.benchmarks.device.contestants import CONTESTANTS, Kind
+from steadyflow.benchmarks.device.contestants import CONTESTANTS, RATE_HZ, Kind
 from steadyflow.benchmarks.device.probe import Hears, Probe
 from steadyflow.benchmarks.device.server import DummyServer
 from steadyflow.benchmarks.harness import Say, busy_cores, end_session, interrupt_deferred, percentile
@@ -30,7 +30,6 @@ CellKind = Literal["server"] | Kind
 
 FRAMES: Final = (64, 128, 256)
 LOADS: Final[tuple[Load, ...]] = get_args(Load)
-RATE_HZ: Final = 48_000
 
 _WARM_UP_S: Final = 1.0
 _DRAIN_S: Final = 0.3
@@ -191,7 +190,6 @@ def _start(
         "contestant": cell.contestant,
         "computes": cell.load == "thread",
         "frames": cell.frames,
-        "rate_hz": RATE_HZ,
         "most_blocks": int((seconds + _SPARE_S) * RATE_HZ / cell.frames),
         "log_file": str(log_file),
         "limit_s": int(seconds) + _SPARE_S,

@@ -19,14 +19,16 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from steadyflow import AudioFormat, Block, DataFlowCoordinator, Input, Module
-from steadyflow.audio import Microphone
+from steadyflow import AudioFormat, Block, DataFlowCoordinator, Input, Module, Output, Pipeline
+from steadyflow.audio import DeviceReport, Duplex, Microphone
 from steadyflow.audio.yin import Yin
 from steadyflow.benchmarks.device.blocks import BlockLog
 
-__all__ = ["CONTESTANTS", "Contestant", "Kind", "Running"]
+__all__ = ["CONTESTANTS", "RATE_HZ", "Contestant", "Kind", "Running"]
 
 Kind = Literal["capture", "duplex", "analysis"]
+
+RATE_HZ: Final = 48_000
 
 BUFFER_BLOCKS: Final = 64
 """What a pipeline, or a ring of rtmixer, holds."""
@@ -39,14 +41,12 @@ class Running:
 
     Attributes:
         frames: The period of the server, and the length of a block.
-        rate_hz: Frames per second.
         most_blocks: How many blocks there will be at the most.
         log_file: Where `BlockLog.save` writes to.
         hold: Called when all is running; blocks until it shall end.
     """
 
     frames: int
-    rate_hz: int
     most_blocks: int
     log_file: Path
     hold: Callable[[], None]
@@ -116,14 +116,22 @@ def _run_flow(running: Running, consumer: Module, placement: Literal["thread", "
         flow.start()
         running.hold()
         flow.stop()
-    device, metrics = microphone.report(), pipeline.statistics()
-    return {
-        "xruns": device.xruns,
-        "gaps": device.gaps,
-        "dropped": metrics.dropped_total,
+    return _counts(microphone.report(), pipeline)
+
+
+def _counts(device: DeviceReport, *pipelines: Pipeline) -> dict[str, Any]:
+    counts: dict[str, Any] = {
+        "dropped": sum(pipeline.statistics().dropped_total for pipeline in pipelines),
         "callback_mean_load": device.mean_load,
         "callback_worst_load": device.worst_load,
+        "xruns": 0,
     }
+    if device.capture is not None:
+        counts |= {"xruns": device.capture.xruns, "gaps": device.capture.gaps}
+    if device.playback is not None:
+        counts["xruns"] += device.playback.xruns
+        counts |= {"underruns": device.playback.underruns, "silent_frames_played": device.playback.silent_frames}
+    return counts
 
 
 def capture_in_process(running: Running) -> dict[str, Any]:
@@ -144,7 +152,7 @@ def _open_capture(running: Running, take: Callable[[npt.NDArray[np.float32]], No
         take(samples)
 
     return sounddevice.InputStream(
-        samplerate=running.rate_hz,
+        samplerate=RATE_HZ,
         channels=1,
         dtype="float32",
         latency="low",
@@ -166,7 +174,7 @@ def capture_by_rtmixer(running: Running) -> dict[str, Any]:
     import rtmixer
 
     log = running.log()
-    with rtmixer.Recorder(samplerate=running.rate_hz, channels=1, latency="low") as stream:
+    with rtmixer.Recorder(samplerate=RATE_HZ, channels=1, latency="low") as stream:
         ring = rtmixer.RingBuffer(4, BUFFER_BLOCKS * running.frames)
         recording = [stream.record_ringbuffer(ring)]
         full = 0
@@ -197,7 +205,7 @@ def _polling(running: Running, look: Callable[[], None]) -> Iterator[None]:
         try:
             while not ended.is_set():
                 look()
-                time.sleep(running.frames / running.rate_hz / 2)
+                time.sleep(running.frames / RATE_HZ / 2)
         except Exception as problem:  # noqa: BLE001 - told where it can be
             problems.append(problem)
 
@@ -215,6 +223,34 @@ def _polling(running: Running, look: Callable[[], None]) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------------- duplex
 
 
+class Pass(Module):
+    """What comes, goes on, by way of Python."""
+
+    audio = Input(AudioFormat(RATE_HZ, 1))
+    out = Output(AudioFormat(RATE_HZ, 1))
+
+    def process(self, audio: Block) -> npt.NDArray[np.float32]:
+        """Return the samples."""
+        samples: npt.NDArray[np.float32] = audio.samples
+        return samples
+
+
+def duplex_in_process(running: Running) -> dict[str, Any]:
+    """Pass blocks through a process worker, with two periods of a jitter buffer on the way back."""
+    flow = DataFlowCoordinator("device")
+    duplex = flow.add(Duplex(block_frames=running.frames), placement="process", realtime=True)
+    passing = flow.add(Pass(), placement="process", realtime=True)
+    there = flow.connect(duplex.out, passing.audio, buffer_size=BUFFER_BLOCKS, priority="critical")
+    # No room for more: what would have to wait longer is a delay that stays.
+    fill_ms = 2 * running.frames / RATE_HZ * 1e3
+    back = flow.connect(passing.out, duplex.audio, buffer_size=3, target_fill_ms=fill_ms, priority="critical")
+    with flow:
+        flow.start()
+        running.hold()
+        flow.stop()
+    return _counts(duplex.report(), there, back)
+
+
 def duplex_in_callback(running: Running) -> dict[str, Any]:
     """Play what is captured, in a callback in Python."""
     import sounddevice
@@ -228,7 +264,7 @@ def duplex_in_callback(running: Running) -> dict[str, Any]:
         played[:] = captured
 
     with sounddevice.Stream(
-        samplerate=running.rate_hz,
+        samplerate=RATE_HZ,
         channels=1,
         dtype="float32",
         latency="low",
@@ -243,7 +279,7 @@ def duplex_by_rtmixer(running: Running) -> dict[str, Any]:
     import rtmixer
 
     counts = {"empty": 0, "full": 0}
-    with rtmixer.MixerAndRecorder(samplerate=running.rate_hz, channels=1, latency="low") as stream:
+    with rtmixer.MixerAndRecorder(samplerate=RATE_HZ, channels=1, latency="low") as stream:
         captured = rtmixer.RingBuffer(4, BUFFER_BLOCKS * running.frames)
         to_play = rtmixer.RingBuffer(4, BUFFER_BLOCKS * running.frames)
         recording = [stream.record_ringbuffer(captured)]
@@ -317,7 +353,7 @@ def analysis_in_flow(running: Running) -> dict[str, Any]:
 
 def analysis_in_callback(running: Running) -> dict[str, Any]:
     """Analyse in the callback."""
-    log, counts, analysis = running.log(), {"xruns": 0}, Analysis(running.rate_hz)
+    log, counts, analysis = running.log(), {"xruns": 0}, Analysis(RATE_HZ)
 
     def take(samples: npt.NDArray[np.float32]) -> None:
         analysis.take(samples)
@@ -331,7 +367,7 @@ def analysis_in_callback(running: Running) -> dict[str, Any]:
 
 def analysis_behind_queue(running: Running) -> dict[str, Any]:
     """Let the callback put a copy into a queue, and analyse in a thread."""
-    log, counts, analysis = running.log(), {"xruns": 0}, Analysis(running.rate_hz)
+    log, counts, analysis = running.log(), {"xruns": 0}, Analysis(RATE_HZ)
     blocks: queue.Queue[npt.NDArray[np.float32] | None] = queue.Queue()
 
     def work() -> None:
@@ -357,6 +393,12 @@ CONTESTANTS: Final = (
     Contestant("sounddevice", "capture", capture_in_callback, "sounddevice", note="a callback in Python"),
     Contestant(
         "rtmixer", "capture", capture_by_rtmixer, "rtmixer", note="a ring that Python looks into twice a period"
+    ),
+    Contestant(
+        "steadyflow",
+        "duplex",
+        duplex_in_process,
+        note="Duplex through a process, realtime=True, two periods of jitter buffer",
     ),
     Contestant("sounddevice", "duplex", duplex_in_callback, "sounddevice", note="a callback in Python"),
     Contestant("rtmixer", "duplex", duplex_by_rtmixer, "rtmixer", note="from ring to ring, twice a period"),

@@ -1,0 +1,48 @@
+// What the consuming end of a pipeline is made of, whoever consumes: a worker's inbox, an open end, a device.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "intake.hpp"
+#include "payload.hpp"
+
+namespace steadyflow {
+
+// Throws Corrupted where shared memory holds no such ring.
+inline RingConsumer consuming_end(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
+                                  std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset,
+                                  unsigned consumer, unsigned process) {
+    Bell producer_bell;
+    if (bell_segment) producer_bell = Bell(std::move(bell_segment), producer_bell_offset);
+    BufferPool pool(segment, pool_offset);
+    return RingConsumer(Ring(std::move(segment), ring_offset), std::move(pool), std::move(producer_bell), consumer, process);
+}
+
+inline std::optional<SampleType> sample_type_of(const PayloadSpec& spec) noexcept {
+    if (spec.kind != PayloadKind::audio) return std::nullopt;
+    if (spec.packed) return SampleType::s24;
+    switch (spec.type_number) {
+        case NPY_FLOAT32: return SampleType::f32;
+        case NPY_FLOAT64: return SampleType::f64;
+        case NPY_INT16: return SampleType::s16;
+        case NPY_INT32: return SampleType::s32;
+        case NPY_UINT8: return SampleType::u8;
+        default: return std::nullopt;
+    }
+}
+
+// Throws Corrupted, with the name of the pipeline, where what flows cannot be made up.
+inline std::unique_ptr<Intake> make_intake(const IntakeRules& rules, const PayloadSpec& spec, const std::string& pipeline) {
+    std::unique_ptr<Concealment> concealment;
+    if (rules.late == Late::conceal) {
+        const auto type = sample_type_of(spec);
+        if (!type) throw Corrupted("only audio can be made up", pipeline);
+        concealment = std::make_unique<Concealment>(*type, spec.channels, spec.planar, rules.rate_hz, spec.max_frames);
+    }
+    return std::make_unique<Intake>(rules, std::move(concealment));
+}
+
+}  // namespace steadyflow

@@ -1,0 +1,305 @@
+"""What modules with a device have in common: opening its stream, looking after it, and telling what happened at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from steadyflow._native import DeviceStream, monotonic_ns
+from steadyflow.arguments import checked_seconds
+from steadyflow.audio.devices import Device, Direction, Stream, find_again, find_device, list_devices_apart, patience_ns
+from steadyflow.errors import ConfigurationError, DeviceLost, StateError
+from steadyflow.formats import AudioFormat, checked_integer
+from steadyflow.module import Source, input_ports, output_ports
+
+_LOOK_NS: Final = 100_000_000
+_SILENT_NS: Final = 1_000_000_000  # without a cycle for so long, the device is lost
+_FIRST_NS: Final = 5_000_000_000  # a sound server that slept may need longer at first: PulseAudio's null sink, 2 s
+_SILENT_BLOCKS: Final = 20  # or for so many blocks, if they are longer
+
+
+class CaptureReport(msgspec.Struct, frozen=True):
+    """
+    What a device captured so far.
+
+    Attributes:
+        frames: What came from it.
+        blocks: What was made of that.
+        dropped_blocks: Of those, how many some pipeline did not take; those that it dropped for newer ones are its own account.
+        xruns: How often the driver said that frames were missed.
+        last_xrun_ns: When, the last time, on the monotonic clock; 0: never.
+        gaps: How often frames were lost, as the device's clock tells.
+        lost_frames: What the device's clock counted and nobody got, also while the device was away.
+        largest_gap_frames: The most of them at once.
+    """
+
+    frames: int
+    blocks: int
+    dropped_blocks: int
+    xruns: int
+    last_xrun_ns: int
+    gaps: int
+    lost_frames: int
+    largest_gap_frames: int
+
+
+class PlaybackReport(msgspec.Struct, frozen=True):
+    """
+    What a device played so far.
+
+    Attributes:
+        frames: What it was given, without silence.
+        blocks: Of how many blocks.
+        xruns: How often the driver said that it was given frames too late.
+        last_xrun_ns: When, the last time, on the monotonic clock; 0: never.
+        underruns: How often nothing waited when the device wanted more, after playing had begun.
+        silent_frames: What it was given instead.
+        misfits: Blocks that were not what their format says, and were dropped.
+    """
+
+    frames: int
+    blocks: int
+    xruns: int
+    last_xrun_ns: int
+    underruns: int
+    silent_frames: int
+    misfits: int
+
+
+class DeviceReport(msgspec.Struct, frozen=True):
+    """
+    What happened at a device so far.
+
+    Attributes:
+        device: Its name and its host interface; None: it was not opened yet.
+        cycles: Calls of the callback.
+        mean_load: The share of its time that the callback took, in the mean.
+        worst_load: The same for the worst cycle.
+        drift_ppm: By how much the device's seconds are longer than this system's; 0 until it is known, after 8 s.
+        cycles_without_time: For how many cycles the device named no time, so that blocks are stamped by when they came.
+        capture: What it captured; None where it only plays.
+        playback: What it played; None where it only captures.
+    """
+
+    device: tuple[str, str] | None
+    cycles: int
+    mean_load: float
+    worst_load: float
+    drift_ppm: float
+    cycles_without_time: int
+    capture: CaptureReport | None
+    playback: PlaybackReport | None
+
+
+class DeviceModule(Source):
+    """
+    A module with a device; what `Microphone`, `Speaker` and `Duplex` are.
+
+    Its ports are served by the device's own callback, which is native. It has a process of its own, unless it is placed
+    otherwise. A device that goes away, or a sound server that ends, ends that process; the flow goes on, and another process looks
+    for the device until it is back (`events.DeviceLost`, `events.DeviceRecovered`). Where it is placed in a thread, or shares its
+    process with other modules, such a loss fails the module.
+
+    Wait-free and allocates nothing while it runs, on the device's thread. `setup` may block for a second.
+    """
+
+    direction: ClassVar[Direction]
+    """Which ways its stream goes."""
+
+    blocking = True
+    device_driven = True
+
+    _device: int | str | None
+    _latency: str | float
+    _native: DeviceStream | None
+    _stream: Stream | None
+    _started_ns: int
+
+    def _choose(self, device: object, latency: object) -> None:
+        """Take what all constructors take."""
+        owner = type(self).__name__
+        if isinstance(device, bool) or not isinstance(device, int | str | None) or device == "":
+            raise ConfigurationError(f"{owner}: expected device to be a number, a name or None, got {device!r}.")
+        if latency not in ("low", "high"):
+            if isinstance(latency, str):
+                raise ConfigurationError(f'{owner}: expected latency to be "low", "high" or seconds, got {latency!r}.')
+            latency = checked_seconds(owner, "latency", latency)
+        self._device = device
+        self._latency = latency
+        self._native = None
+        self._stream = None
+
+    def _default_rate_hz(self) -> int:
+        """Ask the device for its rate, in a process that ends with it; blocks."""
+        return find_device(type(self).__name__, self._device, self.direction, list_devices_apart).default_sample_rate_hz
+
+    def setup(self) -> None:
+        """
+        Open the device.
+
+        Raises:
+            UnknownName: There is no device of that name.
+            DeviceUnavailable: It does not open.
+            ConfigurationError: What it is to play has another rate than what it captures, or nothing leads to it.
+        """
+        owner = type(self).__name__
+        assert self.device_account is not None
+        captured, played = self._format(output_ports(self)), self._format(input_ports(self))
+        rate_hz = _one_rate_hz(owner, captured, played)
+        device = self._find(owner)
+        self._native = DeviceStream(self.device_account, float(rate_hz), *patience_ns(device))
+        self._connect(self._native)
+        self._stream = Stream(
+            owner,
+            device,
+            self.direction,
+            rate_hz,
+            None if captured is None else captured.channels,
+            None if played is None else played.channels,
+            self._latency,
+            self._native,
+        )
+
+    def _format(self, ports: Mapping[str, Any]) -> AudioFormat | None:
+        for port in ports.values():
+            fmt = port.format
+            if isinstance(fmt, AudioFormat) and fmt.sample_rate_hz is not None and fmt.channels is not None:
+                return fmt
+        return None
+
+    def _find(self, owner: str) -> Device:
+        assert self.device_account is not None
+        known = self.device_account.device
+        if known is not None:  # it was lost, and another one in its place would be a surprise
+            return find_again(owner, *known, self.direction)
+        device = find_device(owner, self._device, self.direction)
+        self.device_account.identify(device.name, device.host)
+        return device
+
+    def _connect(self, native: DeviceStream) -> None:
+        """Give the ports to the callback."""
+        raise NotImplementedError
+
+    def produce(self) -> Iterator[int | None]:
+        """
+        Let the device run; look after it meanwhile.
+
+        Yields:
+            When to look again, on the monotonic clock in ns.
+
+        Raises:
+            DeviceLost: It went away.
+        """
+        assert self._native is not None
+        assert self._stream is not None
+        self._stream.start()
+        self._started_ns = heard_ns = looked_ns = monotonic_ns()
+        while True:
+            drained_ns = self._native.drained_ns
+            if drained_ns and looked_ns >= drained_ns:
+                return
+            due_ns = looked_ns + _LOOK_NS
+            yield min(due_ns, drained_ns) if drained_ns else due_ns
+            if monotonic_ns() - looked_ns > 2 * _LOOK_NS:
+                heard_ns = monotonic_ns()  # this thread, and so perhaps the whole process, was stopped meanwhile
+            looked_ns = monotonic_ns()
+            heard_ns = self._look(self._stream, self._native, heard_ns, looked_ns)
+
+    def _look(self, stream: Stream, native: DeviceStream, heard_ns: int, looked_ns: int) -> int:
+        """Return when the device was heard last."""
+        active = stream.active
+        native.check()
+        assert self.device_account is not None
+        counts = self.device_account.counts()
+        heard_ns = max(heard_ns, counts["last_cycle_ns"])
+        silence_ns = looked_ns - heard_ns
+        least_ns = _SILENT_NS if counts["last_cycle_ns"] > self._started_ns else _FIRST_NS
+        period_s = counts["frames"] / max(counts["cycles"], 1) / stream.sample_rate_hz
+        patience_s = max(least_ns / 1e9, _SILENT_BLOCKS * period_s, 4 * stream.latency_s)
+        if not active or silence_ns > patience_s * 1e9:
+            stream.give_up()
+            self._stream = None
+            raise DeviceLost(
+                f"{type(self).__name__}: the device has ended, {silence_ns / 1e9:.3g} s after its latest cycle. Was it unplugged, "
+                f"or its server stopped?"
+            )
+        return heard_ns
+
+    def teardown(self) -> None:
+        """Close the device. What was collected of a block is sent by the end of the port, before this."""
+        if self._native is not None:
+            self._native.close()
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def report(self) -> DeviceReport:
+        """
+        Tell what happened at the device so far. Any thread, never blocks; also after the flow.
+
+        Raises:
+            StateError: The flow has not been started.
+        """
+        if self.device_account is None:
+            raise StateError(f"{type(self).__name__}.report: the flow has not started; nothing happened yet.")
+        counts = self.device_account.counts()
+        fmt = self._format(output_ports(self)) or self._format(input_ports(self))
+        rate_hz = 0 if fmt is None or fmt.sample_rate_hz is None else fmt.sample_rate_hz
+        seconds = counts["frames"] / rate_hz if rate_hz else 0.0
+        return DeviceReport(
+            device=self.device_account.device,
+            cycles=counts["cycles"],
+            mean_load=counts["mean_busy_ns"] * counts["cycles"] / 1e9 / seconds if seconds else 0.0,
+            worst_load=counts["worst_load"],
+            drift_ppm=counts["drift_ppm"],
+            cycles_without_time=counts["without_time"],
+            capture=None if self.direction == "output" else _capture_report(counts),
+            playback=None if self.direction == "input" else _playback_report(counts),
+        )
+
+
+def checked_rate_hz(owner: str, sample_rate_hz: int | None) -> int | None:
+    """Return a rate that a device may be asked for; None: its own."""
+    return None if sample_rate_hz is None else checked_integer(owner, "sample_rate_hz", sample_rate_hz, 768_000)
+
+
+def _one_rate_hz(owner: str, captured: AudioFormat | None, played: AudioFormat | None) -> int:
+    rates = {fmt.sample_rate_hz for fmt in (captured, played) if fmt is not None}
+    if len(rates) > 1:
+        assert captured is not None
+        assert played is not None
+        raise ConfigurationError(
+            f"{owner}: expected one rate in both directions, because a device has one clock; it captures at "
+            f"{captured.sample_rate_hz} Hz, and is to play {played.sample_rate_hz} Hz."
+        )
+    rate_hz = next(iter(rates), None)
+    if rate_hz is None:
+        raise ConfigurationError(f"{owner}: expected a pipeline that leads to it; nothing is connected.")
+    return rate_hz
+
+
+def _capture_report(counts: Mapping[str, Any]) -> CaptureReport:
+    return CaptureReport(
+        frames=counts["captured_frames"],
+        blocks=counts["blocks"],
+        dropped_blocks=counts["dropped"],
+        xruns=counts["capture_xruns"],
+        last_xrun_ns=counts["capture_xrun_ns"],
+        gaps=counts["gaps"],
+        lost_frames=counts["lost_frames"],
+        largest_gap_frames=counts["largest_gap_frames"],
+    )
+
+
+def _playback_report(counts: Mapping[str, Any]) -> PlaybackReport:
+    return PlaybackReport(
+        frames=counts["played_frames"],
+        blocks=counts["played_blocks"],
+        xruns=counts["playback_xruns"],
+        last_xrun_ns=counts["playback_xrun_ns"],
+        underruns=counts["underruns"],
+        silent_frames=counts["silent_frames"],
+        misfits=counts["misfits"],
+    )
