@@ -90,6 +90,9 @@ public:
         return words_->ready.exchange(0, std::memory_order_acquire);
     }
 
+    // Whether there is something to take. relaxed: a hint; take() is what counts.
+    bool rung() const noexcept { return words_->ready.load(std::memory_order_relaxed) != 0; }
+
     // Announces that the owner is going to sleep until wake(). False: something rang already, so it must not. `idle`: it
     // takes a block when it is woken.
     bool arm(bool idle = true) const noexcept {

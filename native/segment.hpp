@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "platform.hpp"
+#include "realtime.hpp"
 
 namespace steadyflow {
 
@@ -175,6 +176,9 @@ public:
     void require_writable(const char* what) const {
         if (!writable_) throw ReadOnly(std::string(what) + ": this mapping is read-only; observers only read");
     }
+
+    // Keeps the whole mapping in memory. 0, or an errno.
+    int lock() const noexcept { return lock_range(address_, bytes_); }
 
     int descriptor() const noexcept { return descriptor_; }
     bool writable() const noexcept { return writable_; }

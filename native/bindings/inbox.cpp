@@ -17,6 +17,11 @@ constexpr std::uint32_t starvation_limit = 64;
 constexpr unsigned critical_rank = 0;
 // Waits end now and then even without a deadline: a signal may have been taken by another thread.
 constexpr Nanoseconds look_up_ns = 250'000'000;
+// What is done when idle is offered once in so many sleeps, so that it costs a block next to nothing, or after so long; and
+// not before a source is due that soon.
+constexpr unsigned sleeps_per_idle_call = 16;
+constexpr Nanoseconds idle_call_ns = 50'000'000;
+constexpr Nanoseconds idle_margin_ns = 1'000'000;
 
 }  // namespace
 
@@ -311,15 +316,33 @@ inline bool Inbox::serve_one(Link& link, bool slept) {
     return true;
 }
 
+// Whoever rings meanwhile finds nobody asleep, and makes no system call either.
+void Inbox::spin(const Bell& bell, Nanoseconds deadline_ns) const noexcept {
+    const Nanoseconds spun_ns = monotonic_ns() + spin_ns_;
+    const Nanoseconds until_ns = deadline_ns < 0 ? spun_ns : std::min(deadline_ns, spun_ns);
+    while (!bell.rung() && monotonic_ns() < until_ns) {
+    }
+}
+
 void Inbox::sleep(Nanoseconds deadline_ns, bool idle) {
     {
         const Bell bell = bell_;  // keeps the mapping, should the flow be closed meanwhile
         const WaitWithoutGil waiting;
+        if (spin_ns_ != 0 && idle) spin(bell, deadline_ns);
         bell.wait(deadline_ns, idle);
         awake_ns_ = monotonic_ns();
     }
     gil_ns_ = monotonic_ns();
     check_interruption();
+}
+
+// Out of the way of the hot path. A block that comes meanwhile has rung, so the sleep that follows ends at once.
+[[gnu::noinline, gnu::cold]] void Inbox::use_idleness(Nanoseconds now_ns, Nanoseconds deadline_ns) {
+    if (deadline_ns > 0 && deadline_ns - now_ns < idle_margin_ns) return;
+    idle_sleeps_ = 0;
+    idled_ns_ = now_ns;
+    const nb::object call = on_idle_;
+    survive_shutdown([&] { call(); });
 }
 
 std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
@@ -344,7 +367,11 @@ std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
         if (abort_ && abort_->load(std::memory_order_acquire)) break;
         if (pending_ != 0) continue;
         if (deadline_ns > 0 && monotonic_ns() >= deadline_ns) break;
-        const Nanoseconds look_up = monotonic_ns() + look_up_ns;
+        const Nanoseconds now = monotonic_ns();
+        if (!on_idle_.is_none() && (++idle_sleeps_ >= sleeps_per_idle_call || now - idled_ns_ > idle_call_ns)) {
+            use_idleness(now, deadline_ns);
+        }
+        const Nanoseconds look_up = now + look_up_ns;
         sleep(deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up), true);
         slept = true;
         look_everywhere(gil_ns_);
@@ -481,6 +508,7 @@ void Inbox::detach() {
     interrupt();
     detached_ = true;
     links_.clear();
+    on_idle_ = nb::none();
     told_.clear();
     open_ = 0;
     bell_ = Bell();

@@ -64,6 +64,15 @@ public:
     // An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.
     void hold(const std::string& pipeline, bool held);
 
+    // `call` is called, now and then, when serve() has nothing to do and is about to sleep for long enough; None: no more.
+    void on_idle(nb::object call) {
+        on_idle_ = std::move(call);
+        idle_sleeps_ = 0;
+    }
+
+    // How long serve() looks for a block before it sleeps; 0: not at all.
+    void spin_for(Nanoseconds spin_ns) noexcept { spin_ns_ = spin_ns; }
+
     // An input that is not wanted keeps its newest frames, and drops the others. False if it cannot. GIL held, any thread.
     bool set_wanted(const std::string& pipeline, bool wanted);
 
@@ -146,6 +155,8 @@ private:
                              std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset,
                              unsigned consumer) const;
     void finish(Link& link);
+    void use_idleness(Nanoseconds now_ns, Nanoseconds deadline_ns);
+    void spin(const Bell& bell, Nanoseconds deadline_ns) const noexcept;
     void require_open() const;
     bool serve_one(Link& link, bool slept);
     nb::object receive_one(Link& link, Nanoseconds entered, Nanoseconds deadline, nb::handle timeout_s);
@@ -168,6 +179,10 @@ private:
     Nanoseconds awake_ns_ = 0;   // when the last sleep ended
     Nanoseconds gil_ns_ = 0;     // when the GIL was back after it
     Nanoseconds looked_ns_ = 0;  // when every input was looked at, whether its bell rang or not
+    nb::object on_idle_ = nb::none();
+    unsigned idle_sleeps_ = 0;  // since it was called
+    Nanoseconds spin_ns_ = 0;
+    Nanoseconds idled_ns_ = 0;  // when that was
     std::thread::id owner_;
     bool in_event_loop_ = false;
     std::timed_mutex receive_mutex_;  // several threads may receive; one sleeps on the bell

@@ -20,6 +20,7 @@
 #include "loan.hpp"
 #include "output.hpp"
 #include "payload.hpp"
+#include "realtime.hpp"
 #include "recovery.hpp"
 
 using namespace nb::literals;
@@ -249,7 +250,8 @@ void register_shared_memory(nb::module_& module) {
                          return segment.descriptor();
                      })
         .def_prop_ro("writable", &Segment::writable, "False: an observer's; whatever would write raises StateError.")
-        .def_prop_ro("bytes", &Segment::bytes);
+        .def_prop_ro("bytes", &Segment::bytes)
+        .def("lock", &Segment::lock, "Fills the mapping with its pages and keeps them in memory. Returns 0 or an errno.");
     module.attr("SEGMENT_HEADER_BYTES") = sizeof(SegmentHeader);
     module.attr("BELL_BYTES") = Bell::bytes();
     module.attr("PRIVATE_COPY_BYTES") = private_copy_bytes;
@@ -488,6 +490,7 @@ void register_ends(nb::module_& module) {
         .def_prop_ro("has_ended", &Output::has_ended);
 
     register_event_loop(module);
+    register_realtime(module);
     nb::class_<Inbox>(module, "Inbox", "The receiving side of a worker, or of one open end.")
         .def(nb::init<SegmentPointer, std::uint64_t, unsigned, AbortFlag>(), "segment"_a, "bell_offset"_a, "process"_a,
              "abort"_a)
@@ -509,6 +512,9 @@ void register_ends(nb::module_& module) {
              "The oldest block; committed before it is returned. Raises ReceiveTimeout, EndOfStream, PipelineClosed.")
         .def("hold", &Inbox::hold, "pipeline"_a, "held"_a,
              "An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.")
+        .def("on_idle", &Inbox::on_idle, "call"_a,
+             "Has something called, now and then, when the worker has nothing to do and is about to sleep; None: no more.")
+        .def("spin_for", &Inbox::spin_for, "spin_ns"_a, "How long serve() looks for a block before it sleeps; 0: not at all.")
         .def("regulate",
              [](Inbox& inbox, int late, std::int64_t max_age_ns, std::uint64_t target_frames, std::uint64_t preroll_frames,
                 std::uint32_t most_staged, std::uint32_t most_frames, double rate_hz) {

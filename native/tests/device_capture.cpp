@@ -148,7 +148,7 @@ void late_is_not_lost() {
     const auto cycle = [&](double late_s, unsigned long flags) {
         input_s += late_s;
         const double current_s = input_s + 128 / rate_hz;
-        stream.cycle(samples.data(), 128, {input_s, current_s, 0}, flags, std::llround(current_s * 1e9));
+        stream.cycle(samples.data(), nullptr, 128, {input_s, current_s, 0}, flags, std::llround(current_s * 1e9));
         input_s = current_s;
         Claim claim;
         CHECK(line.consumer->claim(claim));
@@ -179,7 +179,7 @@ void clock_is_set() {
             const double input_s = 10'000 + passed_s + (cycle < 4 ? 0 : step_s);
             const auto began_ns = 1'000'000'000 + std::llround(passed_s * 1e9);
             const auto now_ns = began_ns + std::llround(128 / rate_hz * 1e9);
-            stream.cycle(samples.data(), 128, {input_s, input_s + 128 / rate_hz, 0}, 0, now_ns);
+            stream.cycle(samples.data(), nullptr, 128, {input_s, input_s + 128 / rate_hz, 0}, 0, now_ns);
             Claim claim;
             CHECK(line.consumer->claim(claim));
             CHECK_EQUAL(cycle * 128, claim.header.first_frame);
@@ -220,8 +220,8 @@ void without_time() {
     DeviceStream stream(std::make_shared<DeviceAccount>(), rate_hz, patience_ns, 1'000'000);
     stream.capture_into(line.rings, 4, 96);
     const std::vector<float> samples(96);
-    CHECK_EQUAL(CallbackResult::go_on, stream.cycle(samples.data(), 96, {0, 0, 0}, 0, 5'000'000'000));
-    CHECK_EQUAL(CallbackResult::go_on, stream.cycle(samples.data(), 96, {0, 0, 0}, input_overflow, 5'002'000'000));
+    CHECK_EQUAL(CallbackResult::go_on, stream.cycle(samples.data(), nullptr, 96, {0, 0, 0}, 0, 5'000'000'000));
+    CHECK_EQUAL(CallbackResult::go_on, stream.cycle(samples.data(), nullptr, 96, {0, 0, 0}, input_overflow, 5'002'000'000));
     Claim claim;
     CHECK(line.consumer->claim(claim));
     CHECK_EQUAL(Nanoseconds{4'998'000'000}, claim.header.timestamp_ns);

@@ -7,7 +7,7 @@ The layout, in the order in which data flows:
     data, formats, codec               what flows
     _native, payload, pipeline, config how it is carried and linked
     audio_pipeline, audio_config       the same for audio, with limits in ms
-    aligned, module                    who works on it
+    realtime, aligned, module          who works on it
     events, metrics, report            what is known about it
     runtime                            where it runs: layout, workers, processes
     recording                          what went through a pipeline, in a file
@@ -46,6 +46,7 @@ from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.module import Input, Module, Output, Source, module
 from steadyflow.observation import ObservableFlow, Observation, ObservedPipeline, observable_flows, observe
 from steadyflow.pipeline import Pipeline
+from steadyflow.realtime import Realtime
 from steadyflow.report import FlowReport
 from steadyflow.version import __version__ as __version__
 
@@ -87,6 +88,7 @@ __all__ = [
     "PipelineConfig",
     "PipelineFull",
     "PipelinePriority",
+    "Realtime",
     "ReceiveTimeout",
     "Rule",
     "SendTimeout",

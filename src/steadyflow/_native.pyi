@@ -234,6 +234,11 @@ class Segment:
     @property
     def bytes(self) -> int: ...
 
+    def lock(self) -> int:
+        """
+        Fills the mapping with its pages and keeps them in memory. Returns 0 or an errno.
+        """
+
 SEGMENT_HEADER_BYTES: int = 64
 
 BELL_BYTES: int = 64
@@ -556,6 +561,29 @@ class Delivery:
     def fail(self) -> None:
         """The module has failed: this block and what follows are dropped."""
 
+def lock_memory(future: bool) -> int:
+    """
+    Keeps what is mapped in memory, each page from its first use on; `future`: also what will be mapped. Returns
+    0 or an errno.
+    """
+
+def may_lock(bytes: int) -> bool:
+    """
+    Whether so much more memory may be locked at once. Tried with memory that is never used, and undone.
+    """
+
+def guard_against_runaway(descriptor: int, inbox: Inbox) -> int:
+    """
+    From now on SIGXCPU lowers the calling thread to SCHED_OTHER and writes one byte to the descriptor. Once for
+    each process. Returns 0 or an errno.
+    """
+
+def last_revocation() -> tuple[int | None, int] | None:
+    """
+    What that byte is written for: the `order` of the module that was running, or None; and 0, or the errno with
+    which lowering failed. None if it did not happen.
+    """
+
 class Inbox:
     """The receiving side of a worker, or of one open end."""
 
@@ -592,6 +620,14 @@ class Inbox:
         """
         An input that is held is not served: its pipeline fills, and the rule decides. The worker's thread.
         """
+
+    def on_idle(self, call: object) -> None:
+        """
+        Has something called, now and then, when the worker has nothing to do and is about to sleep; None: no more.
+        """
+
+    def spin_for(self, spin_ns: int) -> None:
+        """How long serve() looks for a block before it sleeps; 0: not at all."""
 
     def regulate(self, late: int, max_age_ns: int, target_frames: int, preroll_frames: int, most_staged: int, most_frames: int, rate_hz: float) -> None:
         """

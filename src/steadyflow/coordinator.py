@@ -38,6 +38,7 @@ from steadyflow.formats import AnyFormat, Format, agree
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.module import InputPort, Module, OutputPort
 from steadyflow.pipeline import Pipeline
+from steadyflow.realtime import Realtime
 from steadyflow.report import FlowReport
 from steadyflow.runtime.main_script import stop_if_replaying
 from steadyflow.runtime.placed import Placement
@@ -118,7 +119,7 @@ class DataFlowCoordinator:
         name: str | None = ...,
         placement: Placement | None = ...,
         worker: str | None = ...,
-        realtime: bool = ...,
+        realtime: bool | Realtime = ...,
         replicas: int = ...,
         ordered: bool = ...,
         on_failure: Literal["stop"] = ...,
@@ -131,7 +132,7 @@ class DataFlowCoordinator:
         name: str | None = ...,
         placement: Placement | None = ...,
         worker: str | None = ...,
-        realtime: bool = ...,
+        realtime: bool | Realtime = ...,
         replicas: int = ...,
         ordered: bool = ...,
         on_failure: Literal["stop"] = ...,
@@ -143,7 +144,7 @@ class DataFlowCoordinator:
         name: str | None = None,
         placement: Placement | None = None,
         worker: str | None = None,
-        realtime: bool = False,
+        realtime: bool | Realtime = False,
         replicas: int = 1,
         ordered: bool = False,
         on_failure: Literal["stop"] = "stop",
@@ -159,7 +160,7 @@ class DataFlowCoordinator:
                 thread, or for a module that a device drives a process, because audio libraries do not survive the loss of
                 a device, and their process with them.
             worker: The name of a worker to share with others of the same placement.
-            realtime: Ask the system for real-time scheduling; for processes only.
+            realtime: Ask the system for real-time scheduling; for processes only. `Realtime` can ask for more.
             replicas: How many processes run an instance of the module each and compete for its blocks. Only for a module
                 that remembers nothing from block to block, which cannot be checked.
             ordered: Whether what the replicas send is taken in the order of what they were given. Else it is taken as

@@ -22,6 +22,7 @@ from steadyflow.module import (
     output_ports,
 )
 from steadyflow.pipeline import Pipeline
+from steadyflow.realtime import Realtime, checked_realtime
 from steadyflow.runtime.placed import ASYNCIO_WORKER, MAIN_WORKER, Placed, Placement
 from steadyflow.runtime.replicas import check_replicated
 
@@ -53,7 +54,7 @@ class Description:
         *,
         placement: Placement | None,
         worker: str | None,
-        realtime: bool,
+        realtime: bool | Realtime,
         replicas: int,
         ordered: bool,
         on_failure: str,
@@ -82,9 +83,9 @@ class Description:
             )
         if worker is not None and not _NAME.fullmatch(worker):
             raise ConfigurationError(f"{where}: expected worker to be a name, got {worker!r}.")
-        realtime = checked_switch(where, "realtime", realtime)
+        asked = checked_realtime(where, realtime)
         ordered = checked_switch(where, "ordered", ordered)
-        if realtime and placement != "process":
+        if asked is not None and placement != "process":
             raise ConfigurationError(
                 f"{where}: realtime=True needs placement='process'; a thread that shares the interpreter lock would only "
                 f"block it with priority."
@@ -92,7 +93,7 @@ class Description:
         if on_failure != "stop":
             raise ConfigurationError(f"{where}: expected on_failure='stop', got {on_failure!r}.")
         replicas = checked_integer(where, "replicas", replicas, MAX_PROCESSES - 1)
-        placed = Placed(name, module, placement, worker, realtime, replicas, ordered and replicas > 1)
+        placed = Placed(name, module, placement, worker, asked, replicas, ordered and replicas > 1)
         if replicas > 1:
             check_replicated(placed)
         self._check_worker_names(placed)

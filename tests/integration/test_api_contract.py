@@ -611,7 +611,7 @@ def test_a_class_is_added_like_an_instance(flow):
         ({"placement": "proces"}, r"unknown placement 'proces'; did you mean 'process'\?"),
         ({"worker": "two words"}, "expected worker to be a name"),
         ({"realtime": True}, "realtime=True needs placement='process'"),
-        ({"realtime": "no"}, "module 'sink': expected realtime to be True or False, got 'no'"),
+        ({"realtime": "no"}, "module 'sink': expected realtime to be True, False or Realtime\\(...\\), got 'no'"),
         ({"ordered": "yes"}, "module 'sink': expected ordered to be True or False, got 'yes'"),
         ({"on_failure": "restart"}, "expected on_failure='stop'"),
     ],

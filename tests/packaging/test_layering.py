@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "steadyflow"
 LAYERS = [
     {"_native"},  # knows nothing of ours: it looks up Python names when it is called
     {"version", "errors", "clock", "arguments", "data", "formats", "codec", "payload", "platform", "toml", "awaiting"},
-    {"config", "audio_config"},
+    {"config", "audio_config", "realtime"},
     {"aligned", "module", "events", "metrics"},
     {"pipeline", "audio_pipeline", "report", "recording"},  # a pipeline reads its own metrics
     {"runtime"},

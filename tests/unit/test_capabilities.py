@@ -25,6 +25,7 @@ NO_LIBRARIES = dict.fromkeys(("soundfile", "sounddevice", "portaudio"), Library(
 def quick(monkeypatch):
     """Leave out the child process."""
     monkeypatch.setattr(capabilities, "_libraries", lambda: NO_LIBRARIES)
+    monkeypatch.setattr(capabilities, "_rtkit", lambda: (Attempt(allowed=False, reason="not asked"), 0))
 
 
 def write(root, path, text):

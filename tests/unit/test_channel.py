@@ -19,10 +19,12 @@ from steadyflow.runtime.channel import (
     Ended,
     Failed,
     Ready,
+    Revoked,
     Setup,
     Start,
     Stop,
 )
+from steadyflow.runtime.scheduling import Refusal, Scheduling
 
 # What one example takes depends on what else this machine does.
 unhurried = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -42,8 +44,14 @@ MESSAGES = [
     Start(),
     Stop(),
     Abort(),
-    Ready(True, None),
-    Ready(False, "no"),
+    Ready(Scheduling()),
+    Ready(
+        Scheduling(
+            policy="rr", priority=4, granted_by="rtkit", refusals=(Refusal("SCHED_FIFO", "no"),), runaway_limit_us=1
+        )
+    ),
+    Revoked("pitch", "it computed for 500 ms without a blocking call"),
+    Revoked(None, ""),
     Failed("pitch", "ValueError: no peak", "Traceback ...\n", 7),
     Failed(None, "ImportError: µ", "", None),
     Ended("pitch"),

@@ -22,6 +22,7 @@ from steadyflow import (
     Module,
     Output,
     PipelineConfig,
+    Realtime,
     Wait,
     audio,
     load_flow,
@@ -152,7 +153,7 @@ def test_options_of_modules(flow_file):
     """
     with load_flow(flow_file(text)) as flow:
         placed = flow._description.modules["pitch"]
-        assert (placed.placement, placed.worker, placed.realtime) == ("process", "dsp", True)
+        assert (placed.placement, placed.worker, placed.realtime) == ("process", "dsp", Realtime())
 
 
 def test_a_duration_ends_the_run_unless_run_says_another(flow_file):

@@ -64,6 +64,7 @@ def report(capabilities: Capabilities | None = None) -> list[Finding]:
         _shared_memory(found),
         _wake_up(found),
         _realtime(found),
+        _realtime_kit(found),
         _locked_memory(found),
         _clock(found),
         _audio_files(found),
@@ -192,18 +193,33 @@ def _wake_up(found: Capabilities) -> Finding:
 
 
 def _realtime(found: Capabilities) -> Finding:
-    if found.realtime.allowed:
-        return Finding("real-time scheduling", "ok", f"SCHED_FIFO, priority up to {found.realtime_priority}")
     limit = found.realtime_priority_limit
-    value = found.realtime.reason or "not allowed"
-    if limit is not None:
-        value += f", RLIMIT_RTPRIO {limit}"
+    limited = f"RLIMIT_RTPRIO {'unlimited' if limit is None else limit}"
+    if found.realtime.allowed:
+        value = f"realtime=True gets SCHED_FIFO; priority up to {found.realtime_priority}, {limited}"
+        return Finding("real-time scheduling", "ok", value)
+    refused = f"SCHED_FIFO: {found.realtime.reason or 'not allowed'}, {limited}"
+    if found.rtkit.allowed:
+        value = f"realtime=True gets SCHED_RR of RealtimeKit; {refused}"
+        return Finding("real-time scheduling", "ok", value)
     advice = (
         "Workers with realtime=True run at normal priority: on time while a core is idle, milliseconds late when all "
         f"are busy. To allow more, write `@audio - rtprio 95` into {LIMITS_FILE}, {JOIN_GROUP}. In a container: "
         "`--cap-add SYS_NICE --ulimit rtprio=95`."
     )
-    return Finding("real-time scheduling", "limited", value, advice)
+    return Finding("real-time scheduling", "limited", f"realtime=True gets nothing; {refused}", advice)
+
+
+def _realtime_kit(found: Capabilities) -> Finding:
+    if found.rtkit.allowed:
+        return Finding("RealtimeKit", "ok", f"SCHED_RR, priority up to {found.rtkit_priority}")
+    if found.realtime.allowed:
+        return Finding("RealtimeKit", "ok", f"not needed; {found.rtkit.reason}")
+    advice = (
+        "RealtimeKit gives desktop users real-time scheduling without a limit of their own. Install it (on Debian: apt "
+        'install rtkit), and its client: pip install "steadyflow[realtime]".'
+    )
+    return Finding("RealtimeKit", "missing", found.rtkit.reason, advice)
 
 
 def _locked_memory(found: Capabilities) -> Finding:
@@ -212,14 +228,15 @@ def _locked_memory(found: Capabilities) -> Finding:
         state: State = "limited"
         value = found.locked_memory.reason
     elif limit_bytes is None:
-        return Finding("locked memory", "ok", "no limit")
+        return Finding("locked memory", "ok", "no limit that binds")
     else:
-        value = f"up to {_size(limit_bytes)}"
+        value = f"up to {_size(limit_bytes)}, RLIMIT_MEMLOCK"
         state = "ok" if limit_bytes >= ENOUGH_LOCKED_BYTES else "limited"
     if state == "ok":
         return Finding("locked memory", "ok", value)
     advice = (
-        "What is not locked may be swapped out, and reading it back takes milliseconds. To allow more, write "
+        "Of a worker with realtime=True, only what fits is locked, the memory of the pipelines first. What is not locked may "
+        "be swapped out, and reading it back takes milliseconds. To allow more, write "
         f"`@audio - memlock unlimited` into {LIMITS_FILE}, {JOIN_GROUP}. In a container: `--ulimit memlock=-1`."
     )
     return Finding("locked memory", "limited", value, advice)

@@ -130,7 +130,7 @@ def flow_graph(name: str, modules: Mapping[str, Placed], pipelines: Sequence[Pip
             WorkerGroup(
                 name=worker.modules[0].shown_workers,
                 placement=worker.placement,
-                realtime=worker.realtime,
+                realtime=worker.realtime is not None,
                 modules=tuple(_node(placed) for placed in worker.modules),
                 ordered=worker.modules[0].ordered,
             )

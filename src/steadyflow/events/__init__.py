@@ -109,6 +109,18 @@ class RealtimeRefused(FlowEvent, frozen=True, kw_only=True):
     reason: str
 
 
+class RealtimeRevoked(FlowEvent, frozen=True, kw_only=True):
+    """
+    A real-time worker kept a core to itself and was given normal priority, with which it goes on.
+
+    The module is the one that computed for so long, where that is known.
+    """
+
+    worker: str
+    module: str | None
+    reason: str
+
+
 class ObservationUnavailable(FlowEvent, frozen=True, kw_only=True):
     """Other processes cannot observe this flow, because its socket could not be made; the flow runs all the same."""
 

@@ -22,11 +22,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PROBED_LOCK_BYTES = 64 << 20
 """A larger limit on locked memory is believed; trying it would take the memory for a moment."""
 
-LIBRARIES_TIMEOUT_S = 30.0
+CHILD_TIMEOUT_S = 30.0
 
 _FUTEX_SYSCALL = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}
 _FUTEX_WAIT = 0
@@ -76,6 +77,8 @@ class Capabilities:
         realtime: Real-time scheduling (SCHED_FIFO) for a thread of this process.
         realtime_priority: The highest real-time priority that was granted; 0 for none.
         realtime_priority_limit: RLIMIT_RTPRIO; None means no limit.
+        rtkit: RealtimeKit, which grants real-time scheduling (SCHED_RR) to users who have no right to it themselves.
+        rtkit_priority: The highest real-time priority that it grants; 0 for none.
         locked_memory: Keeping memory from being swapped out.
         locked_memory_limit_bytes: How much of it in all; None means no limit.
         clock_source: What the kernel reads the time from, or None if it does not say.
@@ -100,6 +103,8 @@ class Capabilities:
     realtime: Attempt
     realtime_priority: int
     realtime_priority_limit: int | None
+    rtkit: Attempt
+    rtkit_priority: int
     locked_memory: Attempt
     locked_memory_limit_bytes: int | None
     clock_source: str | None
@@ -121,6 +126,7 @@ def probe_capabilities(root: Path = Path("/")) -> Capabilities:
     names = os.uname()
     total_bytes, available_bytes, limit_bytes = _memory(root)
     realtime, priority, priority_limit = _realtime()
+    rtkit, rtkit_priority = _rtkit()
     locked, locked_limit_bytes = _locked_memory()
     libraries = _libraries()
     return Capabilities(
@@ -140,6 +146,8 @@ def probe_capabilities(root: Path = Path("/")) -> Capabilities:
         realtime=realtime,
         realtime_priority=priority,
         realtime_priority_limit=priority_limit,
+        rtkit=rtkit,
+        rtkit_priority=rtkit_priority,
         locked_memory=locked,
         locked_memory_limit_bytes=locked_limit_bytes,
         clock_source=_text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource"),
@@ -314,6 +322,14 @@ def _realtime() -> tuple[Attempt, int, int | None]:
     return outcome, granted, limit
 
 
+def _rtkit() -> tuple[Attempt, int]:
+    """Return (attempt, highest priority granted), tried by a child process, because the limits that it wants are for good."""
+    told = _told_by_child("steadyflow.platform.rtkit")
+    if isinstance(told, str):
+        return Attempt(allowed=False, reason=told), 0
+    return Attempt(allowed=not told["reason"], reason=told["reason"]), told["priority"]
+
+
 def _locked_memory() -> tuple[Attempt, int | None]:
     """Return (attempt with one page, limit in bytes); a limit that does not bind this user is None."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
@@ -344,17 +360,25 @@ def _lock(size_bytes: int) -> Attempt:
 
 def _libraries() -> dict[str, Library]:
     names = ("soundfile", "sounddevice", "portaudio")
+    found = _told_by_child("steadyflow.platform.libraries")
+    if isinstance(found, str):
+        return dict.fromkeys(names, Library(None, found))
+    return {name: Library(found[name].get("version"), found[name].get("reason", "")) for name in names}
+
+
+def _told_by_child(module: str) -> dict[str, Any] | str:
+    """Return what a module of ours prints as JSON when it is run by itself, or why it printed nothing."""
     if not sys.executable:
-        return dict.fromkeys(names, Library(None, "this interpreter does not know its own path, so none was tried"))
-    command = [sys.executable, "-m", "steadyflow.platform.libraries"]
+        return "this interpreter does not know its own path, so none was tried"
+    command = [sys.executable, "-m", module]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIBRARIES_TIMEOUT_S, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, check=False
         )
         # The last line: an audio library may greet on the same stream.
-        found = json.loads(done.stdout.strip().rpartition("\n")[2])
+        told: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
     except subprocess.TimeoutExpired:
-        return dict.fromkeys(names, Library(None, f"loading did not end within {LIBRARIES_TIMEOUT_S:g} s"))
+        return f"loading did not end within {CHILD_TIMEOUT_S:g} s"
     except (OSError, ValueError) as error:
-        return dict.fromkeys(names, Library(None, f"`{' '.join(command)}` gave no answer: {error}"))
-    return {name: Library(found[name].get("version"), found[name].get("reason", "")) for name in names}
+        return f"`{' '.join(command)}` gave no answer: {error}"
+    return told

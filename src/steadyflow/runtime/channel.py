@@ -16,6 +16,7 @@ import msgspec
 
 from steadyflow.errors import FlowError, LimitExceeded
 from steadyflow.report import AlignedInputReport
+from steadyflow.runtime.scheduling import Scheduling
 
 ModuleReports: TypeAlias = dict[str, tuple[int, int, str, dict[str, AlignedInputReport]]]
 """What the modules of a worker did, by name: calls, busy ns, state, and what became of aligned inputs."""
@@ -49,8 +50,14 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """From the worker: setup has succeeded."""
 
-    realtime: bool
-    realtime_refusal: str | None
+    scheduling: Scheduling
+
+
+class Revoked(msgspec.Struct, frozen=True, tag="revoked"):
+    """From the worker: it kept a core to itself, and has no real-time priority any more."""
+
+    module: str | None
+    reason: str
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -111,7 +118,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 Message: TypeAlias = (
-    Setup | Start | Stop | Abort | Ready | Failed | Lost | Ended | Exhausted | Done | Observed | Refused
+    Setup | Start | Stop | Abort | Ready | Revoked | Failed | Lost | Ended | Exhausted | Done | Observed | Refused
 )
 
 _LENGTH: Final = struct.Struct("!I")

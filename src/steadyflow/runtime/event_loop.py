@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import selectors
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from steadyflow._native import AbortFlag, Delivery, Segment, monotonic_ns
 from steadyflow.awaiting import NEVER, BellWatch, Sender
@@ -21,6 +22,21 @@ from steadyflow.module import Module, Source, output_ports
 from steadyflow.runtime.loop import Host, Seat, WorkerLoop, due_time_ns
 from steadyflow.runtime.windows import Windows
 from steadyflow.runtime.wiring import WorkerWiring
+
+IDLE_MARGIN_S: Final = 0.001
+"""An event loop that something waits for so soon is not idle."""
+
+
+class IdleSelector(selectors.DefaultSelector):
+    """A selector that has something called when its event loop has nothing to do."""
+
+    on_idle: Callable[[], object] | None = None
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        # With a time-out of 0, a task is ready; with a short one, it soon is.
+        if self.on_idle is not None and (timeout is None or timeout > IDLE_MARGIN_S):
+            self.on_idle()
+        return super().select(timeout)
 
 
 class EventLoop(WorkerLoop):
@@ -36,7 +52,10 @@ class EventLoop(WorkerLoop):
         resolve: Callable[[str], type] | None = None,
     ) -> None:
         super().__init__(wiring, modules, segments, abort, host, resolve)
-        self._runner = asyncio.Runner()
+        self._selector = IdleSelector()
+        # A real-time worker's loop is Python's own, whatever policy the program sets: another one does not say when it is idle.
+        factory = partial(asyncio.SelectorEventLoop, self._selector) if wiring.realtime is not None else None
+        self._runner = asyncio.Runner(loop_factory=factory)
         self._watch = BellWatch(self._inbox.bell, self._inbox.collect)
         for module in modules.values():
             for port in output_ports(module).values():
@@ -64,6 +83,9 @@ class EventLoop(WorkerLoop):
             for port in output_ports(seat.module).values():
                 port.sender = None
         super().detach()
+
+    def on_idle(self, call: Callable[[], object]) -> None:
+        self._selector.on_idle = call
 
     async def _run(self) -> None:
         try:

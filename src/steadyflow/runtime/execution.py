@@ -32,6 +32,7 @@ from steadyflow.events import (
     ModuleEnded,
     PipelineFailure,
     RealtimeRefused,
+    RealtimeRevoked,
     ViewsExhausted,
     WorkerUnresponsive,
 )
@@ -349,6 +350,10 @@ class Execution:
         self._reclaim(worker)
         self._failed(worker, problem, None)
 
+    def realtime_revoked(self, worker: Worker, module: str | None, reason: str) -> None:
+        """See `workers.Owner`."""
+        self._publish(RealtimeRevoked(flow=self._flow, worker=worker.name, module=module, reason=reason))
+
     def worker_lost(self, worker: Worker, module: str, problem: str) -> None:
         """See `workers.Owner`."""
         self._reclaim(worker, for_successor=True)
@@ -388,14 +393,16 @@ class Execution:
 
     def _warn_of_refusals(self) -> None:
         # In the caller's thread, where a filter that makes warnings errors stops the flow and not a monitor.
-        for worker in self.workers.values():
-            if worker.realtime_refusal is not None:
-                warnings.warn(
-                    f"flow {self._flow!r}: worker {worker.name!r} runs without real-time priority: "
-                    f"{worker.realtime_refusal}",
-                    RuntimeWarning,
-                    stacklevel=5,  # start() or run(), as the user called it
-                )
+        refused = [worker for worker in self.workers.values() if worker.realtime_refusal is not None]
+        if refused:
+            names = ", ".join(repr(worker.name) for worker in refused)
+            run = f"worker {names} runs" if len(refused) == 1 else f"workers {names} run"
+            # Once: it is one system that refuses, for one reason.
+            warnings.warn(
+                f"flow {self._flow!r}: {run} without real-time priority: {refused[0].realtime_refusal}",
+                RuntimeWarning,
+                stacklevel=5,  # start() or run(), as the user called it
+            )
 
     def _failed(self, worker: Worker, problem: Exception, module: str | None) -> None:
         first = str(problem).splitlines()[0]

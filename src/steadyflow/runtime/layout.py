@@ -35,6 +35,7 @@ from steadyflow.errors import ConfigurationError, CycleRefused, LimitExceeded, c
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, class_path, format_to_wire
 from steadyflow.module import Module, Source, aligned_inputs, is_asynchronous, is_device_driven, output_ports
 from steadyflow.pipeline import Pipeline, buffer_bytes
+from steadyflow.realtime import Realtime, together
 from steadyflow.runtime.aligned_links import stopped_inputs
 from steadyflow.runtime.arguments import encode_arguments, parameter_names
 from steadyflow.runtime.graph import find_cycle, strongly_connected, upstream_of
@@ -51,7 +52,7 @@ class WorkerPlan(NamedTuple):
 
     name: str
     placement: Placement
-    realtime: bool
+    realtime: Realtime | None
     modules: list[Placed]
     replica: int = 0
 
@@ -250,7 +251,7 @@ def plan_workers(modules: Mapping[str, Placed], order: Sequence[Sequence[str]]) 
                 _check_placement(plan, placed)
                 _check_same_kind(worker, [*plan.modules, placed])
             plan.modules.append(placed)
-            plans[worker] = plan._replace(realtime=plan.realtime or placed.realtime)
+            plans[worker] = plan._replace(realtime=together(plan.realtime, placed.realtime))
     processes = sum(plan.placement == "process" for plan in plans.values())
     if processes >= MAX_PROCESSES:
         raise LimitExceeded(

@@ -323,6 +323,15 @@ class WorkerLoop(ABC):
         self._attention = True
         self._inbox.interrupt()
 
+    @abstractmethod
+    def on_idle(self, call: Callable[[], object]) -> None:
+        """Have something called, now and then, when no block waits and nothing is at work. Of a real-time worker only."""
+
+    @property
+    def inbox(self) -> Inbox:
+        """The receiving side."""
+        return self._inbox
+
     def module_reports(self) -> ModuleReports:
         """Return calls, busy time in ns, state and aligned inputs of each module."""
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from steadyflow.module import Module, is_asynchronous
+from steadyflow.realtime import Realtime
 
 MAIN_WORKER: Final = "main"
 """The thread that runs the modules which ask for nothing else."""
@@ -24,7 +25,7 @@ class Placed(NamedTuple):
         module: The instance.
         placement: A thread of this process, or a process.
         worker: The worker to share; None: the placement's own.
-        realtime: Whether its worker asks for real-time scheduling.
+        realtime: What its worker asks for with real-time scheduling; None: does not ask for that.
         replicas: How many workers run an instance of it each, and compete for its blocks.
         ordered: Whether what they send is put into the order of what they were given.
     """
@@ -33,7 +34,7 @@ class Placed(NamedTuple):
     module: Module
     placement: Placement
     worker: str | None
-    realtime: bool
+    realtime: Realtime | None
     replicas: int = 1
     ordered: bool = False
 

@@ -69,6 +69,9 @@ class ServingLoop(WorkerLoop):
                     self._close_generator(production)
                 _at_once(self._close_seats())
 
+    def on_idle(self, call: Callable[[], object]) -> None:
+        self._inbox.on_idle(call)
+
     def _target_call(
         self, seat: Seat, process: Callable[[Block], Any], windows: Windows | None
     ) -> Callable[..., object]:

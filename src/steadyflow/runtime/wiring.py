@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from steadyflow.audio_config import CycleRules, IntakeRules
+from steadyflow.realtime import Realtime
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -111,7 +112,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
         replica: Which of its module's replicas it runs, from 0: its lane of what it sends, its place among consumers.
         modules: In topological order.
         pipelines: All that begin or end here.
-        realtime: Whether it asks the system for real-time scheduling.
+        realtime: What it asks the system for with real-time scheduling; None: does not ask for that.
         restartable: Whether it is a process that another one may follow, because it holds nothing but devices.
     """
 
@@ -121,7 +122,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
     replica: int
     modules: tuple[ModuleWiring, ...]
     pipelines: tuple[PipelineWiring, ...]
-    realtime: bool
+    realtime: Realtime | None
     restartable: bool = False
 
     def bells(self) -> list[tuple[int, int]]:

@@ -6,11 +6,13 @@ CONTROL is the descriptor of its socket; LIFELINE that of a pipe which closes wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
+from functools import partial
 from typing import Final, NoReturn
 
 import msgspec
@@ -29,6 +31,7 @@ from steadyflow.runtime.channel import (
     Failed,
     Lost,
     Ready,
+    Revoked,
     Setup,
     Start,
     Stop,
@@ -37,7 +40,8 @@ from steadyflow.runtime.failure_text import in_one_line, with_traceback
 from steadyflow.runtime.loop import WorkerLoop
 from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import MainScript
-from steadyflow.runtime.scheduling import request_realtime
+from steadyflow.runtime.realtime import become_realtime
+from steadyflow.runtime.scheduling import Scheduling
 from steadyflow.runtime.wiring import WorkerWiring
 
 ABANDONED_EXIT_CODE: Final = os.EX_SOFTWARE
@@ -127,13 +131,15 @@ def _serve(channel: Channel) -> int:
     except BaseException as problem:  # also sys.exit() in the main script or a constructor
         channel.send(_failed(None, problem, with_traceback(problem), None))
         return 1
-    refusal = request_realtime() if wiring.realtime else None
     if not loop.setup():
         loop.close()
         if wiring.restartable:
             _leave_at_once(1)
         return 1
-    channel.send(Ready(wiring.realtime and refusal is None, refusal))
+    scheduling, watch = Scheduling(), None
+    if wiring.realtime is not None:
+        scheduling, watch = become_realtime(wiring, loop, segments, partial(_tell_revoked, channel))
+    channel.send(Ready(scheduling))
     first = channel.receive()
     if not isinstance(first, Start):
         loop.close()
@@ -147,8 +153,15 @@ def _serve(channel: Channel) -> int:
         return 1
     finally:
         loop.detach()
+        if watch is not None:
+            watch.end()
     channel.send(Done(loop.module_reports()))
     return 0
+
+
+def _tell_revoked(channel: Channel, module: str | None, reason: str) -> None:
+    with contextlib.suppress(ChannelBroken):  # the coordinator is gone, and this process is about to be
+        channel.send(Revoked(module, reason))
 
 
 def _attach(setup: Setup, descriptors: list[int]) -> list[Segment]:

@@ -30,6 +30,7 @@ from steadyflow.runtime.channel import (
     Lost,
     ModuleReports,
     Ready,
+    Revoked,
     Setup,
     Start,
     Stop,
@@ -37,6 +38,8 @@ from steadyflow.runtime.channel import (
 from steadyflow.runtime.failure_text import in_one_line
 from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import main_script_package, main_script_path
+from steadyflow.runtime.pools import pool_environment
+from steadyflow.runtime.scheduling import Scheduling
 from steadyflow.runtime.wiring import WorkerWiring
 
 WorkerState: TypeAlias = Literal["created", "starting", "ready", "running", "recovering", "ended", "failed", "died"]
@@ -60,6 +63,9 @@ class Owner(Protocol):
 
     def worker_died(self, worker: Worker, problem: WorkerDied) -> None:
         """Tell that a process ended unasked; its process number may be reclaimed."""
+
+    def realtime_revoked(self, worker: Worker, module: str | None, reason: str) -> None:
+        """Tell that a process has lost its real-time priority, because it kept a core to itself."""
 
     def worker_lost(self, worker: Worker, module: str, problem: str) -> None:
         """Tell that a process ended because its device was lost, and that another one will follow it."""
@@ -92,11 +98,8 @@ class Worker:
     pid: int | None = None
     """Process id; of this process for a thread."""
 
-    realtime: bool = False
-    """Whether the system granted real-time scheduling."""
-
-    realtime_refusal: str | None = None
-    """Why not, where it was asked for."""
+    scheduling: Scheduling = Scheduling()
+    """What was asked of the system with ``realtime=True``, and what it granted."""
 
     @property
     def problem(self) -> str | None:
@@ -108,6 +111,16 @@ class Worker:
         self.wiring = wiring
         self.state: WorkerState = "created"
         self._owner = owner
+
+    @property
+    def realtime(self) -> bool:
+        """Whether it has real-time scheduling."""
+        return self.scheduling.realtime
+
+    @property
+    def realtime_refusal(self) -> str | None:
+        """Why the system did not grant real-time scheduling, where it was asked for, and how to allow it."""
+        return self.scheduling.notice
 
     @property
     def ended(self) -> bool:
@@ -417,7 +430,7 @@ class ProcessWorker(Worker):
                 [*interpreter(), "-m", "steadyflow.runtime.worker", str(their_control.fileno()), str(reader)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(their_control.fileno(), reader),
-                env=environment(self.wiring.realtime),
+                env=environment(self.wiring.realtime is not None),
                 # A terminal's Ctrl-C goes to its whole process group; this worker is stopped by the coordinator.
                 start_new_session=True,
             )
@@ -450,8 +463,7 @@ class ProcessWorker(Worker):
     def _take(self, message: object) -> None:
         match message:
             case Ready():
-                self.realtime = message.realtime
-                self.realtime_refusal = message.realtime_refusal
+                self.scheduling = message.scheduling
                 if self._absence is not None:
                     self._return()
                     return
@@ -465,6 +477,9 @@ class ProcessWorker(Worker):
                 if self.state == "starting" or message.module is None:
                     self.state = "failed"
                 self._owner.worker_failed(self, self._failure(message), message.module)
+            case Revoked():
+                self.scheduling = self.scheduling.revoked(message.reason)
+                self._owner.realtime_revoked(self, message.module, message.reason)
             case Ended():
                 self._owner.module_ended(message.module)
             case Exhausted():
@@ -610,9 +625,7 @@ def environment(realtime: bool) -> dict[str, str]:
         # Imported from a source tree or a zipped application: the worker must find the same one.
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
     if realtime:
-        # A pool of numeric threads beside a real-time thread is a way to miss deadlines.
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            environment.setdefault(name, "1")
+        environment = pool_environment() | environment
     return environment
 
 
