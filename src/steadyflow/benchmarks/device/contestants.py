@@ -278,7 +278,7 @@ def duplex_by_rtmixer(running: Running) -> dict[str, Any]:
     """Record into a ring, move it to another in Python, twice a period, and play that; both natively."""
     import rtmixer
 
-    counts = {"empty": 0, "full": 0}
+    counts = {"dropped": 0, "empty": 0, "full": 0}
     with rtmixer.MixerAndRecorder(samplerate=RATE_HZ, channels=1, latency="low") as stream:
         captured = rtmixer.RingBuffer(4, BUFFER_BLOCKS * running.frames)
         to_play = rtmixer.RingBuffer(4, BUFFER_BLOCKS * running.frames)
@@ -290,7 +290,12 @@ def duplex_by_rtmixer(running: Running) -> dict[str, Any]:
                 counts["full"] += 1
                 recording[0] = stream.record_ringbuffer(captured)
             while captured.read_available >= running.frames:
-                to_play.write(bytes(captured.read(running.frames)))
+                block = bytes(captured.read(running.frames))
+                # As much room as ours has: what would have to wait longer is a delay that stays.
+                if playing[0] in stream.actions and to_play.read_available >= 3 * running.frames:
+                    counts["dropped"] += 1
+                else:
+                    to_play.write(block)
             # An empty ring ends playing. With less than two periods ahead it is soon empty; more would stay as a delay.
             if playing[0] not in stream.actions and to_play.read_available >= 2 * running.frames:
                 to_play.read(to_play.read_available - 2 * running.frames)
