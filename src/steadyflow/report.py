@@ -89,7 +89,8 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         pipelines = _aligned([_PIPELINE_COLUMNS, *self._pipeline_rows()])
         modules = _aligned([_MODULE_COLUMNS, *self._module_rows()])
         devices = ["", *_aligned([DEVICE_COLUMNS, *device_rows(self.devices)])] if self.devices else []
-        return "\n".join([head, "", *pipelines, "", *modules, *devices])
+        missed = [line for name, metrics in self.pipelines.items() for line in missed_lines(name, metrics)]
+        return "\n".join([head, "", *pipelines, "", *modules, *devices, *(["", *missed] if missed else [])])
 
     def __rich__(self) -> Group:
         from rich.console import Group
@@ -104,6 +105,9 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
             return made
 
         tables = [table(f"flow {self.name!r}: {self.duration_s:.3f} s", _PIPELINE_COLUMNS, self._pipeline_rows())]
+        missed = [line for name, metrics in self.pipelines.items() for line in missed_lines(name, metrics)]
+        if missed:
+            tables[0].caption, tables[0].caption_justify = "\n".join(missed), "left"
         if self.devices:
             tables.append(table("devices", DEVICE_COLUMNS, device_rows(self.devices)))
         return Group(*tables)
@@ -130,6 +134,15 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
 _PIPELINE_COLUMNS = ("pipeline", "sent", "delivered", "dropped", "p50 ms", "p99 ms", "max ms", "late", "health")
 DEVICE_COLUMNS = ("module", "device", "cycles", "worst load %", "xruns", "lost frames", "underruns", "drift ppm")
 _MODULE_COLUMNS = ("module", "worker", "calls", "busy ms", "state")
+
+
+def missed_lines(pipeline: str, metrics: FlowMetrics) -> list[str]:
+    """Say how many deadlines a pipeline missed, and where the time of its worst block went; nothing if it missed none."""
+    if not metrics.missed_deadlines:
+        return []
+    concealed = f", {metrics.concealed_blocks} blocks concealed" if metrics.concealed_blocks else ""
+    worst = "" if metrics.worst_block is None else f"; {metrics.worst_block}"
+    return [f"{pipeline}: {metrics.missed_deadlines} deadlines missed{concealed}{worst}"]
 
 
 def device_rows(devices: Mapping[str, DeviceReport]) -> Iterable[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from steadyflow.clock import SystemClock
-from steadyflow.report import DEVICE_COLUMNS, device_rows
+from steadyflow.report import DEVICE_COLUMNS, device_rows, missed_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -138,12 +138,15 @@ def pipelines_table(pipelines: Mapping[str, FlowMetrics]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("pipeline", overflow="fold")
-    for column in ("sent", "delivered", "dropped", "p50 ms", "p99 ms", "health"):
+    for column in ("sent", "delivered", "dropped", "p50 ms", "p99 ms", "load", "health"):
         table.add_column(column, justify="right")
     colours = {"healthy": "green", "degraded": "yellow", "failing": "red", "idle": "dim"}
     for name, metrics in pipelines.items():
         health = Text(f"{metrics.health_score:.0f} {metrics.pipeline_health}", style=colours[metrics.pipeline_health])
         table.add_row(name, *_figures(metrics), health)
+    missed = [line for name, metrics in pipelines.items() for line in missed_lines(name, metrics)]
+    if missed:
+        table.caption, table.caption_justify = "\n".join(missed), "left"
     return table
 
 
@@ -154,6 +157,7 @@ def _figures(metrics: FlowMetrics) -> tuple[str, ...]:
         str(metrics.dropped_total),
         f"{metrics.latency_p50_ms:.3f}",
         f"{metrics.latency_p99_ms:.3f}",
+        f"{metrics.load_p99:.0%}" if metrics.period_ms else "-",
     )
 
 
