@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steadyflow.benchmarks import CASES
+from steadyflow.benchmarks import CASES, DEVICE
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = {
@@ -228,7 +228,7 @@ def test_commands_exist():
 
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
     assert {"demo", "run", "graph", "observe", "bench", "doctor", "devices"} >= commands
-    assert set(re.findall(r"steadyflow bench ([a-z_]+)", text)) <= set(CASES)
+    assert set(re.findall(r"steadyflow bench ([a-z_]+)", text)) <= {*CASES, DEVICE}
 
 
 def anchors_of(page):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 import msgspec
@@ -22,6 +22,7 @@ from tests.servers.jack_server import PERIOD_FRAMES, RATE_HZ, JackServer, jack_s
 from steadyflow import BlockFlag, DataFlowCoordinator, DropNewest, Fail, Wait
 from steadyflow.audio import Device, Microphone, list_devices
 from steadyflow.audio.devices import supported_rates_hz
+from steadyflow.benchmarks.device.probe import MODULUS
 from steadyflow.config import Rule
 from steadyflow.errors import ConfigurationError, DeviceUnavailable, FlowFailed, ModuleFailed, StateError, UnknownName
 from steadyflow.events import DeviceLost, DeviceRecovered, FlowEvent, WorkerUnresponsive
@@ -31,7 +32,6 @@ __all__ = ["jack_server", "own_jack_server"]
 
 EventT = TypeVar("EventT", bound=FlowEvent)
 
-_MODULUS = 1 << 22
 _PATIENCE_S = 60.0
 
 
@@ -43,12 +43,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def steps(collect: Collect) -> npt.NDArray[np.int64]:
-    """Return by how much the numbers that the feeder played grow from frame to frame, from when it was heard first."""
-    played = np.concatenate([value[:, 0] for value in collect.values]).astype(np.int64)
-    # Silence: before the feeder came, and where it was late.
-    heard = played[played > 0]
-    grown: npt.NDArray[np.int64] = np.diff(heard) % _MODULUS
+def steps(values: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.int64]:
+    """Return by how much the numbers that the probe played grow from frame to frame, from when it was heard first."""
+    played = np.concatenate([value[:, 0] for value in values]).astype(np.int64)
+    heard = played[np.argmax(played > 0) :]
+    grown: npt.NDArray[np.int64] = np.diff(heard) % MODULUS
     return grown
 
 
@@ -71,10 +70,10 @@ def test_every_frame_arrives_while_python_computes(jack_server: JackServer) -> N
         computing.set()
         busy.join()
     report = microphone.report()
-    # By the numbers in the audio itself. The feeder, which is Python, is late now and then, and so is the server.
-    grown = steps(collect)
+    # By the numbers in the audio itself: all of them, one after the other.
+    grown = steps(collect.values)
     assert len(grown) > 800 * PERIOD_FRAMES
-    assert np.mean(grown == 1) > 0.99
+    assert np.all(grown == 1)
     assert report.capture is not None
     assert report.capture.dropped_blocks == 0
     assert report.capture.blocks == len(collect.values)
@@ -155,9 +154,9 @@ def test_a_server_that_is_killed_and_comes_back_loses_only_what_was_not_captured
     assert device.capture.lost_frames >= first.first_frame - last.first_frame - PERIOD_FRAMES
     assert f"microphone system {device.cycles}" in " ".join(str(report).split())
     assert missing_s == pytest.approx((first.timestamp_ns - last.timestamp_ns) / 1e9, abs=0.01)
-    # The server's numbers start again with it; all that it played since, in order.
-    grown = steps(collect)
-    assert np.mean(grown == 1) > 0.98
+    # By the numbers in the audio, which start again with the server: all of them, on both sides.
+    assert np.all(steps(collect.values[:before]) == 1)
+    assert np.all(steps(collect.values[before:]) == 1)
 
 
 def test_a_flow_is_stopped_while_its_device_is_away(own_jack_server: JackServer) -> None:

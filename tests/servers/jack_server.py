@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from steadyflow.benchmarks.device.probe import Probe
+
 RATE_HZ = 48_000
 PERIOD_FRAMES = 128
 
-_FEEDER = Path(__file__).with_name("jack_feeder.py")
 _PATIENCE_S = 20.0
 
 
@@ -29,7 +30,7 @@ class JackServer:
         self.environment = {"JACK_DEFAULT_SERVER": self.name, "JACK_NO_START_SERVER": "1"}
         self._log = log
         self._server: subprocess.Popen[bytes] | None = None
-        self._feeder: subprocess.Popen[bytes] | None = None
+        self._feeder: Probe | None = None
         self._killed = False
 
     def start(self) -> None:
@@ -65,12 +66,7 @@ class JackServer:
 
     def feed(self) -> None:
         """Play the numbers of the frames into every input that is there, or comes: what is captured says where it was."""
-        with self._log.open("ab") as log:
-            self._feeder = subprocess.Popen(
-                [sys.executable, str(_FEEDER), self.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
-            )
-        assert self._feeder.stdout is not None
-        assert self._feeder.stdout.readline() == b"ready\n", self._log.read_text(errors="replace")
+        self._feeder = Probe(self.name)
 
     def ports(self) -> list[str]:
         """Return the names of all ports."""
@@ -93,23 +89,20 @@ class JackServer:
         self._killed = True
         self._server.kill()
         self._server.wait()
-        self._end_process(self._feeder)
-        self._feeder = None
-
-    def _end_process(self, process: subprocess.Popen[bytes] | None) -> None:
-        if process is not None:
-            process.terminate()
-            process.wait(_PATIENCE_S)
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+        if self._feeder is not None:
+            self._feeder.close()
+            self._feeder = None
 
     def end(self) -> None:
         """End it in good order: a server that was killed stays in the list of JACK's, which has room for eight."""
         if self._server is not None and self._server.poll() is not None and self._killed:
             self.start()
-        for process in (self._feeder, self._server):
-            self._end_process(process)
+        if self._feeder is not None:
+            self._feeder.close()
+            self._feeder = None
+        if self._server is not None:
+            self._server.terminate()
+            self._server.wait(_PATIENCE_S)
         # What clients that were killed, or that outlived the server, have left behind.
         for left in Path("/dev/shm").glob(f"jack_sem.*_{self.name}_*"):
             left.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from steadyflow.module import Source, input_ports, output_ports
 
 _LOOK_NS: Final = 100_000_000
 _SILENT_NS: Final = 1_000_000_000  # without a cycle for so long, the device is lost
+_FIRST_NS: Final = 5_000_000_000  # a sound server that slept may need longer at first: PulseAudio's null sink, 2 s
 _SILENT_BLOCKS: Final = 20  # or for so many blocks, if they are longer
 
 
@@ -40,6 +41,7 @@ class DeviceModule(Source):
     _latency: str | float
     _native: DeviceStream | None
     _stream: Stream | None
+    _started_ns: int
 
     def _choose(self, device: object, latency: object) -> None:
         """Take what all constructors take."""
@@ -112,7 +114,7 @@ class DeviceModule(Source):
         assert self._native is not None
         assert self._stream is not None
         self._stream.start()
-        heard_ns = looked_ns = monotonic_ns()
+        self._started_ns = heard_ns = looked_ns = monotonic_ns()
         while True:
             drained_ns = self._native.drained_ns
             if drained_ns and looked_ns >= drained_ns:
@@ -132,8 +134,9 @@ class DeviceModule(Source):
         counts = self.device_account.counts()
         heard_ns = max(heard_ns, counts["last_cycle_ns"])
         silence_ns = looked_ns - heard_ns
+        least_ns = _SILENT_NS if counts["last_cycle_ns"] > self._started_ns else _FIRST_NS
         period_s = counts["frames"] / max(counts["cycles"], 1) / stream.sample_rate_hz
-        patience_s = max(_SILENT_NS / 1e9, _SILENT_BLOCKS * period_s, 4 * stream.latency_s)
+        patience_s = max(least_ns / 1e9, _SILENT_BLOCKS * period_s, 4 * stream.latency_s)
         if not active or silence_ns > patience_s * 1e9:
             stream.give_up()
             self._stream = None

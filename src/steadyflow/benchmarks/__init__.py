@@ -12,6 +12,9 @@ Each case is one file with `run(quick) -> Result`:
     stats          what stamps and statistics add to a block
     import_time    `import steadyflow` beside `import numpy`
 
+`device` is a benchmark of another kind, in a package of its own: blocks of a device, lost and late, against a JACK server. It takes
+two hours, so it runs only where it is named.
+
 `harness` alternates the contestants, each measurement in a fresh process; `tables` prints. From the command line:
 `steadyflow bench [NAME]`, or `python -m steadyflow.benchmarks [NAME ...] [--quick] [--json]`.
 """
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
     from steadyflow.benchmarks.harness import Effort, Result, Say
 
-__all__ = ["CASES", "run_case"]
+__all__ = ["CASES", "DEVICE", "DEVICE_ABOUT", "run_case"]
 
 CASES: Final[Mapping[str, str]] = {
     "hop": "send and receive of a 512-byte block in one thread",
@@ -39,6 +42,11 @@ CASES: Final[Mapping[str, str]] = {
     "stats": "what stamps and statistics add to a block",
     "import_time": "import steadyflow beside import numpy",
 }
+
+DEVICE: Final = "device"
+"""The name of the benchmark that is none of the `CASES`: `steadyflow.benchmarks.device`."""
+
+DEVICE_ABOUT: Final = "blocks of a device, lost and late, in Python and back; only if named"
 
 
 def run_case(name: str, *, quick: bool = False, effort: Effort | None = None, say: Say | None = None) -> Result:

@@ -50,6 +50,8 @@ __all__ = [
     "Workload",
     "busy_cores",
     "compare",
+    "end_session",
+    "interrupt_deferred",
     "measure_in_fresh_process",
     "percentile",
     "silent",
@@ -199,6 +201,11 @@ class Result:
     duration_s: float
     machine: dict[str, object]
 
+    @property
+    def failed(self) -> bool:
+        """Whether ours could not be measured in some figure."""
+        return any(figure.rows[0].state == "failed" for figure in self.figures)
+
     def to_json_value(self) -> dict[str, Any]:
         """Return the record as plain dicts and lists."""
         return asdict(self)
@@ -298,7 +305,7 @@ def measure_in_fresh_process(
         # is killed go with the folder.
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TMPDIR": folder}
         try:
-            with _interrupt_deferred():
+            with interrupt_deferred():
                 # In a session of its own: Ctrl-C reaches only us, and we end it with all that it started.
                 child = subprocess.Popen(
                     command,
@@ -313,7 +320,7 @@ def measure_in_fresh_process(
             return Failed(f"took longer than {limit_s} s")
         finally:
             if child is not None:
-                _end(child)
+                end_session(child)
     if child.returncode != 0:
         return Failed(_last_line(complaint) or f"ended with exit code {child.returncode}")
     measured = Measured(**json.loads(_last_line(output)))
@@ -332,18 +339,18 @@ def busy_cores(*, per_core: int, limit_s: float) -> Iterator[None]:
     busy: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(per_core * len(os.sched_getaffinity(0))):
-            with _interrupt_deferred():
+            with interrupt_deferred():
                 busy.append(
                     subprocess.Popen([sys.executable, "-I", "-S", "-c", compute, str(limit_s)], start_new_session=True)
                 )
         yield
     finally:
         for process in busy:
-            _end(process)
+            end_session(process)
 
 
 @contextlib.contextmanager
-def _interrupt_deferred() -> Iterator[None]:
+def interrupt_deferred() -> Iterator[None]:
     """Let Ctrl-C wait for the end of the body: a process must not get lost between its start and its name."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Ctrl-C is the main thread's
@@ -358,9 +365,9 @@ def _interrupt_deferred() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _end(process: subprocess.Popen[Any]) -> None:
+def end_session(process: subprocess.Popen[Any]) -> None:
     """End a process, if it still runs, with all of its session; close its pipes and wait for it."""
-    with _interrupt_deferred(), process:
+    with interrupt_deferred(), process:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from steadyflow.benchmarks.harness import Figure, Result, Row, Statistic, Target
 
-__all__ = ["machine_line", "print_result", "render_result"]
+__all__ = ["machine_line", "print_result", "render_result", "target_line"]
 
 _HEADINGS: Final[dict[Statistic, str]] = {"mean": "mean", "p50": "p50", "p99": "p99", "p999": "p99.9", "max": "max"}
 
@@ -40,16 +40,15 @@ def render_result(result: Result) -> RenderableType:
         parts.append(_table(figure))
         paced = figure.work.interval_ns > 0
         parts.extend(remark for row in figure.rows if (remark := _remark(row, paced=paced)))
-        parts.extend(_target_line(target) for target in figure.targets)
+        parts.extend(target_line(target) for target in figure.targets)
         parts.extend(Text(note, style="dim") for note in figure.notes)
         parts.append(Text(""))
-    parts.append(Text(machine_line(result), style="dim"))
+    parts.append(Text(machine_line(result.machine), style="dim"))
     return Group(*parts)
 
 
-def machine_line(result: Result) -> str:
+def machine_line(machine: dict[str, object]) -> str:
     """Return the machine and the software in one line."""
-    machine = result.machine
     packages = machine["packages"]
     assert isinstance(packages, dict)
     installed = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
@@ -115,7 +114,8 @@ def _remark(row: Row, *, paced: bool) -> RenderableType | None:
     return Text(f"  {row.name}: {'; '.join(said)}", style="dim") if said else None
 
 
-def _target_line(target: Target) -> RenderableType:
+def target_line(target: Target) -> RenderableType:
+    """Return a target with what was measured, and whether that is enough."""
     from rich.text import Text
 
     verdict, style = {True: ("reached", "green"), False: ("missed", "red"), None: ("open", "yellow")}[target.met]

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn, ParamSpec
 
 import typer
 
-from steadyflow.benchmarks import CASES
+from steadyflow.benchmarks import CASES, DEVICE, DEVICE_ABOUT
 from steadyflow.errors import FlowError
 
 app = typer.Typer(
@@ -211,7 +211,8 @@ def observe(
 @_command(
     "steadyflow bench hop",
     "steadyflow bench --quick --json > figures.json",
-    before=_as_written("Benchmarks", (f"{name:<12} {what}" for name, what in CASES.items())),
+    "steadyflow bench device --frames 128 --load quiet --load thread",
+    before=_as_written("Benchmarks", (f"{name:<12} {what}" for name, what in {**CASES, DEVICE: DEVICE_ABOUT}.items())),
 )
 def bench(
     names: Annotated[
@@ -219,18 +220,40 @@ def bench(
         typer.Argument(metavar="NAME", help="Which benchmarks; all, if none is named.", show_default=False),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer rounds and blocks: all of them take less than three minutes.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="Fewer rounds and blocks: all of them take less than three minutes. With device: 5 s, 128 frames.",
+        ),
     ] = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--seconds", help="device: how long each cell is measured, else 60.", show_default=False),
+    ] = None,
+    frames: Annotated[
+        list[int] | None,
+        typer.Option("--frames", help="device: a period; may be given again, else 64, 128, 256.", show_default=False),
+    ] = None,
+    load: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--load",
+            help="device: quiet, thread (of the application, computing) or cores (two busy processes per core); may be given "
+            "again, else all three.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON records instead of tables.")] = False,
 ) -> int:
     """
     Measure steadyflow beside its peers.
 
-    Peers that are not installed are left out: pip install 'steadyflow[bench]' brings them.
+    Peers that are not installed are left out: pip install 'steadyflow[bench]' brings them. The benchmark device starts a JACK server
+    of its own and needs jackd; it takes two hours, so it runs only if it is named.
     """
-    from steadyflow.cli.bench import bench
+    from steadyflow.cli.bench import DeviceOptions, bench
 
-    return bench(names or [], quick=quick, as_json=as_json)
+    return bench(names or [], quick=quick, as_json=as_json, device=DeviceOptions(seconds, frames, load))
 
 
 @_command("steadyflow doctor", "steadyflow doctor --json")

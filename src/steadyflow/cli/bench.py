@@ -5,24 +5,51 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steadyflow.benchmarks import CASES, run_case
-from steadyflow.errors import UnknownName
+from steadyflow.arguments import checked_seconds
+from steadyflow.benchmarks import CASES, DEVICE, run_case
+from steadyflow.errors import ConfigurationError, UnknownName
 
 if TYPE_CHECKING:
+    from steadyflow.benchmarks.device import DeviceResult
     from steadyflow.benchmarks.harness import Effort, Result
 
 
-def bench(names: Sequence[str], *, quick: bool, as_json: bool, effort: Effort | None = None) -> int:
+@dataclass(frozen=True)
+class DeviceOptions:
+    """
+    What is measured by the benchmark `device`; None: all of it, or little if `quick`.
+
+    Attributes:
+        seconds: How long each cell is measured.
+        frames: The periods.
+        loads: The loads.
+    """
+
+    seconds: float | None = None
+    frames: Sequence[int] | None = None
+    loads: Sequence[str] | None = None
+
+
+def bench(
+    names: Sequence[str],
+    *,
+    quick: bool,
+    as_json: bool,
+    effort: Effort | None = None,
+    device: DeviceOptions = DeviceOptions(),
+) -> int:
     """
     Run benchmarks, and print each when it is done; with `as_json`, all as one list at the end, also after Ctrl-C.
 
     Args:
-        names: Keys of `CASES`; all cases, if there are none.
+        names: Keys of `CASES`, or ``"device"``; all cases, if there are none.
         quick: Fewer rounds and blocks.
         as_json: Records instead of tables.
         effort: Instead of `quick`: exactly how much to measure.
+        device: For ``"device"``.
 
     Returns:
         The exit code: 1 if steadyflow itself could not be measured, else 0. A target that is missed is a figure, not
@@ -30,13 +57,25 @@ def bench(names: Sequence[str], *, quick: bool, as_json: bool, effort: Effort | 
 
     Raises:
         UnknownName: There is no such case; nothing was measured.
+        ConfigurationError: An option of `device` is impossible, or given without it; nothing was measured.
+        SystemShortage: What `device` needs is not installed.
     """
+    known = [*CASES, DEVICE]
     for name in names:
-        if name not in CASES:
-            raise UnknownName("benchmark", name, CASES)
-    results: list[Result] = []
+        if name not in known:
+            raise UnknownName("benchmark", name, known)
+    if DEVICE in names:
+        device = _checked(device, quick)
+    elif device != DeviceOptions():
+        raise ConfigurationError(
+            "steadyflow bench: --seconds, --frames and --load are for the benchmark device. Name it."
+        )
+    results: list[Result | DeviceResult] = []
     try:
         for name in names or CASES:
+            if name == DEVICE:
+                _bench_device(device, results, as_json=as_json)
+                continue
             result = run_case(name, quick=quick, effort=effort, say=_say)
             results.append(result)
             if not as_json:
@@ -46,8 +85,41 @@ def bench(names: Sequence[str], *, quick: bool, as_json: bool, effort: Effort | 
     finally:
         if as_json:
             print(json.dumps([result.to_json_value() for result in results], indent=1))
-    failed = any(figure.rows[0].state == "failed" for result in results for figure in result.figures)
-    return 1 if failed else 0
+    return 1 if any(result.failed for result in results) else 0
+
+
+def _checked(device: DeviceOptions, quick: bool) -> DeviceOptions:
+    from steadyflow.benchmarks.device.cells import FRAMES, LOADS
+
+    seconds = device.seconds if device.seconds is not None else 5.0 if quick else 60.0
+    checked_seconds("steadyflow bench", "--seconds", seconds)
+    if not 1 <= seconds <= 3_600:
+        raise ConfigurationError(f"steadyflow bench: expected --seconds from 1 to 3600, got {seconds:g}.")
+    frames = device.frames or ((128,) if quick else FRAMES)
+    for period in frames:
+        if not 16 <= period <= 8_192:
+            raise ConfigurationError(f"steadyflow bench: expected --frames from 16 to 8192, got {period}.")
+    for load in device.loads or ():
+        if load not in LOADS:
+            raise UnknownName("load", load, LOADS, where="steadyflow bench")
+    return DeviceOptions(seconds, frames, device.loads or LOADS)
+
+
+def _bench_device(asked: DeviceOptions, results: list[Result | DeviceResult], *, as_json: bool) -> None:
+    from steadyflow.benchmarks.device import LOADS, DeviceResult
+    from steadyflow.benchmarks.device.tables import print_device_result
+
+    assert asked.seconds is not None
+    assert asked.frames is not None
+    assert asked.loads is not None
+    result = DeviceResult(asked.seconds)
+    results.append(result)
+    try:
+        result.run(asked.frames, [load for load in LOADS if load in asked.loads], _say)
+    finally:
+        # Also what was measured before Ctrl-C: two hours are long.
+        if result.rows and not as_json:
+            print_device_result(result)
 
 
 def _say(line: str) -> None:
