@@ -52,11 +52,12 @@ CallbackResult DeviceStream::cycle(const void* input, void* output, std::uint32_
     follow_clock(times, now_ns);
     note_xruns(flags, now_ns);
     try {
+        const bool xrun = (flags & (input_overflow | input_underflow)) != 0;
+        const Arrival arrival = arrival_of(frames, times, xrun, now_ns);
         // Playing first: it is what the device waits for.
         if (playback_ && output != nullptr) play(static_cast<std::byte*>(output), frames, times, now_ns);
         if (visit.captures() && input != nullptr) {
-            const bool xrun = (flags & (input_overflow | input_underflow)) != 0;
-            capture(static_cast<const std::byte*>(input), frames, times, xrun, now_ns);
+            capture(static_cast<const std::byte*>(input), frames, arrival, xrun);
         }
     } catch (const Corrupted& damage) {
         note_damage(damage);
@@ -71,12 +72,9 @@ void DeviceStream::follow_clock(const StreamTimes& times, Nanoseconds now_ns) no
         has_time_ = false;
         return;
     }
-    const DeviceClock::Pair pair = clock_.observe(times.current_s, now_ns);
     // Far from where the clock was a cycle ago: it was set, or the cycle is very late. What it says is believed again when it
     // says so several times, or is back.
-    has_time_ = pair != DeviceClock::Pair::stray;
-    if (pair == DeviceClock::Pair::jump) expected_s_.reset();
-    account_.drift_ppm.store(clock_.drift_ppm(), std::memory_order_relaxed);
+    has_time_ = clock_.observe(times.current_s, now_ns) != DeviceClock::Pair::stray;
     account_.clock_error_ns.store(clock_.error_ns(), std::memory_order_relaxed);
 }
 
@@ -85,31 +83,54 @@ void DeviceStream::note_xruns(unsigned long flags, Nanoseconds now_ns) noexcept 
     if ((flags & (output_overflow | output_underflow)) != 0) account_.playback.note(now_ns);
 }
 
-void DeviceStream::capture(const std::byte* samples, std::uint32_t frames, const StreamTimes& times, bool xrun,
-                           Nanoseconds now_ns) {
-    const double seconds = frames / rate_hz_;
-    const bool has_time = has_time_ && is_time(times.input_s) && std::abs(times.current_s - times.input_s) < furthest_input_s;
-    // Without a time of its own, the frames are as old as they are long.
-    Nanoseconds first_ns = now_ns - static_cast<Nanoseconds>(seconds * 1e9);
-    if (has_time) {
-        const double late_s = expected_s_ ? times.input_s - *expected_s_ : 0;
-        // Drivers are late now and then, and lose nothing by it. Half a cycle is a gap if the driver says so, too; a whole one is
-        // in any case, if it is more than what times of this driver are off by.
-        const bool gap = late_s > (xrun ? seconds / 2 : std::max(seconds, gap_patience_s_));
-        const auto lost = gap ? static_cast<std::uint64_t>(std::llround(late_s * rate_hz_)) : 0;
-        if (lost != 0) account_.note_gap(lost);
-        if (lost != 0 || xrun) count(capture_->skip(lost));
-        expected_s_ = times.input_s + seconds;
-        first_ns = clock_.to_monotonic_ns(times.input_s);
-    } else {
-        add(account_.without_time);
-        expected_s_.reset();
-        if (xrun) count(capture_->skip(0));
+// Frames come at the rate of the device, whenever its driver calls; so their times are found by counting them, and a late call
+// moves them by little. Drivers are late now and then and lose nothing by it: what was lost stays missing.
+DeviceStream::Arrival DeviceStream::arrival_of(std::uint32_t frames, const StreamTimes& times, bool xrun,
+                                               Nanoseconds now_ns) noexcept {
+    const double reference_s = capture_ ? times.input_s : times.current_s;
+    const bool has_time =
+        has_time_ && is_time(reference_s) && std::abs(times.current_s - reference_s) < furthest_input_s;
+    if (!has_time) return without_time(frames, now_ns);
+    const Nanoseconds measured_ns = clock_.to_monotonic_ns(reference_s);
+    double stream_s = static_cast<double>(stream_frames_) / rate_hz_;
+    const auto cycle_ns = static_cast<Nanoseconds>(frames / rate_hz_ * 1e9);
+    frame_clock_.set_patience(std::max(cycle_ns, gap_patience_ns_));
+    Arrival arrival{};
+    const Nanoseconds late_ns = frame_clock_.running() ? measured_ns - frame_clock_.to_monotonic_ns(stream_s) : 0;
+    const auto late_frames = static_cast<std::uint64_t>(std::llround(static_cast<double>(std::max<Nanoseconds>(late_ns, 0)) * rate_hz_ / 1e9));
+    if (xrun && late_ns > cycle_ns / 2) {
+        arrival.lost = late_frames;
+    } else if (frame_clock_.observe(stream_s, measured_ns) == DeviceClock::Pair::jump) {
+        arrival.lost = late_frames;
     }
-    if (resumed_ns_ != 0) bridge(first_ns);
+    if (arrival.lost != 0) {
+        stream_frames_ += arrival.lost;
+        stream_s = static_cast<double>(stream_frames_) / rate_hz_;
+        frame_clock_.move_to(stream_s, measured_ns);
+    }
+    timeless_ = false;
+    arrival.first_ns = frame_clock_.to_monotonic_ns(stream_s);
+    stream_frames_ += frames;
+    account_.drift_ppm.store(frame_clock_.drift_ppm(), std::memory_order_relaxed);
+    return arrival;
+}
+
+DeviceStream::Arrival DeviceStream::without_time(std::uint32_t frames, Nanoseconds now_ns) noexcept {
+    if (capture_) add(account_.without_time);
+    // Where the device has never told a time, frames are as old as they are long.
+    const Nanoseconds first_ns = timeless_ ? now_ns - static_cast<Nanoseconds>(frames / rate_hz_ * 1e9)
+                                           : frame_clock_.to_monotonic_ns(static_cast<double>(stream_frames_) / rate_hz_);
+    stream_frames_ += frames;
+    return {first_ns, 0};
+}
+
+void DeviceStream::capture(const std::byte* samples, std::uint32_t frames, const Arrival& arrival, bool xrun) {
+    if (arrival.lost != 0) account_.note_gap(arrival.lost);
+    if (arrival.lost != 0 || xrun) count(capture_->skip(arrival.lost));
+    if (resumed_ns_ != 0) bridge(arrival.first_ns);
     add(account_.captured_frames, frames);
-    count(capture_->write(samples, frames, first_ns));
-    account_.note_position(capture_->position(), first_ns + static_cast<Nanoseconds>(seconds * 1e9));
+    count(capture_->write(samples, frames, arrival.first_ns));
+    account_.note_position(capture_->position(), arrival.first_ns + static_cast<Nanoseconds>(frames / rate_hz_ * 1e9));
 }
 
 // From the last frame of the stream before this one to the first of this.

@@ -41,15 +41,16 @@ public:
     // `account`: this stream's, or one that goes on from a stream of the same device that has ended: positions go on as if the
     // time between had been captured and lost.
     // `clock_patience_ns`: how far a reading of the device's clock may be off before the clock is taken to have jumped.
-    // `gap_patience_ns`: how much later than expected frames may have been sampled, beyond a whole cycle, before some are taken
-    // to be lost without the driver saying so.
+    // `gap_patience_ns`: how much later than expected frames may have been sampled, or a whole cycle if that is longer, for four
+    // cycles in a row, before some are taken to be lost without the driver saying so.
     DeviceStream(std::shared_ptr<DeviceAccount> account, double rate_hz, Nanoseconds clock_patience_ns,
                  Nanoseconds gap_patience_ns) noexcept
         : account_owner_(std::move(account)),
           account_(*account_owner_),
           rate_hz_(rate_hz),
-          gap_patience_s_(static_cast<double>(gap_patience_ns) / 1e9),
-          clock_(clock_patience_ns) {}
+          gap_patience_ns_(gap_patience_ns),
+          clock_(clock_patience_ns),
+          frame_clock_(gap_patience_ns) {}
     DeviceStream(const DeviceStream&) = delete;
     DeviceStream& operator=(const DeviceStream&) = delete;
 
@@ -96,7 +97,14 @@ private:
 
     void follow_clock(const StreamTimes& times, Nanoseconds now_ns) noexcept;
     void note_xruns(unsigned long flags, Nanoseconds now_ns) noexcept;
-    void capture(const std::byte* samples, std::uint32_t frames, const StreamTimes& times, bool xrun, Nanoseconds now_ns);
+    // When the first frame of a cycle was sampled, and how many are known to be missing before it.
+    struct Arrival {
+        Nanoseconds first_ns;
+        std::uint64_t lost = 0;
+    };
+    Arrival arrival_of(std::uint32_t frames, const StreamTimes& times, bool xrun, Nanoseconds now_ns) noexcept;
+    Arrival without_time(std::uint32_t frames, Nanoseconds now_ns) noexcept;
+    void capture(const std::byte* samples, std::uint32_t frames, const Arrival& arrival, bool xrun);
     void bridge(Nanoseconds first_ns);
     void play(std::byte* samples, std::uint32_t frames, const StreamTimes& times, Nanoseconds now_ns);
     void count(DeviceCapture::Counts counts) noexcept;
@@ -106,13 +114,15 @@ private:
     std::shared_ptr<DeviceAccount> account_owner_;
     DeviceAccount& account_;
     double rate_hz_;
-    double gap_patience_s_;
+    Nanoseconds gap_patience_ns_;
     DeviceClock clock_;
     std::optional<DeviceCapture> capture_;
     std::unique_ptr<DevicePlayback> playback_;
     Nanoseconds resumed_ns_ = 0;             // when the first frame was due, if the account goes on; then 0
     bool has_time_ = false;                  // the device's clock runs
-    std::optional<double> expected_s_;       // when the next frame is sampled, by the device's clock
+    bool timeless_ = true;                   // and never has
+    DeviceClock frame_clock_;                // its time: frames / rate
+    std::uint64_t stream_frames_ = 0;        // that the device has brought or wanted, or lost
     std::uint32_t generation_ = fork_generation;
     std::atomic<bool> inside_{false};        // a cycle is under way
     std::atomic<bool> closed_{false};

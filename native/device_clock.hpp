@@ -1,4 +1,5 @@
-// From a device's time to the monotonic clock: a delay-locked loop over pairs of both readings, one pair each cycle.
+// From a device's time to the monotonic clock: a delay-locked loop over pairs of both readings, one pair each cycle. The
+// device's time may be what its clock says, or the frames that it has delivered.
 //
 // F. Adriaensen, "Using a DLL to filter time", Linux Audio Conference 2005; here with steps of unequal length, because
 // servers bunch their cycles. A second-order loop: it follows an offset and a rate, and averages the jitter of the callback.
@@ -22,7 +23,7 @@ public:
         first,   // of a new loop
         taken,
         stray,   // too far off for the loop to follow at once: a late callback, or the first after a jump
-        jump,    // the latest of several that are: the loop has started anew
+        jump,    // the latest of several that are as far off: the loop has started anew
         useless  // the device's time has not moved on, or is no time
     };
 
@@ -33,7 +34,7 @@ public:
     Pair observe(double device_s, Nanoseconds now_ns) noexcept {
         if (!std::isfinite(device_s)) return Pair::useless;
         if (!running_) {
-            start(device_s, now_ns);
+            move_to(device_s, now_ns);
             return Pair::first;
         }
         const double step_s = device_s - device_s_;
@@ -42,8 +43,14 @@ public:
         const double predicted_ns = elapsed_ns_ + rate_ * step_s;
         const double error_ns = static_cast<double>(now_ns - origin_ns_) - predicted_ns;
         if (step_s < 0 || std::abs(error_ns) > patience_ns_) {
+            // Calls that catch up with a late one are less late each; a clock that was set is as far off as before.
+            if (strays_ == 0 || std::abs(error_ns - first_stray_ns_) > patience_ns_ / 2) {
+                strays_ = 0;
+                first_stray_ns_ = error_ns;
+            }
             if (++strays_ == most_strays) {
-                start(device_s, now_ns);
+                move_to(device_s, now_ns);
+                followed_s_ = 0;  // the rate of a clock that was set may be another
                 return Pair::jump;
             }
             return Pair::stray;
@@ -53,14 +60,26 @@ public:
         return Pair::taken;
     }
 
+    // Goes on from this pair, at the rate that it has found.
+    void move_to(double device_s, Nanoseconds now_ns) noexcept {
+        origin_ns_ = now_ns;
+        elapsed_ns_ = 0;
+        device_s_ = device_s;
+        error_ns_ = 0;
+        strays_ = 0;
+        running_ = true;
+    }
+    void set_patience(Nanoseconds patience_ns) noexcept { patience_ns_ = static_cast<double>(patience_ns); }
+    bool running() const noexcept { return running_; }
+
     // When that was, or will be. 0 before the first pair.
     Nanoseconds to_monotonic_ns(double device_s) const noexcept {
         const double from_origin_ns = elapsed_ns_ + rate_ * (device_s - device_s_);
         return origin_ns_ + static_cast<Nanoseconds>(std::clamp(from_origin_ns, -furthest_ns, furthest_ns));
     }
 
-    // By how much the device's seconds are longer than ours, in parts per million; 0 until the loop has locked.
-    double drift_ppm() const noexcept { return locked() ? (rate_ - nominal_rate) / nominal_rate * 1e6 : 0; }
+    // By how much the device's seconds are longer than ours, in parts per million; 0 until the loop has locked once.
+    double drift_ppm() const noexcept { return rate_known_ ? (rate_ - nominal_rate) / nominal_rate * 1e6 : 0; }
     // Whether it has followed for long enough to know the rate.
     bool locked() const noexcept { return followed_s_ >= lock_s; }
     // How far the latest pair that was taken was off.
@@ -76,17 +95,6 @@ private:
     static constexpr double most_omega = 0.5;  // where steps are long: beyond, the loop would overshoot
     static constexpr unsigned most_strays = 4;
 
-    void start(double device_s, Nanoseconds now_ns) noexcept {
-        running_ = true;
-        origin_ns_ = now_ns;
-        elapsed_ns_ = 0;
-        device_s_ = device_s;
-        rate_ = nominal_rate;
-        followed_s_ = 0;
-        error_ns_ = 0;
-        strays_ = 0;
-    }
-
     void follow(double device_s, double step_s, double predicted_ns, double error_ns) noexcept {
         const double bandwidth_hz = locked() ? holding_hz : finding_hz;
         const double omega = std::min(2 * 3.14159265358979323846 * bandwidth_hz * step_s, most_omega);
@@ -94,6 +102,7 @@ private:
         rate_ += omega * omega * error_ns / step_s;
         device_s_ = device_s;
         followed_s_ += step_s;
+        rate_known_ = rate_known_ || locked();
         error_ns_ = error_ns;
     }
 
@@ -104,8 +113,10 @@ private:
     double device_s_ = 0;
     double rate_ = nominal_rate;
     double followed_s_ = 0;
+    bool rate_known_ = false;
     double error_ns_ = 0;
     unsigned strays_ = 0;
+    double first_stray_ns_ = 0;  // how far off the first of them was
 };
 
 }  // namespace steadyflow

@@ -63,6 +63,7 @@ bool Intake::take(Lanes& lanes, Nanoseconds now_ns, bool drain, Next& next) {
         }
         if (is_late(taken, now_ns)) {
             taken.lane->consumer.discard(taken.claim, Reason::late);
+            note_late(taken, now_ns);
             broken_ = true;
             if (!concealment_) continue;
             begin_made_up(taken, taken.claim.header.first_frame, taken.claim.header.timestamp_ns);
@@ -146,9 +147,19 @@ bool Intake::next_claim(Lanes& lanes, Staged& taken) {
 
 bool Intake::is_late(const Staged& taken, Nanoseconds now_ns) const noexcept {
     if (rules_.late == Late::pass || rules_.max_age_ns == 0) return false;
-    // A pause, or its own module that held it, makes no block late.
-    const Nanoseconds from = std::max({taken.claim.sent_ns, taken.lane->consumer.ring().resumed_ns(), let_go_ns_});
-    return now_ns - from > rules_.max_age_ns;
+    return now_ns - due_from_ns(taken) > rules_.max_age_ns;
+}
+
+// A pause, or its own module that held it, makes no block late.
+Nanoseconds Intake::due_from_ns(const Staged& taken) const noexcept {
+    return std::max({taken.claim.sent_ns, taken.lane->consumer.ring().resumed_ns(), let_go_ns_});
+}
+
+// A missed deadline, too; but nobody worked on it, so it was no load.
+void Intake::note_late(const Staged& taken, Nanoseconds now_ns) noexcept {
+    const Claim& claim = taken.claim;
+    taken.lane->consumer.stats().cycle.note(
+        {claim.header.sequence, claim.sent_ns, due_from_ns(taken), now_ns, now_ns, now_ns, now_ns}, rules_.max_age_ns, 0);
 }
 
 // Where frames are missing before this block: hands out the first of what stands in for them, and keeps the block.

@@ -81,6 +81,8 @@ private:
     void drop_first(Reason reason);
     bool next_claim(Lanes& lanes, Staged& staged);
     bool is_late(const Staged& staged, Nanoseconds now_ns) const noexcept;
+    Nanoseconds due_from_ns(const Staged& staged) const noexcept;
+    void note_late(const Staged& staged, Nanoseconds now_ns) noexcept;
     bool fill_gap(const Staged& staged, Next& next);
     void begin_made_up(const Staged& instead_of, std::uint64_t first_frame, std::int64_t timestamp_ns);
     void hand_made_up(std::uint32_t wanted, Next& next);

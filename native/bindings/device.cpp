@@ -62,6 +62,11 @@ nb::str kept_text(const char (&place)[size]) {
     return nb::steal<nb::str>(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
 }
 
+std::optional<std::pair<nb::str, nb::str>> device_of(const DeviceAccount& account) {
+    if (account.name[0] == 0) return std::nullopt;
+    return std::pair(kept_text(account.name), kept_text(account.host));
+}
+
 // The consuming end of a pipeline into a device, as its worker makes it for the module that opens the device.
 struct DeviceFeed {
     std::string pipeline;
@@ -130,20 +135,24 @@ void register_device(nb::module_& module) {
     nb::class_<DeviceAccount>(module, "DeviceAccount", "What a device's callback counts and measures.")
         .def(nb::new_([] { return std::make_shared<DeviceAccount>(); }), "In memory of this process.")
         .def(nb::new_([](const std::shared_ptr<Segment>& segment, std::uint64_t offset) {
+                 segment->require_writable("count for a device");
                  return std::shared_ptr<DeviceAccount>(segment, segment->at<DeviceAccount>(offset));
              }),
              "segment"_a, "offset"_a, "In shared memory, which it keeps. Raises CorruptedSegment where it does not fit.")
+        .def_static("read",
+                    [](const std::shared_ptr<Segment>& segment, std::uint64_t offset) {
+                        const DeviceAccount& account = *segment->at<DeviceAccount>(offset);
+                        return std::pair(counts_of(account), device_of(account));
+                    },
+                    "segment"_a, "offset"_a,
+                    "What counts() and device say of an account that may only be read. Raises CorruptedSegment.")
         .def("identify",
              [](DeviceAccount& account, const std::string& name, const std::string& host) {
                  keep_text(account.name, name);
                  keep_text(account.host, host);
              },
              "name"_a, "host"_a, "Keeps which device it is. Before the first stream starts.")
-        .def_prop_ro("device",
-                     [](const DeviceAccount& account) -> std::optional<std::pair<nb::str, nb::str>> {
-                         if (account.name[0] == 0) return std::nullopt;
-                         return std::pair(kept_text(account.name), kept_text(account.host));
-                     },
+        .def_prop_ro("device", &device_of,
                      "Name and host interface, if they are known.")
         .def("counts", &counts_of,
              "What was counted so far, by name; times in ns of the monotonic clock. Wait-free for the callback, any thread; each\n"

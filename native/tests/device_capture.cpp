@@ -110,11 +110,9 @@ void everything_arrives(std::uint64_t seed, std::uint64_t rounds) {
             const auto frames = static_cast<std::uint32_t>(1 + random.below(std::min<std::uint32_t>(block_frames * 3, 512)));
             unsigned long flags = 0;
             if (cycle > 0 && random.chance(20)) {
-                // More than the patience of 48 frames and than this cycle has; or than half of that, where the driver says it.
-                const bool said = random.chance(2);
-                const std::uint64_t frames_lost =
-                    (said ? frames / 2 : std::max<std::uint32_t>(frames, 48)) + 1 + random.below(200);
-                flags = said ? input_overflow : 0;
+                // More than half of what this cycle has, and the driver says so.
+                const std::uint64_t frames_lost = frames / 2 + 1 + random.below(200);
+                flags = input_overflow;
                 device.position += frames_lost;
                 lost += frames_lost;
                 ++losses;
@@ -165,6 +163,59 @@ void late_is_not_lost() {
     CHECK_EQUAL(std::uint64_t{1}, stream.account().capture.count.load());
     CHECK_EQUAL(std::uint64_t{0}, stream.account().playback.count.load());
     stream.close();
+}
+
+// However late calls are, one or many: nothing is lost, and the times of the frames move by little. What is really lost is found
+// by the fourth cycle after it, also where the driver says nothing, whatever its clock drifts by.
+void late_calls_and_losses(std::uint64_t seed) {
+    Random random(seed);
+    for (const double drift_ppm : {0.0, 200.0, -200.0}) {
+        situation = "drift " + std::to_string(drift_ppm) + " ppm, seed " + std::to_string(seed);
+        Line line(64, 128 * 4, Rule{RuleKind::drop_newest, AfterWait::fail, 0});
+        const auto account = std::make_shared<DeviceAccount>();
+        DeviceStream stream(account, rate_hz, patience_ns, 1'000'000);
+        stream.capture_into(line.rings, 4, 128);
+        const std::vector<float> samples(128);
+        const double period_s = 128 / rate_hz * (1 + drift_ppm * 1e-6);
+        double sampled_s = 5;        // the first frame of the next cycle, on the monotonic clock
+        double late_s = 0;           // of the call
+        std::uint64_t lost = 0;      // of all frames, and
+        std::uint64_t losses = 0;
+        std::uint64_t pending = 0;   // for so many cycles nobody can know of the latest loss
+        for (std::uint64_t cycle = 0; cycle < 200'000; ++cycle) {
+            // A late call is followed by those that catch up, each at once.
+            late_s = std::max(late_s - period_s, 0.0);
+            if (cycle > 10'000 && pending == 0 && random.chance(400)) late_s = static_cast<double>(random.below(8)) * 1e-3;
+            if (cycle > 10'000 && pending == 0 && late_s == 0 && random.chance(2'000)) {
+                const std::uint64_t frames = 130 + random.below(2'000);
+                sampled_s += static_cast<double>(frames) / rate_hz * (1 + drift_ppm * 1e-6);
+                lost += frames;
+                ++losses;
+                pending = 4;
+            }
+            // As PortAudio does with JACK: both times are read when it is called.
+            const double current_s = sampled_s + period_s + late_s;
+            stream.cycle(samples.data(), nullptr, 128, {current_s - period_s, current_s, 0}, 0, std::llround(current_s * 1e9));
+            if (pending != 0) --pending;
+            Claim claim;
+            while (line.consumer->claim(claim)) {
+                const auto off_ns = claim.header.timestamp_ns - std::llround(sampled_s * 1e9);
+                // The loop finds the rate first; the mean lateness stays in it, a tenth of what one call may be late by.
+                if (cycle > 10'000 && pending == 0) CHECK(std::abs(off_ns) < 800'000);
+                line.consumer->finish(claim);
+            }
+            if (pending == 0) {
+                CHECK_EQUAL(losses, account->gaps.load());
+                const std::uint64_t told = account->lost_frames.load();
+                CHECK(told <= lost + 16 * losses && lost <= told + 16 * losses);
+            }
+            sampled_s += period_s;
+        }
+        CHECK(losses > 50);
+        CHECK(std::abs(account->drift_ppm.load() - drift_ppm) < 40);
+        stream.close();
+    }
+    situation.clear();
 }
 
 // A device's clock that is set, forwards or backwards, loses nothing.
@@ -310,6 +361,7 @@ int main(int argc, char** argv) {
     const Effort effort = effort_of("device_capture", argc, argv, 60);
     everything_arrives(effort.seed, effort.blocks);
     late_is_not_lost();
+    late_calls_and_losses(effort.seed);
     clock_is_set();
     full_pipelines_drop();
     without_time();

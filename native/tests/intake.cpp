@@ -232,6 +232,7 @@ public:
         CHECK_EQUAL(model_.delivered, account.delivered);
         CHECK_EQUAL(model_.late, account.dropped[static_cast<unsigned>(Reason::late)]);
         CHECK_EQUAL(model_.unwanted, account.dropped[static_cast<unsigned>(Reason::unwanted)]);
+        CHECK_EQUAL(model_.late, ring_.stats(0).cycle.missed.load());
         CHECK_EQUAL(model_.concealed_frames, ring_.stats(0).concealed_frames.load());
         const std::uint64_t waiting = model_.queue.size() + (model_.behind_gap ? 1 : 0);
         CHECK_EQUAL(account.sent, account.delivered + model_.late + model_.unwanted + waiting);

@@ -119,6 +119,7 @@ struct Link {
         BlockHeader header{};
         header.buffer = *buffer;
         header.payload_bytes = 512;
+        header.frames = 128;
         CHECK(producer->publish(header, monotonic_ns(), origin));
         consumer_bell.ring(0);
     }
@@ -205,15 +206,19 @@ void device() {
     rings.add("device", link.producer->ring()).consumers.add(link.consumer_bell, 0);
     DeviceStream stream(std::make_shared<DeviceAccount>(), 48'000, 20'000'000, 1'000'000);
     stream.capture_into(rings, 4, 128);
+    Link played({RuleKind::drop_newest, AfterWait::fail, 0});
+    stream.play_from(std::make_unique<DevicePlayback>(Lanes(std::move(*played.consumer)), nullptr, 4, 128));
     const std::array<float, 200> samples{};
+    std::array<float, 200> heard{};
     double input_s = 1;
     Claim claim;
     const Counts before;
     for (std::uint64_t number = 0; number < blocks; ++number) {
         if (number % 100 == 0) input_s += 0.02;
         if (number % 10 == 0) link.consumer_bell.arm();
+        if (number % 3 != 0 && played.producer->has_room()) played.send(number);
         const double current_s = input_s + samples.size() / 48e3;
-        const auto result = steadyflow_device_callback(samples.data(), nullptr, samples.size(),
+        const auto result = steadyflow_device_callback(samples.data(), heard.data(), samples.size(),
                                                        std::array{StreamTimes{input_s, current_s, 0}}.data(),
                                                        number % 50 == 0 ? input_overflow : 0, &stream);
         CHECK_EQUAL(static_cast<int>(CallbackResult::go_on), result);
@@ -224,6 +229,7 @@ void device() {
     expect_none_since(before);
     CHECK_EQUAL(blocks, stream.account().cycles.load());
     CHECK_EQUAL(blocks / 50, stream.account().capture.count.load());
+    CHECK(stream.account().played_blocks.load() > blocks / 2);
 }
 
 // Two lanes that are put into the order of their input, and bells of two who compete.

@@ -104,6 +104,12 @@ class DeviceAccount:
         In shared memory, which it keeps. Raises CorruptedSegment where it does not fit.
         """
 
+    @staticmethod
+    def read(segment: Segment, offset: int) -> tuple[dict[str, Any], tuple[str, str] | None]:
+        """
+        What counts() and device say of an account that may only be read. Raises CorruptedSegment.
+        """
+
     def identify(self, name: str, host: str) -> None:
         """Keeps which device it is. Before the first stream starts."""
 

@@ -616,6 +616,7 @@ class DataFlowCoordinator:
                 name: link.statistics() for name, link in list(self._description.pipelines.items()) if link.has_metrics
             },
             modules={} if execution is None else execution.module_reports(),
+            devices={} if execution is None else execution.device_reports(),
             events=tuple(self._events),
         )
 
@@ -696,7 +697,8 @@ class DataFlowCoordinator:
 
         assert self._execution is not None
         pipelines = list(self._description.pipelines.values())
-        return describe_flow(self.name, self._execution.started_ns, pipelines, self.workers, self.modules)
+        devices = self._execution.device_places()
+        return describe_flow(self.name, self._execution.started_ns, pipelines, self.workers, self.modules, devices)
 
     def _end_observers(self) -> None:
         if self._observers is not None:

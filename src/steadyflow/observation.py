@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import msgspec
 
-from steadyflow._native import Ring, Segment, monotonic_ns
+from steadyflow._native import DeviceAccount, Ring, Segment, monotonic_ns
 from steadyflow.arguments import checked_path, checked_seconds
 from steadyflow.errors import (
     ConfigurationError,
@@ -25,6 +25,7 @@ from steadyflow.errors import (
     SystemShortage,
     UnknownName,
 )
+from steadyflow.metrics.devices import DeviceReport, device_report
 from steadyflow.metrics.flow_metrics import FlowMetrics, read_flow_metrics
 from steadyflow.version import __version__
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import socket
 
     from steadyflow.runtime.channel import Channel
-    from steadyflow.runtime.flow_description import FlowDescription, PipelineDescription
+    from steadyflow.runtime.flow_description import DeviceDescription, FlowDescription, PipelineDescription
 
 ANSWER_TIMEOUT_S: Final = 5.0
 """How long `observe` waits for the flow to answer."""
@@ -90,6 +91,48 @@ class ObservedPipeline:
         return f"<ObservedPipeline {self.id}: {self.description.format}>"
 
 
+class ObservedDevice:
+    """
+    A device of a flow in another process.
+
+    Args:
+        description: What it is.
+        segment: Where its callback counts, mapped read-only.
+    """
+
+    def __init__(self, description: DeviceDescription, segment: Segment) -> None:
+        self.description = description
+        self._segment: Segment | None = segment
+
+    def report(self) -> DeviceReport:
+        """
+        Tell what happened at it so far, as `DeviceModule.report` does in the flow's own process. Does not disturb the flow.
+
+        Raises:
+            StateError: The observation has been closed.
+        """
+        segment = self._segment
+        if segment is None:
+            raise StateError(
+                f"device of {self.description.module}: this observation has been closed; observe the flow again."
+            )
+        described = self.description
+        counts, device = DeviceAccount.read(segment, described.account.offset)
+        return device_report(
+            counts,
+            device,
+            sample_rate_hz=described.sample_rate_hz,
+            captures=described.captures,
+            plays=described.plays,
+        )
+
+    def _close(self) -> None:
+        self._segment = None
+
+    def __repr__(self) -> str:
+        return f"<ObservedDevice of {self.description.module!r}>"
+
+
 class Observation:
     """
     A flow as another process sees it; made by `observe`, a context manager.
@@ -116,6 +159,15 @@ class Observation:
             pipelines[pipeline.id] = ObservedPipeline(pipeline, rings, self)
         self.pipelines: Mapping[str, ObservedPipeline] = MappingProxyType(pipelines)
         """The pipelines by id. Those that are registered later are seen by a later observation."""
+        devices = {}
+        for device in description.devices:
+            if not 0 <= device.account.segment < len(segments):
+                raise ObservationFailed(f"the flow describes a device that cannot be: {device}")
+            segment = segments[device.account.segment]
+            DeviceAccount.read(segment, device.account.offset)  # raises where it does not lie in the segment
+            devices[device.module] = ObservedDevice(device, segment)
+        self.devices: Mapping[str, ObservedDevice] = MappingProxyType(devices)
+        """The devices, by module."""
 
     @property
     def ended(self) -> bool:
@@ -145,6 +197,8 @@ class Observation:
         """Give the memory back, and tell the flow. Idempotent."""
         for pipeline in self.pipelines.values():
             pipeline._close()
+        for device in self.devices.values():
+            device._close()
         if self._channel is not None:
             self._channel.close()
             self._channel = None

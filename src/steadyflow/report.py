@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from steadyflow.events import FlowEvent
+from steadyflow.metrics.devices import DeviceReport
 from steadyflow.metrics.flow_metrics import FlowMetrics
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 
 class AlignedInputReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +66,7 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         duration_s: From the start of the sources to the end of the last worker, or to now.
         pipelines: The metrics of each pipeline, by id.
         modules: What each module did, by name.
+        devices: What happened at the devices, by module.
         events: What happened, in order.
     """
 
@@ -72,6 +74,7 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float
     pipelines: Mapping[str, FlowMetrics]
     modules: Mapping[str, ModuleReport]
+    devices: Mapping[str, DeviceReport] = {}
     events: tuple[FlowEvent, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,17 +88,29 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         head = f"flow {self.name!r}: {self.duration_s:.3f} s"
         pipelines = _aligned([_PIPELINE_COLUMNS, *self._pipeline_rows()])
         modules = _aligned([_MODULE_COLUMNS, *self._module_rows()])
-        return "\n".join([head, "", *pipelines, "", *modules])
+        devices = ["", *_aligned([DEVICE_COLUMNS, *device_rows(self.devices)])] if self.devices else []
+        missed = [line for name, metrics in self.pipelines.items() for line in missed_lines(name, metrics)]
+        return "\n".join([head, "", *pipelines, "", *modules, *devices, *(["", *missed] if missed else [])])
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Group:
+        from rich.console import Group
         from rich.table import Table
 
-        table = Table(title=f"flow {self.name!r}: {self.duration_s:.3f} s", title_justify="left")
-        for index, column in enumerate(_PIPELINE_COLUMNS):
-            table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-        for row in self._pipeline_rows():
-            table.add_row(*row)
-        return table
+        def table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
+            made = Table(title=title, title_justify="left")
+            for index, column in enumerate(columns):
+                made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+            for row in rows:
+                made.add_row(*row)
+            return made
+
+        tables = [table(f"flow {self.name!r}: {self.duration_s:.3f} s", _PIPELINE_COLUMNS, self._pipeline_rows())]
+        missed = [line for name, metrics in self.pipelines.items() for line in missed_lines(name, metrics)]
+        if missed:
+            tables[0].caption, tables[0].caption_justify = "\n".join(missed), "left"
+        if self.devices:
+            tables.append(table("devices", DEVICE_COLUMNS, device_rows(self.devices)))
+        return Group(*tables)
 
     def _pipeline_rows(self) -> Iterable[tuple[str, ...]]:
         for name, metrics in self.pipelines.items():
@@ -117,7 +132,33 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _PIPELINE_COLUMNS = ("pipeline", "sent", "delivered", "dropped", "p50 ms", "p99 ms", "max ms", "late", "health")
+DEVICE_COLUMNS = ("module", "device", "cycles", "worst load %", "xruns", "lost frames", "underruns", "drift ppm")
 _MODULE_COLUMNS = ("module", "worker", "calls", "busy ms", "state")
+
+
+def missed_lines(pipeline: str, metrics: FlowMetrics) -> list[str]:
+    """Say how many deadlines a pipeline missed, and where the time of its worst block went; nothing if it missed none."""
+    if not metrics.missed_deadlines:
+        return []
+    concealed = f", {metrics.concealed_blocks} blocks concealed" if metrics.concealed_blocks else ""
+    worst = "" if metrics.worst_block is None else f"; {metrics.worst_block}"
+    return [f"{pipeline}: {metrics.missed_deadlines} deadlines missed{concealed}{worst}"]
+
+
+def device_rows(devices: Mapping[str, DeviceReport]) -> Iterable[tuple[str, ...]]:
+    """Return a row of `DEVICE_COLUMNS` for each device."""
+    for name, device in devices.items():
+        capture, playback = device.capture, device.playback
+        yield (
+            name,
+            "-" if device.device is None else device.device[0],
+            str(device.cycles),
+            f"{100 * device.worst_load:.1f}",
+            str(sum(way.xruns for way in (capture, playback) if way is not None)),
+            "-" if capture is None else str(capture.lost_frames),
+            "-" if playback is None else str(playback.underruns),
+            f"{device.drift_ppm:+.1f}",
+        )
 
 
 def _reasons(metrics: FlowMetrics) -> str:

@@ -45,8 +45,9 @@ from steadyflow.errors import (
     UnknownName,
 )
 from steadyflow.events import DataFlowStopped, ObservationUnavailable
+from steadyflow.observation import Observation
 from steadyflow.runtime.channel import Abort, Channel, Observed, Refused
-from steadyflow.runtime.flow_description import FlowDescription, PipelineDescription
+from steadyflow.runtime.flow_description import DeviceDescription, FlowDescription, PipelineDescription
 from steadyflow.runtime.observers import MAX_OBSERVERS
 from steadyflow.runtime.wiring import Place
 from steadyflow.testing import Collect
@@ -834,7 +835,7 @@ def description(**changes):
         rings=(Place(0, 64),),
     )
     pipeline = msgspec.structs.replace(pipeline, **changes)
-    return FlowDescription(flow="f", pid=1, started_ns=0, segments=1, pipelines=(pipeline,), workers=())
+    return FlowDescription(flow="f", pid=1, started_ns=0, segments=1, pipelines=(pipeline,), workers=(), devices=())
 
 
 def observed(description):
@@ -913,3 +914,14 @@ def test_a_path_to_something_else(tmp_path):
         observe(path=tmp_path / "file")
     with pytest.raises(ObservationFailed, match="expected the socket of a running flow"):
         observe(path=tmp_path / "file" / "below.sock")
+
+
+def test_a_device_that_does_not_lie_in_the_memory_is_refused():
+    for place in (Place(1, 0), Place(-1, 0), Place(0, 1 << 40), Place(0, 3)):
+        device = DeviceDescription(module="mic", sample_rate_hz=48_000, captures=True, plays=False, account=place)
+        told = FlowDescription(flow="f", pid=1, started_ns=0, segments=1, pipelines=(), workers=(), devices=(device,))
+        ours, theirs = socket.socketpair()
+        channel = Channel(theirs)
+        with ours, pytest.raises((ObservationFailed, CorruptedSegment)):
+            Observation(told, [_native.Segment.create(1 << 16)], channel)
+        channel.close()

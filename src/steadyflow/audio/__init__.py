@@ -14,9 +14,6 @@ In the order data flows:
 """
 
 from steadyflow.audio.demo_source import DemoSource as DemoSource
-from steadyflow.audio.device_module import CaptureReport as CaptureReport
-from steadyflow.audio.device_module import DeviceReport as DeviceReport
-from steadyflow.audio.device_module import PlaybackReport as PlaybackReport
 from steadyflow.audio.devices import Device as Device
 from steadyflow.audio.devices import list_devices as list_devices
 from steadyflow.audio.duplex import Duplex as Duplex
@@ -36,6 +33,9 @@ from steadyflow.audio.recordings import Recording as Recording
 from steadyflow.audio.recordings import demo_recording as demo_recording
 from steadyflow.audio.speaker import Speaker as Speaker
 from steadyflow.audio.tone import Tone as Tone
+from steadyflow.metrics.devices import CaptureReport as CaptureReport
+from steadyflow.metrics.devices import DeviceReport as DeviceReport
+from steadyflow.metrics.devices import PlaybackReport as PlaybackReport
 
 __all__ = [
     "CaptureReport",

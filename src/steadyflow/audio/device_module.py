@@ -2,95 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Final
-
-import msgspec
+from collections.abc import Iterator
+from typing import ClassVar, Final
 
 from steadyflow._native import DeviceStream, monotonic_ns
 from steadyflow.arguments import checked_seconds
 from steadyflow.audio.devices import Device, Direction, Stream, find_again, find_device, list_devices_apart, patience_ns
 from steadyflow.errors import ConfigurationError, DeviceLost, StateError
 from steadyflow.formats import AudioFormat, checked_integer
+from steadyflow.metrics.devices import DeviceReport, audio_format_of, report_of_module
 from steadyflow.module import Source, input_ports, output_ports
 
 _LOOK_NS: Final = 100_000_000
 _SILENT_NS: Final = 1_000_000_000  # without a cycle for so long, the device is lost
 _FIRST_NS: Final = 5_000_000_000  # a sound server that slept may need longer at first: PulseAudio's null sink, 2 s
 _SILENT_BLOCKS: Final = 20  # or for so many blocks, if they are longer
-
-
-class CaptureReport(msgspec.Struct, frozen=True):
-    """
-    What a device captured so far.
-
-    Attributes:
-        frames: What came from it.
-        blocks: What was made of that.
-        dropped_blocks: Of those, how many some pipeline did not take; those that it dropped for newer ones are its own account.
-        xruns: How often the driver said that frames were missed.
-        last_xrun_ns: When, the last time, on the monotonic clock; 0: never.
-        gaps: How often frames were lost, as the device's clock tells.
-        lost_frames: What the device's clock counted and nobody got, also while the device was away.
-        largest_gap_frames: The most of them at once.
-    """
-
-    frames: int
-    blocks: int
-    dropped_blocks: int
-    xruns: int
-    last_xrun_ns: int
-    gaps: int
-    lost_frames: int
-    largest_gap_frames: int
-
-
-class PlaybackReport(msgspec.Struct, frozen=True):
-    """
-    What a device played so far.
-
-    Attributes:
-        frames: What it was given, without silence.
-        blocks: Of how many blocks.
-        xruns: How often the driver said that it was given frames too late.
-        last_xrun_ns: When, the last time, on the monotonic clock; 0: never.
-        underruns: How often nothing waited when the device wanted more, after playing had begun.
-        silent_frames: What it was given instead.
-        misfits: Blocks that were not what their format says, and were dropped.
-    """
-
-    frames: int
-    blocks: int
-    xruns: int
-    last_xrun_ns: int
-    underruns: int
-    silent_frames: int
-    misfits: int
-
-
-class DeviceReport(msgspec.Struct, frozen=True):
-    """
-    What happened at a device so far.
-
-    Attributes:
-        device: Its name and its host interface; None: it was not opened yet.
-        cycles: Calls of the callback.
-        mean_load: The share of its time that the callback took, in the mean.
-        worst_load: The same for the worst cycle.
-        drift_ppm: By how much the device's seconds are longer than this system's; 0 until it is known, after 8 s.
-        cycles_without_time: For how many cycles the device named no time, so that blocks are stamped by when they came.
-        capture: What it captured; None where it only plays.
-        playback: What it played; None where it only captures.
-    """
-
-    device: tuple[str, str] | None
-    cycles: int
-    mean_load: float
-    worst_load: float
-    drift_ppm: float
-    cycles_without_time: int
-    capture: CaptureReport | None
-    playback: PlaybackReport | None
 
 
 class DeviceModule(Source):
@@ -146,7 +72,7 @@ class DeviceModule(Source):
         """
         owner = type(self).__name__
         assert self.device_account is not None
-        captured, played = self._format(output_ports(self)), self._format(input_ports(self))
+        captured, played = audio_format_of(output_ports(self)), audio_format_of(input_ports(self))
         rate_hz = _one_rate_hz(owner, captured, played)
         device = self._find(owner)
         self._native = DeviceStream(self.device_account, float(rate_hz), *patience_ns(device))
@@ -161,13 +87,6 @@ class DeviceModule(Source):
             self._latency,
             self._native,
         )
-
-    def _format(self, ports: Mapping[str, Any]) -> AudioFormat | None:
-        for port in ports.values():
-            fmt = port.format
-            if isinstance(fmt, AudioFormat) and fmt.sample_rate_hz is not None and fmt.channels is not None:
-                return fmt
-        return None
 
     def _find(self, owner: str) -> Device:
         assert self.device_account is not None
@@ -244,20 +163,7 @@ class DeviceModule(Source):
         """
         if self.device_account is None:
             raise StateError(f"{type(self).__name__}.report: the flow has not started; nothing happened yet.")
-        counts = self.device_account.counts()
-        fmt = self._format(output_ports(self)) or self._format(input_ports(self))
-        rate_hz = 0 if fmt is None or fmt.sample_rate_hz is None else fmt.sample_rate_hz
-        seconds = counts["frames"] / rate_hz if rate_hz else 0.0
-        return DeviceReport(
-            device=self.device_account.device,
-            cycles=counts["cycles"],
-            mean_load=counts["mean_busy_ns"] * counts["cycles"] / 1e9 / seconds if seconds else 0.0,
-            worst_load=counts["worst_load"],
-            drift_ppm=counts["drift_ppm"],
-            cycles_without_time=counts["without_time"],
-            capture=None if self.direction == "output" else _capture_report(counts),
-            playback=None if self.direction == "input" else _playback_report(counts),
-        )
+        return report_of_module(self.device_account, self)
 
 
 def checked_rate_hz(owner: str, sample_rate_hz: int | None) -> int | None:
@@ -278,28 +184,3 @@ def _one_rate_hz(owner: str, captured: AudioFormat | None, played: AudioFormat |
     if rate_hz is None:
         raise ConfigurationError(f"{owner}: expected a pipeline that leads to it; nothing is connected.")
     return rate_hz
-
-
-def _capture_report(counts: Mapping[str, Any]) -> CaptureReport:
-    return CaptureReport(
-        frames=counts["captured_frames"],
-        blocks=counts["blocks"],
-        dropped_blocks=counts["dropped"],
-        xruns=counts["capture_xruns"],
-        last_xrun_ns=counts["capture_xrun_ns"],
-        gaps=counts["gaps"],
-        lost_frames=counts["lost_frames"],
-        largest_gap_frames=counts["largest_gap_frames"],
-    )
-
-
-def _playback_report(counts: Mapping[str, Any]) -> PlaybackReport:
-    return PlaybackReport(
-        frames=counts["played_frames"],
-        blocks=counts["played_blocks"],
-        xruns=counts["playback_xruns"],
-        last_xrun_ns=counts["playback_xrun_ns"],
-        underruns=counts["underruns"],
-        silent_frames=counts["silent_frames"],
-        misfits=counts["misfits"],
-    )

@@ -282,6 +282,9 @@ class Stream:
                     f"`steadyflow devices` shows what there is."
                 ) from None
 
+        # Registered after sounddevice's own handler, and so called before it: PortAudio is not ended below an open stream.
+        atexit.register(self.close)
+
     def start(self) -> None:
         """
         Let the callback be called.
@@ -313,6 +316,7 @@ class Stream:
 
     def close(self) -> None:
         """Close it; from then on nothing calls the callback. Gives it up after 2 s: its server may be gone."""
+        atexit.unregister(self.close)
         self._native.close()
 
         def end() -> None:
@@ -334,6 +338,7 @@ class Stream:
         Where a JACK server was killed, PortAudio waits for ever when it is told to stop or close the stream, and aborts the
         process when it is told to end. So it is told nothing more, and what it may still use is kept to the end of the process.
         """
+        atexit.unregister(self.close)
         self._native.close()
         self._native.keep()
         atexit.unregister(self._sounddevice._exit_handler)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from steadyflow import observe as open_observation
-from steadyflow.cli.screens import pipelines_table
+from steadyflow.cli.screens import devices_table, pipelines_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -66,10 +66,14 @@ def _picture(observation: Observation) -> RenderableType:
     flow = observation.description
     title = f"{flow.flow} (pid {flow.pid}), {'ended' if observation.ended else 'running'}"
     metrics = {name: pipeline.statistics() for name, pipeline in observation.pipelines.items()}
-    return Group(Text(title, style="bold"), "", pipelines_table(metrics))
+    devices = {name: device.report() for name, device in observation.devices.items()}
+    tables = [pipelines_table(metrics), *([devices_table(devices)] if devices else [])]
+    return Group(Text(title, style="bold"), "", *tables)
 
 
 def _document(observation: Observation) -> dict[str, Any]:
     metrics = {name: pipeline.statistics() for name, pipeline in observation.pipelines.items()}
     document: dict[str, Any] = msgspec.to_builtins(observation.description)
-    return document | {"ended": observation.ended, "metrics": msgspec.to_builtins(metrics)}
+    reports = {name: msgspec.to_builtins(device.report()) for name, device in observation.devices.items()}
+    measured = {"metrics": msgspec.to_builtins(metrics), "device_reports": reports}
+    return document | {"ended": observation.ended} | measured

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from steadyflow.clock import SystemClock
+from steadyflow.report import DEVICE_COLUMNS, device_rows, missed_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
     from steadyflow import DataFlowCoordinator, FlowMetrics
+    from steadyflow.metrics.devices import DeviceReport
 
 _REFRESHES_PER_SECOND: Final = 10
 _LINE_INTERVAL_NS: Final = 1_000_000_000
@@ -123,8 +125,9 @@ class LiveScreen:
         from rich.text import Text
 
         assert self._flow is not None
-        table = pipelines_table(self._flow.report().pipelines)
-        return Group(Text(self._title, style="bold"), "", self._gauge.render(), "", table)
+        report = self._flow.report()
+        tables = [pipelines_table(report.pipelines), *([devices_table(report.devices)] if report.devices else [])]
+        return Group(Text(self._title, style="bold"), "", self._gauge.render(), "", *tables)
 
 
 def pipelines_table(pipelines: Mapping[str, FlowMetrics]) -> Table:
@@ -135,12 +138,15 @@ def pipelines_table(pipelines: Mapping[str, FlowMetrics]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("pipeline", overflow="fold")
-    for column in ("sent", "delivered", "dropped", "p50 ms", "p99 ms", "health"):
+    for column in ("sent", "delivered", "dropped", "p50 ms", "p99 ms", "load", "health"):
         table.add_column(column, justify="right")
     colours = {"healthy": "green", "degraded": "yellow", "failing": "red", "idle": "dim"}
     for name, metrics in pipelines.items():
         health = Text(f"{metrics.health_score:.0f} {metrics.pipeline_health}", style=colours[metrics.pipeline_health])
         table.add_row(name, *_figures(metrics), health)
+    missed = [line for name, metrics in pipelines.items() for line in missed_lines(name, metrics)]
+    if missed:
+        table.caption, table.caption_justify = "\n".join(missed), "left"
     return table
 
 
@@ -151,4 +157,20 @@ def _figures(metrics: FlowMetrics) -> tuple[str, ...]:
         str(metrics.dropped_total),
         f"{metrics.latency_p50_ms:.3f}",
         f"{metrics.latency_p99_ms:.3f}",
+        f"{metrics.load_p99:.0%}" if metrics.period_ms else "-",
     )
+
+
+def devices_table(devices: Mapping[str, DeviceReport]) -> Table:
+    """Return what happened at devices, by module, as a table for a terminal."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    first, *others = DEVICE_COLUMNS
+    table.add_column(first, overflow="fold")
+    for column in others:
+        table.add_column(column, justify="right")
+    for row in device_rows(devices):
+        table.add_row(*row)
+    return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from steadyflow._native import monotonic_ns
+from steadyflow.metrics.flow_metrics import WorstBlock
 
 
 class FlowEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +62,67 @@ class ViewsExhausted(FlowEvent, frozen=True, kw_only=True):
     pipeline: str
     module: str
     limit: int
+
+
+class BudgetExceeded(FlowEvent, frozen=True, kw_only=True):
+    """
+    Three of the last ten blocks of a pipeline took longer than their deadline, from their sending to the end of the work.
+
+    Published by the coordinator, which looks every 50 ms, while it happens; also where a consumer hangs and finishes nothing.
+    Only for pipelines with ``max_latency_ms`` or an `AudioPipelineConfig` on which somebody waits for the blocks: below a
+    paced source or the application.
+
+    Args:
+        pipeline: Its id.
+        share: The largest share of its deadline that one of the ten took; 1.0 is all of it.
+        limit: The share that was allowed.
+        deadline_ms: What the shares are of: ``max_latency_ms``, or the length of the latest block.
+        worst: The block that took longest so far, and where its time went; None: none has been finished.
+    """
+
+    pipeline: str
+    share: float
+    limit: float
+    deadline_ms: float
+    worst: WorstBlock | None
+
+
+class BudgetRestored(FlowEvent, frozen=True, kw_only=True):
+    """
+    Ten blocks in a row kept their deadline again. Published as `BudgetExceeded`, which it ends.
+
+    Args:
+        pipeline: Its id.
+        share: The largest share of its deadline that one of the ten took.
+        limit: The share that is allowed.
+    """
+
+    pipeline: str
+    share: float
+    limit: float
+
+
+class ConsumerSharesLock(FlowEvent, frozen=True, kw_only=True):
+    """
+    The consumer of a critical pipeline is in a thread, and waits for the interpreter lock for more than a tenth of a block.
+
+    Published once for each pipeline, by the coordinator, which looks after 200 blocks and then every second.
+
+    Args:
+        pipeline: Its id.
+        module: The consumer.
+        worker: The thread that it runs in.
+        gil_p99_ms: How long it waits for the lock, at the 99th percentile.
+        period_ms: How long a block lasts.
+        advice: What to do about it.
+    """
+
+    pipeline: str
+    module: str
+    worker: str
+    gil_p99_ms: float
+    period_ms: float
+    advice: str
 
 
 class ModuleEnded(FlowEvent, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ corrupted      0.1 % of what was delivered                 60
 nearly full    a fill of 80 to 100 % of the buffer         10
 =============  ==========================================  ==============
 
-A block that `Latest` replaced, or that was flushed on request, is not lost: that is what was asked for.
+A block that `Latest` replaced, that was flushed on request, or that an input held back and did not keep, is not lost: that is what was asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Final, Literal, TypeAlias
 
 Health: TypeAlias = Literal["healthy", "degraded", "failing", "idle"]
 
-_WANTED: Final = frozenset({"superseded", "flushed"})
+_WANTED: Final = frozenset({"superseded", "flushed", "unwanted"})
 
 
 def lost_blocks(dropped: Mapping[str, int]) -> int:

@@ -50,8 +50,17 @@ class Histogram:
 
         The middle of its bucket: within 1.6 % of the truth, and never above the maximum.
         """
+        return self.percentile(percent) / 1e6
+
+    @property
+    def largest(self) -> float:
+        """Largest value, in the unit of the values; 0 without values."""
+        return float(self._max_ns)
+
+    def percentile(self, percent: float) -> float:
+        """Return the same in the unit of the values, which need not be ns."""
         if self.count == 0:
             return 0.0
         rank = max(1.0, float(np.ceil(self._cumulative[-1] * percent / 100)))
         bucket = int(np.searchsorted(self._cumulative, rank))
-        return float(min(_MIDDLES[bucket], self._max_ns)) / 1e6
+        return float(min(_MIDDLES[bucket], self._max_ns))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from steadyflow._native import (
@@ -22,6 +22,8 @@ from steadyflow._native import (
     ring_bell,
     take_over,
 )
+from steadyflow.audio_config import AudioPipelineConfig
+from steadyflow.config import PipelinePriority
 from steadyflow.errors import CorruptedSegment, FlowFailed, WorkerDied
 from steadyflow.events import (
     DataFlowStarted,
@@ -37,6 +39,8 @@ from steadyflow.events import (
     WorkerUnresponsive,
 )
 from steadyflow.formats import Format
+from steadyflow.metrics.devices import DeviceReport, report_of_module
+from steadyflow.module import Source, is_device_driven
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
 from steadyflow.report import AlignedInputReport, ModuleReport
 from steadyflow.runtime.format_resolution import resolve_formats
@@ -44,6 +48,7 @@ from steadyflow.runtime.layout import Layout, check_audio_limits, default_rules,
 from steadyflow.runtime.open_ends import OpenPlace, views_exhausted
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.replicas import check_around_replicas
+from steadyflow.runtime.watch import Watch, WatchedPipeline
 from steadyflow.runtime.wiring import PipelineWiring, Place
 from steadyflow.runtime.workers import ProcessWorker, ThreadWorker, Worker
 
@@ -126,6 +131,31 @@ class Execution:
                 if module.account is not None:
                     device_driven: Any = modules[module.name].module
                     device_driven.device_account = DeviceAccount(*self._at(module.account))
+        self._watch = Watch(flow, list(self._watched()), publish)
+
+    def _watched(self) -> Iterator[WatchedPipeline]:
+        """Say which pipelines are looked at while they run: where somebody waits for the blocks, and a limit or a priority is set."""
+        for pipeline in self._linked:
+            wiring = self._layout.wirings[pipeline.id]
+            if wiring.cycles is None:
+                continue
+            consumer = self._modules.get(pipeline.target[0])
+            if consumer is not None and is_device_driven(consumer.module):
+                continue  # a device takes what is there when it wants it, and has no cycle for each block
+            config = pipeline.config
+            has_budget = config.max_latency_ms is not None or isinstance(config, AudioPipelineConfig)
+            is_thread = consumer is not None and consumer.placement == "thread"
+            thread = consumer.workers[0] if consumer is not None and is_thread else None
+            if config.priority is not PipelinePriority.CRITICAL:
+                thread = None
+            if has_budget or thread is not None:
+                yield WatchedPipeline(
+                    pipeline,
+                    has_budget=has_budget,
+                    deadline_ns=wiring.cycles.deadline_ns,
+                    may_keep=wiring.intake is not None and wiring.intake.most_staged != 0,
+                    thread=thread,
+                )
 
     def _connect_pipelines(self) -> None:
         for pipeline in self._linked:
@@ -201,6 +231,7 @@ class Execution:
         for pipeline in self._linked:
             pipeline.mark_started(self.started_ns)
         self._publish(DataFlowStarted(flow=self._flow, workers=tuple(self.workers)))
+        self._watch.start()
         for worker in self.workers.values():
             worker.start()
             if failed_meanwhile:
@@ -309,6 +340,18 @@ class Execution:
                 aligned=aligned[0],  # a module that aligns its inputs has no replicas
             )
         return reports
+
+    def device_reports(self) -> dict[str, DeviceReport]:
+        """Return what happened at each device, by module."""
+        return {
+            name: report_of_module(account, placed.module)
+            for name, placed in self._modules.items()
+            if isinstance(placed.module, Source) and (account := placed.module.device_account) is not None
+        }
+
+    def device_places(self) -> dict[str, tuple[Segment, int]]:
+        """Return where the callback of each device counts, by module."""
+        return {name: self._at(place) for name, place in self._layout.accounts.items()}
 
     def _seen_from_outside(self, module: str, worker: Worker) -> tuple[int, int, str, dict[str, AlignedInputReport]]:
         """Tell what a module did by what its pipelines counted: of a process that has not reported yet, or never will."""
@@ -541,6 +584,7 @@ class Execution:
         for worker in self.workers.values():
             if worker.name not in self._left_behind:
                 worker.join(_ABORT_TIMEOUT_S)
+        self._watch.end(_ABORT_TIMEOUT_S)
         for pipeline in self._linked:
             pipeline.mark_ended()
             failed = pipeline.target[0] in self._failed_modules

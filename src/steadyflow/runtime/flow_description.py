@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from steadyflow._native import Segment
-from steadyflow.module import Module
+from steadyflow.metrics.devices import stream_rate_hz
+from steadyflow.module import Module, input_ports, output_ports
 from steadyflow.pipeline import Pipeline
 from steadyflow.runtime.wiring import Place
 
@@ -68,6 +69,25 @@ class WorkerDescription(msgspec.Struct, frozen=True, kw_only=True):
     modules: dict[str, str]
 
 
+class DeviceDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    The device of a module.
+
+    Args:
+        module: The module.
+        sample_rate_hz: Of its stream.
+        captures: Whether it captures.
+        plays: Whether it plays.
+        account: Where its callback counts, in the segments that came with the description.
+    """
+
+    module: str
+    sample_rate_hz: int
+    captures: bool
+    plays: bool
+    account: Place
+
+
 class FlowDescription(msgspec.Struct, frozen=True, kw_only=True):
     """
     A flow, as it was when the observer asked.
@@ -80,6 +100,7 @@ class FlowDescription(msgspec.Struct, frozen=True, kw_only=True):
         segments: How many segments come with this.
         pipelines: All that count already.
         workers: All of them.
+        devices: The devices of its modules.
     """
 
     flow: str
@@ -88,6 +109,7 @@ class FlowDescription(msgspec.Struct, frozen=True, kw_only=True):
     segments: int
     pipelines: tuple[PipelineDescription, ...]
     workers: tuple[WorkerDescription, ...]
+    devices: tuple[DeviceDescription, ...]
 
 
 def describe_flow(
@@ -96,9 +118,14 @@ def describe_flow(
     pipelines: Sequence[Pipeline],
     workers: Mapping[str, Worker],
     modules: Mapping[str, Module],
+    devices: Mapping[str, tuple[Segment, int]],
 ) -> tuple[FlowDescription, list[Segment]]:
     """Describe a flow of this process, and return the segments that its counters lie in. Any thread."""
-    described, segments = _describe_pipelines(pipelines)
+    segments: dict[int, Segment] = {}  # by descriptor, in the order in which they are sent
+    described = _describe_pipelines(pipelines, segments)
+    described_devices = tuple(
+        _describe_device(name, modules[name], *place, segments) for name, place in devices.items()
+    )
     description = FlowDescription(
         flow=flow,
         pid=os.getpid(),
@@ -106,21 +133,35 @@ def describe_flow(
         segments=len(segments),
         pipelines=described,
         workers=tuple(_describe_worker(worker, modules) for worker in workers.values()),
+        devices=described_devices,
     )
-    return description, segments
+    return description, list(segments.values())
 
 
-def _describe_pipelines(pipelines: Sequence[Pipeline]) -> tuple[tuple[PipelineDescription, ...], list[Segment]]:
-    segments: dict[int, Segment] = {}
+def _place(segment: Segment, offset: int, segments: dict[int, Segment]) -> Place:
+    segments.setdefault(segment.descriptor, segment)
+    return Place(list(segments).index(segment.descriptor), offset)
+
+
+def _describe_device(
+    name: str, module: Module, segment: Segment, offset: int, segments: dict[int, Segment]
+) -> DeviceDescription:
+    return DeviceDescription(
+        module=name,
+        sample_rate_hz=stream_rate_hz(module),
+        captures=bool(output_ports(module)),
+        plays=bool(input_ports(module)),
+        account=_place(segment, offset, segments),
+    )
+
+
+def _describe_pipelines(pipelines: Sequence[Pipeline], segments: dict[int, Segment]) -> tuple[PipelineDescription, ...]:
     described = []
     for pipeline in pipelines:
         rings = pipeline.rings  # closing the flow takes them away
         if not rings:
             continue
-        places = []
-        for ring in rings:
-            segments.setdefault(ring.segment.descriptor, ring.segment)
-            places.append(Place(list(segments).index(ring.segment.descriptor), ring.offset))
+        places = [_place(ring.segment, ring.offset, segments) for ring in rings]
         described.append(
             PipelineDescription(
                 id=pipeline.id,
@@ -136,7 +177,7 @@ def _describe_pipelines(pipelines: Sequence[Pipeline]) -> tuple[tuple[PipelineDe
                 rings=tuple(places),
             )
         )
-    return tuple(described), list(segments.values())
+    return tuple(described)
 
 
 def _describe_worker(worker: Worker, modules: Mapping[str, Module]) -> WorkerDescription:

@@ -337,7 +337,7 @@ class Layout:
             port: [plan.reserve(pool_bytes(*size)) for size in sizes]
             for port, sizes in self._pool_sizes(pipelines).items()
         }
-        self._accounts = {name: Place(0, plan.reserve(DEVICE_ACCOUNT_BYTES)) for name in sorted(self._device_driven)}
+        self.accounts = {name: Place(0, plan.reserve(DEVICE_ACCOUNT_BYTES)) for name in sorted(self._device_driven)}
         self.segments = [Segment.create(plan.bytes), *(place[0] for place in opened.values())]
         for offset in (*bells.values(), *self.target_bells.values(), *self._device_bells.values()):
             self.segment.create_bell(offset)
@@ -411,7 +411,7 @@ class Layout:
             outputs=outputs,
             order=self._order[placed.name],
             stops=self._stops.get(placed.name, {}),
-            account=self._accounts.get(placed.name),
+            account=self.accounts.get(placed.name),
         )
 
     def _fused(self, pipeline: Pipeline) -> bool:

@@ -1,0 +1,140 @@
+"""Looks at the pipelines of a running flow while it runs, and publishes what is wrong as long as that can help."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from steadyflow._native import monotonic_ns
+from steadyflow.events import BudgetExceeded, BudgetRestored, ConsumerSharesLock, FlowEvent
+from steadyflow.metrics.budgets import LIMIT, BudgetWatch, ConsumerCycles, LockWatch
+from steadyflow.metrics.flow_metrics import read_worst_block
+from steadyflow.metrics.histogram import Histogram
+from steadyflow.pipeline import Pipeline
+
+LOOK_INTERVAL_S: Final = 0.05
+
+
+class WatchedPipeline:
+    """
+    A pipeline that is watched, and what is known of it.
+
+    Args:
+        pipeline: The pipeline, which has rings.
+        has_budget: Whether its budget is watched.
+        deadline_ns: How long a cycle may take; 0: as long as the block lasts.
+        may_keep: Whether its consumer keeps blocks back on purpose: then it does not hang where it takes none.
+        thread: The worker of its consumer, if that is a thread and the pipeline critical: then its lock is watched.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, *, has_budget: bool, deadline_ns: int, may_keep: bool, thread: str | None
+    ) -> None:
+        self.pipeline = pipeline
+        self._deadline_ns = deadline_ns
+        self._may_keep = may_keep
+        self._thread = thread
+        self._budget = BudgetWatch() if has_budget else None
+        self._lock = None if thread is None else LockWatch()
+
+    def look(self, flow: str, now_ns: int) -> list[FlowEvent]:
+        """Read the pipeline's counters, and return what has changed. Does not disturb it."""
+        rings = self.pipeline.rings
+        if not rings:  # closed
+            return []
+        readings = [reading for ring in rings for reading in ring.recent_cycles()]
+        period_ns = max(period_ns for _, period_ns, _ in readings)
+        events: list[FlowEvent] = []
+        if self._budget is not None:
+            deadline_ns = self._deadline_ns or period_ns
+            consumers = [ConsumerCycles(cycles, shares) for cycles, _, shares in readings]
+            for exceeded, share in self._budget.look(now_ns, consumers, self._waits(), deadline_ns):
+                events.append(self._changed(flow, exceeded, share, deadline_ns / 1e6))
+        blocks = sum(cycles for cycles, _, _ in readings)
+        if self._lock is not None and self._lock.is_due(now_ns, blocks):
+            events += self._look_at_lock(flow, self._lock, period_ns / 1e6)
+        return events
+
+    def _waits(self) -> bool:
+        """Tell whether blocks are on their way that somebody should take."""
+        if self._may_keep or self.pipeline.paused:
+            return False
+        readings = [ring.counters() for ring in self.pipeline.rings]
+        return any(one["sent"] > one["delivered"] + sum(one["dropped"].values()) for one in readings)
+
+    def _changed(self, flow: str, exceeded: bool, share: float, deadline_ms: float) -> FlowEvent:
+        if not exceeded:
+            return BudgetRestored(flow=flow, pipeline=self.pipeline.id, share=share, limit=LIMIT)
+        return BudgetExceeded(
+            flow=flow,
+            pipeline=self.pipeline.id,
+            share=share,
+            limit=LIMIT,
+            deadline_ms=deadline_ms,
+            worst=read_worst_block(self.pipeline.rings),
+        )
+
+    def _look_at_lock(self, flow: str, lock: LockWatch, period_ms: float) -> list[FlowEvent]:
+        gil_p99_ms = max(Histogram(*ring.histograms()["gil"]).percentile_ms(99) for ring in self.pipeline.rings)
+        if not lock.judge(gil_p99_ms, period_ms):
+            return []
+        assert self._thread is not None
+        module = self.pipeline.target[0]
+        return [
+            ConsumerSharesLock(
+                flow=flow,
+                pipeline=self.pipeline.id,
+                module=module,
+                worker=self._thread,
+                gil_p99_ms=gil_p99_ms,
+                period_ms=period_ms,
+                advice=f"Another thread of this program holds the interpreter lock. Give {module!r} a process of its own: "
+                f"add(..., placement='process').",
+            )
+        ]
+
+
+class Watch:
+    """
+    Looks at pipelines every 50 ms, in a thread of its own, from `start` to `end`.
+
+    Args:
+        flow: The name of the flow.
+        pipelines: What is watched; without any, there is no thread.
+        publish: Takes events; must not block.
+    """
+
+    def __init__(self, flow: str, pipelines: Sequence[WatchedPipeline], publish: Callable[[FlowEvent], None]) -> None:
+        self._flow = flow
+        self._pipelines = pipelines
+        self._publish = publish
+        self._ending = threading.Event()
+        self._looking = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        if self._pipelines:
+            self._thread = threading.Thread(target=self._run, name="steadyflow-watch", daemon=True)
+            self._thread.start()
+
+    def look(self) -> None:
+        """Look once. Any thread."""
+        with self._looking:
+            for watched in self._pipelines:
+                for event in watched.look(self._flow, monotonic_ns()):
+                    self._publish(event)
+
+    def end(self, timeout_s: float) -> None:
+        """Look for the last time, and end the thread. Idempotent; waits for no longer than `timeout_s`."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._ending.set()
+        thread.join(timeout_s)
+        self.look()
+
+    def _run(self) -> None:
+        while not self._ending.wait(LOOK_INTERVAL_S):
+            self.look()

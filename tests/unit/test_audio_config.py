@@ -1,0 +1,184 @@
+"""The limits of audio: what they are in frames and blocks, and what contradicts what."""
+
+import copy
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steadyflow import (
+    AudioDataPipeline,
+    AudioFormat,
+    AudioPipelineConfig,
+    BytesFormat,
+    DataFlowCoordinator,
+    DropOldest,
+    Latest,
+    Pipeline,
+    PipelineConfig,
+    load_flow,
+)
+from steadyflow.audio_config import (
+    buffer_blocks,
+    check_audio_config,
+    cycle_rules,
+    intake_rules,
+    regulates,
+    staged_blocks,
+)
+from steadyflow.errors import ConfigurationError, UnknownName
+
+FORMAT = AudioFormat(48_000, 2, max_block_frames=480)  # 10 ms
+
+
+def test_it_is_a_configuration_of_a_pipeline():
+    config = AudioPipelineConfig(8, target_fill_ms=20)
+    assert isinstance(config, PipelineConfig)
+    assert (config.buffer_size, config.late, config.preroll_ms, config.max_buffer_ms) == (8, "pass", None, None)
+    assert AudioPipelineConfig(8) != PipelineConfig(8)
+    assert repr(config).startswith("AudioPipelineConfig(buffer_size=8, ")
+    for other in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert other == config
+        assert hash(other) == hash(config)
+    with pytest.raises(AttributeError, match="AudioPipelineConfig is frozen"):
+        config.target_fill_ms = 1
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"late": "drop"}, 'expected max_latency_ms beside late="drop", got None'),
+        ({"target_fill_ms": 0}, "expected target_fill_ms to be a number of milliseconds above 0"),
+        ({"target_fill_ms": 20, "max_latency_ms": 20}, "expected target_fill_ms below max_latency_ms=20, got 20"),
+        ({"target_fill_ms": 30, "max_buffer_ms": 20}, "expected target_fill_ms of at most max_buffer_ms=20, got 30"),
+        ({"preroll_ms": 30, "max_buffer_ms": 20}, "expected preroll_ms of at most max_buffer_ms=20, got 30"),
+        ({"preroll_ms": -1}, "expected preroll_ms to be a number of milliseconds from 0"),
+        ({"preroll_ms": True}, "expected preroll_ms"),
+        ({"max_buffer_ms": "5"}, "got '5'"),
+        (
+            {"target_fill_ms": 5, "backpressure_strategy": Latest()},
+            r"another rule than Latest\(\) beside target_fill_ms=5",
+        ),
+        ({"late": "concael"}, "did you mean 'conceal'"),
+        ({"target_fil_ms": 5}, "did you mean 'target_fill_ms'"),
+        ({"buffer_size": 0}, "AudioPipelineConfig: expected buffer_size"),
+    ],
+)
+def test_impossible_settings_are_refused(options, text):
+    with pytest.raises(ConfigurationError, match=text):
+        AudioPipelineConfig(**{"buffer_size": 8} | options)
+
+
+def test_limits_in_frames_and_blocks():
+    config = AudioPipelineConfig(8, 50, late="conceal", target_fill_ms=20, preroll_ms=30)
+    rules = intake_rules(config, FORMAT, 50_000_000)
+    assert rules is not None
+    assert (rules.late, rules.max_age_ns, rules.target_frames, rules.preroll_frames) == (2, 50_000_000, 960, 1440)
+    assert (rules.most_staged, rules.most_frames, rules.rate_hz) == (8, 480, 48_000.0)
+    dropping = intake_rules(PipelineConfig(8, 5, late="drop"), BytesFormat(), 5_000_000)
+    assert dropping is not None
+    assert (dropping.late, dropping.max_age_ns, dropping.most_staged) == (1, 5_000_000, 0)
+    assert intake_rules(AudioPipelineConfig(8, 5), FORMAT, 5_000_000) is None
+    # Where nobody waits, nothing is late.
+    unpaced = intake_rules(config, FORMAT, 0)
+    assert unpaced is not None
+    assert unpaced.max_age_ns == 0
+
+
+def test_an_input_that_keeps_nothing_can_be_held_all_the_same():
+    assert staged_blocks(AudioPipelineConfig(8, preroll_ms=0), FORMAT) == 8
+    assert staged_blocks(AudioPipelineConfig(8), FORMAT) == 0
+    assert regulates(AudioPipelineConfig(8, preroll_ms=0))
+    assert not regulates(AudioPipelineConfig(8, 5, max_buffer_ms=40))
+
+
+@given(st.integers(1, 1000), st.floats(10, 1000))
+def test_the_first_limit_reached_wins(buffer_size, max_buffer_ms):
+    blocks = buffer_blocks(AudioPipelineConfig(buffer_size, max_buffer_ms=max_buffer_ms), FORMAT)
+    assert blocks == max(1, min(buffer_size, round(max_buffer_ms * 48) // 480))
+
+
+@pytest.mark.parametrize(
+    ("config", "deadline_ns"),
+    [
+        (AudioPipelineConfig(8, 25), 25_000_000),
+        (AudioPipelineConfig(8), 0),
+        (AudioPipelineConfig(8, target_fill_ms=20), 30_000_000),
+    ],
+)
+def test_deadlines(config, deadline_ns):
+    limit = 0 if config.max_latency_ms is None else 25_000_000
+    rules = cycle_rules(config, FORMAT, limit)
+    assert rules is not None
+    assert rules.deadline_ns == deadline_ns
+    assert rules.ns_per_frame == pytest.approx(1e9 / 48_000)
+    assert cycle_rules(PipelineConfig(8), BytesFormat(), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "fmt", "text"),
+    [
+        (AudioPipelineConfig(8), BytesFormat(), "expected audio, because the pipeline has an AudioPipelineConfig"),
+        (AudioPipelineConfig(8, max_buffer_ms=5), FORMAT, "at least one block, which may last 10 ms; got 5"),
+        (
+            AudioPipelineConfig(2, target_fill_ms=25),
+            FORMAT,
+            "of at most 20, which is what 2 blocks of 480 .* Raise buffer_size to 3",
+        ),
+        (
+            AudioPipelineConfig(2, preroll_ms=1000),
+            FORMAT,
+            "expected preroll_ms of at most 20, .* Raise buffer_size to 100",
+        ),
+    ],
+)
+def test_limits_that_do_not_go_with_what_flows(config, fmt, text):
+    with pytest.raises(ConfigurationError, match=f"a->b: .*{text}"):
+        check_audio_config("a->b", config, fmt)
+    with (
+        DataFlowCoordinator("refused") as flow,
+        pytest.raises(ConfigurationError, match=f"app->reader: .*{text}"),
+    ):
+        flow.register_pipeline("app", "reader", config, fmt)
+
+
+def test_connect_and_files_make_one_where_an_option_of_audio_is_given(tmp_path):
+    path = tmp_path / "flow.toml"
+    path.write_text(
+        """
+[modules.tone]
+use = "steadyflow.audio:Tone"
+arguments = { frequency_hz = 440, duration_s = 0.1 }
+[modules.level]
+use = "steadyflow.audio:LevelMeter"
+[[pipelines]]
+from = "tone.out"
+to = "level.audio"
+buffer_size = 16
+max_latency_ms = 100
+late = "conceal"
+target_fill_ms = 40
+"""
+    )
+    with load_flow(path) as flow:
+        link = flow.pipeline("tone.out->level.audio")
+        assert isinstance(link, AudioDataPipeline)
+        assert link.audio == AudioPipelineConfig(16, 100, late="conceal", target_fill_ms=40)
+        assert link.config == PipelineConfig.from_toml(path, "tone.out->level.audio")
+    with load_flow(path, overrides={"pipelines.0.late": "pass", "pipelines.0.preroll_ms": 20}) as flow:
+        assert flow.pipeline("tone.out->level.audio").config.preroll_ms == 20
+    with pytest.raises(ConfigurationError, match=r"line 7.*expected target_fill_ms below max_latency_ms=40, got 40"):
+        load_flow(path, overrides={"pipelines.0.max_latency_ms": 40})
+    with pytest.raises(UnknownName, match="did you mean 'target_fill_ms'"):
+        load_flow(path, overrides={"pipelines.0.target_fil_ms": 40})
+
+
+def test_the_pipeline_knows_how_much_audio_may_wait():
+    with DataFlowCoordinator("audio") as flow:
+        config = AudioPipelineConfig(8, max_buffer_ms=45, backpressure_strategy=DropOldest())
+        pipe = flow.pipeline(flow.register_pipeline("app", "reader", config, FORMAT))
+        assert isinstance(pipe, AudioDataPipeline)
+        assert (pipe.buffer_size, pipe.buffer_ms) == (4, 40.0)
+        plain = flow.pipeline(flow.register_pipeline("app", "other", PipelineConfig(8), FORMAT))
+        assert type(plain) is Pipeline
