@@ -1,7 +1,8 @@
 """
 What is measured: ways to get a device's blocks into Python code, through it and back, or into an analysis.
 
-Each runs in a process of its own, with the default device of a JACK server that nobody else uses. Streams leave the length of their
+Each runs in a process of its own, with the device of a JACK server that nobody else uses: by its name, since the default one may be
+ALSA's plug-in for JACK, which has buffers of its own. Streams leave the length of their
 blocks to the server: any number that is given, even the server's own, lets PortAudio add a buffer.
 """
 
@@ -29,6 +30,12 @@ __all__ = ["CONTESTANTS", "RATE_HZ", "Contestant", "Kind", "Running"]
 Kind = Literal["capture", "duplex", "analysis"]
 
 RATE_HZ: Final = 48_000
+
+DEVICE: Final = "system"
+"""What PortAudio calls the driver of a JACK server."""
+
+_IN_PORTAUDIO: Final = f"{DEVICE}, JACK Audio Connection Kit"
+"""The same with its host interface, as sounddevice takes it."""
 
 BUFFER_BLOCKS: Final = 64
 """What a pipeline, or a ring of rtmixer, holds."""
@@ -109,7 +116,7 @@ class Notes(Module):
 
 def _run_flow(running: Running, consumer: Module, placement: Literal["thread", "process"]) -> dict[str, Any]:
     flow = DataFlowCoordinator("device")
-    microphone = flow.add(Microphone(block_frames=running.frames))
+    microphone = flow.add(Microphone(DEVICE, block_frames=running.frames))
     flow.add(consumer, name="consumer", placement=placement, realtime=placement == "process")
     pipeline = flow.connect("microphone.out", "consumer.audio", buffer_size=BUFFER_BLOCKS, priority="critical")
     with flow:
@@ -152,6 +159,7 @@ def _open_capture(running: Running, take: Callable[[npt.NDArray[np.float32]], No
         take(samples)
 
     return sounddevice.InputStream(
+        device=_IN_PORTAUDIO,
         samplerate=RATE_HZ,
         channels=1,
         dtype="float32",
@@ -174,7 +182,7 @@ def capture_by_rtmixer(running: Running) -> dict[str, Any]:
     import rtmixer
 
     log = running.log()
-    with rtmixer.Recorder(samplerate=RATE_HZ, channels=1, latency="low") as stream:
+    with rtmixer.Recorder(device=_IN_PORTAUDIO, samplerate=RATE_HZ, channels=1, latency="low") as stream:
         ring = rtmixer.RingBuffer(4, BUFFER_BLOCKS * running.frames)
         recording = [stream.record_ringbuffer(ring)]
         full = 0
@@ -238,7 +246,7 @@ class Pass(Module):
 def duplex_in_process(running: Running) -> dict[str, Any]:
     """Pass blocks through a process worker, with two periods of a jitter buffer on the way back."""
     flow = DataFlowCoordinator("device")
-    duplex = flow.add(Duplex(block_frames=running.frames), placement="process", realtime=True)
+    duplex = flow.add(Duplex(DEVICE, block_frames=running.frames), placement="process", realtime=True)
     passing = flow.add(Pass(), placement="process", realtime=True)
     there = flow.connect(duplex.out, passing.audio, buffer_size=BUFFER_BLOCKS, priority="critical")
     # No room for more: what would have to wait longer is a delay that stays.
@@ -264,6 +272,7 @@ def duplex_in_callback(running: Running) -> dict[str, Any]:
         played[:] = captured
 
     with sounddevice.Stream(
+        device=_IN_PORTAUDIO,
         samplerate=RATE_HZ,
         channels=1,
         dtype="float32",
@@ -279,7 +288,7 @@ def duplex_by_rtmixer(running: Running) -> dict[str, Any]:
     import rtmixer
 
     counts = {"dropped": 0, "empty": 0, "full": 0}
-    with rtmixer.MixerAndRecorder(samplerate=RATE_HZ, channels=1, latency="low") as stream:
+    with rtmixer.MixerAndRecorder(device=_IN_PORTAUDIO, samplerate=RATE_HZ, channels=1, latency="low") as stream:
         captured = rtmixer.RingBuffer(4, BUFFER_BLOCKS * running.frames)
         to_play = rtmixer.RingBuffer(4, BUFFER_BLOCKS * running.frames)
         recording = [stream.record_ringbuffer(captured)]
