@@ -249,6 +249,7 @@ class Stream:
         self._owner = owner
         self._device = device
         self._native = native  # the callback uses it as long as the stream is open
+        self._closed = False
         self.sample_rate_hz = sample_rate_hz
         for channels, most, way in (
             (captured, device.input_channels, "input"),
@@ -303,10 +304,13 @@ class Stream:
     @property
     def active(self) -> bool:
         """Whether PortAudio still calls the callback."""
-        try:
-            return bool(self._stream.active)
-        except self._sounddevice.PortAudioError:
-            return False  # its server is gone
+        with _lock:  # another thread may close it, at the end of the program
+            if self._closed:
+                return False
+            try:
+                return bool(self._stream.active)
+            except self._sounddevice.PortAudioError:
+                return False  # its server is gone
 
     @property
     def latency_s(self) -> float:
@@ -321,6 +325,7 @@ class Stream:
 
         def end() -> None:
             with _lock:
+                self._closed = True
                 self._stream.abort()
                 self._stream.close()
 
@@ -341,6 +346,7 @@ class Stream:
         atexit.unregister(self.close)
         self._native.close()
         self._native.keep()
+        self._closed = True
         atexit.unregister(self._sounddevice._exit_handler)
 
 

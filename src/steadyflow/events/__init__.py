@@ -151,6 +151,27 @@ class DeviceLost(FlowEvent, frozen=True, kw_only=True):
     problem: str
 
 
+class DeviceXrun(FlowEvent, frozen=True, kw_only=True):
+    """
+    A device missed deadlines: its driver said so, frames were lost, or nothing waited when it wanted more.
+
+    Published by the coordinator within 50 ms of the first; what follows within a second is told together.
+
+    Args:
+        module: The module of the device.
+        capture_xruns: How often the driver missed frames that came in.
+        playback_xruns: How often it was given frames too late.
+        lost_frames: What it captured and nobody got, as its clock tells.
+        underruns: How often the pipeline that it plays from was empty.
+    """
+
+    module: str
+    capture_xruns: int
+    playback_xruns: int
+    lost_frames: int
+    underruns: int
+
+
 class DeviceRecovered(FlowEvent, frozen=True, kw_only=True):
     """
     A device that was lost is there again, after `away_s` and as many `attempts`; what it captured between is missing.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from steadyflow._native import DeviceAccount
 from steadyflow.formats import AudioFormat
 from steadyflow.module import InputPort, Module, OutputPort, input_ports, output_ports
+
+TELL_INTERVAL_NS: Final = 1_000_000_000
+"""How long after a `DeviceXrun` the next one is published at the earliest."""
 
 
 class CaptureReport(msgspec.Struct, frozen=True):
@@ -83,6 +86,45 @@ class DeviceReport(msgspec.Struct, frozen=True):
     cycles_without_time: int
     capture: CaptureReport | None
     playback: PlaybackReport | None
+
+
+class MissedDeadlines(NamedTuple):
+    """What was missed at a device, since its start or since the last time that it was told."""
+
+    capture_xruns: int
+    playback_xruns: int
+    lost_frames: int
+    underruns: int
+
+
+class DeviceWatch:
+    """Watches what is missed at a device: tells it at once, and what follows within a second together."""
+
+    def __init__(self) -> None:
+        self._told = MissedDeadlines(0, 0, 0, 0)
+        self._quiet_until_ns = 0
+
+    def look(self, now_ns: int, totals: MissedDeadlines) -> MissedDeadlines | None:
+        """
+        Return what is new, if it is to be told now.
+
+        Args:
+            now_ns: When the look was taken.
+            totals: Since the start.
+        """
+        if totals == self._told or now_ns < self._quiet_until_ns:
+            return None
+        news = MissedDeadlines(*(total - told for total, told in zip(totals, self._told, strict=True)))
+        self._told = totals
+        self._quiet_until_ns = now_ns + TELL_INTERVAL_NS
+        return news
+
+
+def missed_deadlines(counts: Mapping[str, Any]) -> MissedDeadlines:
+    """Return what a device's account says that was missed."""
+    return MissedDeadlines(
+        counts["capture_xruns"], counts["playback_xruns"], counts["lost_frames"], counts["underruns"]
+    )
 
 
 def audio_format_of(ports: Mapping[str, InputPort] | Mapping[str, OutputPort]) -> AudioFormat | None:

@@ -48,7 +48,7 @@ from steadyflow.runtime.layout import Layout, check_audio_limits, default_rules,
 from steadyflow.runtime.open_ends import OpenPlace, views_exhausted
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.replicas import check_around_replicas
-from steadyflow.runtime.watch import Watch, WatchedPipeline
+from steadyflow.runtime.watch import Watch, WatchedDevice, WatchedPipeline
 from steadyflow.runtime.wiring import PipelineWiring, Place
 from steadyflow.runtime.workers import ProcessWorker, ThreadWorker, Worker
 
@@ -120,6 +120,7 @@ class Execution:
         self._layout = layout = Layout(modules, linked, plans, order, places)
         self._connect_pipelines()
         self.workers: dict[str, Worker] = {}
+        devices: list[WatchedDevice] = []
         for plan, wiring in zip(plans, layout.worker_wirings(plans), strict=True):
             if plan.placement == "process":
                 worker: Worker = ProcessWorker(wiring, self, flow, layout.segments)
@@ -130,8 +131,9 @@ class Execution:
             for module in wiring.modules:
                 if module.account is not None:
                     device_driven: Any = modules[module.name].module
-                    device_driven.device_account = DeviceAccount(*self._at(module.account))
-        self._watch = Watch(flow, list(self._watched()), publish)
+                    device_driven.device_account = account = DeviceAccount(*self._at(module.account))
+                    devices.append(WatchedDevice(module.name, account))
+        self._watch = Watch(flow, [*self._watched(), *devices], publish)
 
     def _watched(self) -> Iterator[WatchedPipeline]:
         """Say which pipelines are looked at while they run: where somebody waits for the blocks, and a limit or a priority is set."""

@@ -1,14 +1,15 @@
-"""Looks at the pipelines of a running flow while it runs, and publishes what is wrong as long as that can help."""
+"""Looks at the pipelines and devices of a running flow while it runs, and publishes what is wrong as long as that can help."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
-from steadyflow._native import monotonic_ns
-from steadyflow.events import BudgetExceeded, BudgetRestored, ConsumerSharesLock, FlowEvent
+from steadyflow._native import DeviceAccount, monotonic_ns
+from steadyflow.events import BudgetExceeded, BudgetRestored, ConsumerSharesLock, DeviceXrun, FlowEvent
 from steadyflow.metrics.budgets import LIMIT, BudgetWatch, ConsumerCycles, LockWatch
+from steadyflow.metrics.devices import DeviceWatch, missed_deadlines
 from steadyflow.metrics.flow_metrics import read_worst_block
 from steadyflow.metrics.histogram import Histogram
 from steadyflow.pipeline import Pipeline
@@ -95,19 +96,46 @@ class WatchedPipeline:
         ]
 
 
+class WatchedDevice:
+    """
+    A device that is watched.
+
+    Args:
+        module: The module that it drives.
+        account: What its callback counts.
+    """
+
+    def __init__(self, module: str, account: DeviceAccount) -> None:
+        self._module = module
+        self._account = account
+        self._watch = DeviceWatch()
+
+    def look(self, flow: str, now_ns: int) -> list[FlowEvent]:
+        """Read its account, and return what was missed. Does not disturb it."""
+        news = self._watch.look(now_ns, missed_deadlines(self._account.counts()))
+        return [] if news is None else [DeviceXrun(flow=flow, module=self._module, **news._asdict())]
+
+
+class Watched(Protocol):
+    """What a `Watch` looks at."""
+
+    def look(self, flow: str, now_ns: int) -> list[FlowEvent]:
+        """Return what has changed. Does not disturb the flow."""
+
+
 class Watch:
     """
-    Looks at pipelines every 50 ms, in a thread of its own, from `start` to `end`.
+    Looks at pipelines and devices every 50 ms, in a thread of its own, from `start` to `end`.
 
     Args:
         flow: The name of the flow.
-        pipelines: What is watched; without any, there is no thread.
+        watched: What is looked at; without any, there is no thread.
         publish: Takes events; must not block.
     """
 
-    def __init__(self, flow: str, pipelines: Sequence[WatchedPipeline], publish: Callable[[FlowEvent], None]) -> None:
+    def __init__(self, flow: str, watched: Sequence[Watched], publish: Callable[[FlowEvent], None]) -> None:
         self._flow = flow
-        self._pipelines = pipelines
+        self._watched = watched
         self._publish = publish
         self._ending = threading.Event()
         self._looking = threading.Lock()
@@ -115,14 +143,14 @@ class Watch:
 
     def start(self) -> None:
         """Begin to look."""
-        if self._pipelines:
+        if self._watched:
             self._thread = threading.Thread(target=self._run, name="steadyflow-watch", daemon=True)
             self._thread.start()
 
     def look(self) -> None:
         """Look once. Any thread."""
         with self._looking:
-            for watched in self._pipelines:
+            for watched in self._watched:
                 for event in watched.look(self._flow, monotonic_ns()):
                     self._publish(event)
 
