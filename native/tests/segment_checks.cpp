@@ -105,7 +105,7 @@ void attaching() {
     CHECK_EQUAL(prefix + "magic " + magic(segment_magic) + ", got " + magic(segment_magic ^ 1), refusal(attach));
     *header = good;
     header->version = 1;
-    CHECK_EQUAL(prefix + "layout version 3, got 1", refusal(attach));
+    CHECK_EQUAL(prefix + "layout version " + std::to_string(layout_version) + ", got 1", refusal(attach));
     *header = good;
     header->bytes = 8191;
     CHECK_EQUAL(prefix + "a header that says bytes 8192, got 8191", refusal(attach));

@@ -80,7 +80,7 @@ def nothing_stays_behind(tmp_path, monkeypatch):
 
     def state():
         gc.collect()
-        shared = [path for path in Path("/dev/shm").iterdir() if "steadyflow" in path.name]
+        shared = [path for path in Path("/dev/shm").iterdir() if path.name.startswith("steadyflow")]
         return children(), descriptors(), mapped_segments(), flow_threads(), shared, list(folder.iterdir())
 
     before = state()

@@ -85,7 +85,7 @@ class Program:
         with DataFlowCoordinator("next") as flow:
             flow.start()  # removes the socket of one that was killed
         assert list(self.folder.iterdir()) == []
-        assert [path.name for path in Path("/dev/shm").iterdir() if "steadyflow" in path.name] == []
+        assert [path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("steadyflow")] == []
         return self.process.returncode, out.splitlines(), err
 
 
