@@ -116,7 +116,9 @@ class Pipe:
         self.claimed: Sent | None = None
         self.sent = 0
         self.delivered = 0
-        self.dropped = dict.fromkeys(("oldest", "newest", "superseded", "flushed", "failed", "stopped", "late"), 0)
+        self.dropped = dict.fromkeys(
+            ("oldest", "newest", "superseded", "flushed", "failed", "stopped", "late", "unwanted"), 0
+        )
         self.bytes = 0
         self.peak_fill = 0
         self.paused = False
