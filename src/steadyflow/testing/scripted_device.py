@@ -289,10 +289,10 @@ class ScriptedStream(OpenStream):
         return None
 
     def _take_steps(self) -> None:
-        while not self._late_ns and (step := self._device.next_step()) is not None:
+        while (step := self._device.next_step()) is not None:
             match step:
                 case Late():
-                    self._late_ns = step.seconds * 1e9
+                    self._late_ns += step.seconds * 1e9
                 case Xrun():
                     self._flags |= _INPUT_OVERFLOW if step.direction == "input" else _OUTPUT_UNDERFLOW
                     self._due_ns += self._device.frames_ns(step.lost_frames)
@@ -309,9 +309,11 @@ class ScriptedStream(OpenStream):
             device.next_frames(0)  # time passes for the script all the same
         played = None if self._played is None else np.empty((device.period_frames, self._played), np.float32)
         if captured is not None or played is not None:
-            now_s, period_s = self._due_ns / 1e9, device.period_ns / 1e9
+            # The frames have their times, whenever the call comes.
+            due_s, period_s = self._due_ns / 1e9, device.period_ns / 1e9
+            now_ns = monotonic_ns()
             result = self._native.cycle(
-                captured, played, now_s, now_s - period_s, now_s + period_s, self._flags, monotonic_ns()
+                captured, played, now_ns / 1e9, due_s - period_s, due_s + period_s, self._flags, now_ns
             )
             self._running = result == 0
         if played is not None:
