@@ -36,6 +36,7 @@ print("listening", flush=True)
 
 HEAR = """
 import json
+from steadyflow import BlockFlag
 
 (path,) = sys.argv[1:]
 
@@ -54,7 +55,8 @@ np.save(path, np.concatenate([value[:, 0] for value in collect.values]))
 print(json.dumps({
     "dropped": report.pipelines["microphone.out->collect.data"].dropped_total,
     "sequences": [arrival.sequence for arrival in collect.arrivals],
-    "lengths": sorted({len(value) for value in collect.values[:-1]}),  # the end of the stream cuts the last one
+    "lengths": [len(value) for value in collect.values],
+    "after_gap": [bool(arrival.flags & BlockFlag.GAP) for arrival in collect.arrivals],
 }))
 """
 
@@ -96,7 +98,9 @@ def test_every_sample_arrives_as_it_was_played(pulse_server: PulseServer, tmp_pa
     assert heard.tobytes() == signal[-len(heard) :].tobytes()
     assert said["dropped"] == 0
     assert said["sequences"] == list(range(len(said["sequences"])))
-    assert said["lengths"] == [128]
+    # A gap cuts the block before it, as the end of the stream does; a server on a busy machine may have some in the silence.
+    cut = [*said["after_gap"][1:], True]
+    assert {length for length, is_cut in zip(said["lengths"], cut, strict=True) if not is_cut} == {128}
 
 
 def test_a_server_that_ends_fails_the_flow(pulse_server: PulseServer) -> None:

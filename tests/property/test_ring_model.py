@@ -116,7 +116,9 @@ class Pipe:
         self.claimed: Sent | None = None
         self.sent = 0
         self.delivered = 0
-        self.dropped = dict.fromkeys(("oldest", "newest", "superseded", "flushed", "failed", "stopped", "late"), 0)
+        self.dropped = dict.fromkeys(
+            ("oldest", "newest", "superseded", "flushed", "failed", "stopped", "late", "unwanted"), 0
+        )
         self.bytes = 0
         self.peak_fill = 0
         self.paused = False
@@ -399,7 +401,7 @@ class FanOut(RuleBasedStateMachine):
         if pipe.paused:
             pipe.ring.pause()
         else:
-            pipe.ring.resume()
+            pipe.ring.resume(_native.monotonic_ns())
             _native.ring_bell(self.segment, pipe.bell, 0)
         assert pipe.ring.paused is pipe.paused
 

@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from steadyflow._native import AbortFlag, Segment, watch_lifeline
-from steadyflow.errors import CorruptedSegment, DeviceLost, FlowError
+from steadyflow.errors import CorruptedSegment, DeviceLost, FlowError, StateError
 from steadyflow.module import Module
 from steadyflow.runtime.arguments import decode_arguments
 from steadyflow.runtime.channel import (
@@ -75,6 +75,14 @@ class _RemoteHost:
 
     def views_exhausted(self, pipeline: str, limit: int) -> None:
         self._channel.send(Exhausted(pipeline, limit))
+
+    def device_lost(self, module: str, problem: str) -> None:
+        raise StateError(
+            f"{module}: expected a device that is looked for here to be in the program's process; {problem}"
+        )
+
+    def device_recovered(self, module: str, away_s: float, attempts: int) -> None:
+        raise StateError(f"{module}: expected a device that is looked for here to be in the program's process")
 
 
 def _leave_at_once(code: int) -> NoReturn:
