@@ -20,7 +20,7 @@ from tests.integration.commands import run
 from tests.servers.jack_server import PERIOD_FRAMES, RATE_HZ, JackServer, jack_server, own_jack_server
 
 from steadyflow import BlockFlag, DataFlowCoordinator, DropNewest, Fail, Wait
-from steadyflow.audio import Device, Microphone, list_devices
+from steadyflow.audio import Device, LevelMeter, Microphone, list_devices
 from steadyflow.audio.devices import supported_rates_hz
 from steadyflow.benchmarks.device.probe import MODULUS
 from steadyflow.config import Rule
@@ -158,6 +158,33 @@ def test_a_server_that_is_killed_and_comes_back_loses_only_what_was_not_captured
     # By the numbers in the audio, which start again with the server: all of them, on both sides.
     assert np.all(steps(collect.values[:before]) == 1)
     assert np.all(steps(collect.values[before:]) == 1)
+
+
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_a_device_that_is_looked_for_in_vain_at_first(
+    own_jack_server: JackServer, placement: Literal["thread", "process"]
+) -> None:
+    flow = DataFlowCoordinator("vain")
+    microphone = flow.add(Microphone(), name="microphone")
+    meter = flow.add(LevelMeter(), name="meter", placement=placement)
+    collect = flow.add(Collect(), name="collect")
+    flow.connect(microphone.out, meter.audio, buffer_size=1024)
+    flow.connect(meter.level, collect.data, buffer_size=1024)
+    with flow:
+        flow.start()
+        wait_until(lambda: len(collect.values) > 100)
+        own_jack_server.kill()
+        wait_until(lambda: "it is not there yet" in (flow.workers["microphone"].problem or ""))
+        own_jack_server.start()
+        wait_until(lambda: bool(events_of(flow, DeviceRecovered)))
+        before = len(collect.values)
+        wait_until(lambda: len(collect.values) > before + 100)
+        report = flow.stop()
+    (found,) = [event for event in report.events if isinstance(event, DeviceRecovered)]
+    assert found.attempts > 1
+    metrics = report.pipelines["microphone.out->meter.audio"]
+    assert metrics.sent == metrics.delivered == len(collect.values)
+    assert {module.state for name, module in report.modules.items() if name != "microphone"} == {"ended"}
 
 
 def test_a_flow_is_stopped_while_its_device_is_away(own_jack_server: JackServer) -> None:

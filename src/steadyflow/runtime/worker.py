@@ -140,9 +140,9 @@ def _serve(channel: Channel) -> int:
         channel.send(_failed(None, problem, with_traceback(problem), None))
         return 1
     if not loop.setup():
-        loop.close()
         if wiring.restartable:
-            _leave_at_once(1)
+            _leave_at_once(1)  # without a word to its streams: they go on with the process that finds the device
+        loop.close()
         return 1
     scheduling, watch = Scheduling(), None
     if wiring.realtime is not None:
