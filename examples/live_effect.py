@@ -120,7 +120,7 @@ def play(options: argparse.Namespace) -> FlowReport:
 
 
 def main() -> int:
-    """Return the exit code: 0, 1 where it failed, and 2 for wrong arguments."""
+    """Return the exit code: 0, 1 where it failed, 2 for wrong arguments, and 130 for Ctrl-C where nothing is to be reported."""
     parser = argparse.ArgumentParser(
         description="Play what a microphone hears through a low-pass and a gain, until Ctrl-C.",
         epilog="example: %(prog)s --lowpass-hz 800 --gain-db -6; `steadyflow devices` shows what there is",
@@ -149,6 +149,8 @@ def main() -> int:
     except FlowError as error:
         print(f"live_effect: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before it had started, or a second time, which ends the draining
+        return 130
     print(report)
     return 0
 

@@ -95,7 +95,7 @@ def summary(report: FlowReport) -> list[str]:
     for name, pipeline in report.pipelines.items():
         counts = f"{pipeline.delivered} delivered, {pipeline.dropped_total} dropped, {pipeline.late} late"
         lines.append(f"{name}: {counts}, p99 {pipeline.latency_p99_ms:.2f} ms")
-    lines += [f"lost for a while: {event.problem}" for event in report.events if isinstance(event, DeviceLost)]
+    lines += [f"{event.module} was away: {event.problem}" for event in report.events if isinstance(event, DeviceLost)]
     return lines
 
 
