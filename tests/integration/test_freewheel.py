@@ -327,6 +327,20 @@ def test_drift_may_change() -> None:
     assert report.devices["mic"].drift_ppm == pytest.approx(-80, abs=2)
 
 
+def test_the_drift_between_two_devices_is_told() -> None:
+    source = ScriptedDevice([noise(PERIOD * 4000)], drift_ppm=50)
+    target = ScriptedDevice(drift_ppm=-30, output_channels=1)
+    with DataFlowCoordinator("drift") as flow:
+        microphone = flow.add(Microphone(source), name="mic")
+        speaker = flow.add(Speaker(target), name="speaker")
+        flow.connect(microphone.out, speaker.audio, buffer_size=8)
+        assert flow.report().clock_drifts_ppm == {}
+        report = flow.run(freewheel=True)
+    assert report.clock_drifts_ppm == {"mic->speaker": pytest.approx(80, abs=3)}
+    ppm = report.clock_drifts_ppm["mic->speaker"]
+    assert f"mic->speaker: the clocks of the devices drift by {ppm:+.1f} ppm" in str(report)
+
+
 def test_a_device_that_is_unplugged_is_found_again() -> None:
     first, second = noise(PERIOD * 300), noise(PERIOD * 300, seed=4)
     device = ScriptedDevice([first, Unplugged(2.0), second])
