@@ -36,7 +36,7 @@ from steadyflow.runtime.channel import (
     Start,
     Stop,
 )
-from steadyflow.runtime.failure_text import in_one_line, with_traceback
+from steadyflow.runtime.failure_text import explanation, in_one_line, with_traceback
 from steadyflow.runtime.loop import WorkerLoop
 from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import MainScript
@@ -95,7 +95,7 @@ def _leave_at_once(code: int) -> NoReturn:
 def _failed(module: str | None, problem: BaseException, text: str, block_sequence: int | None) -> Failed:
     if isinstance(problem, CorruptedSegment) and problem.pipeline:
         return Failed(module, problem.problem, text, block_sequence, problem.pipeline)
-    return Failed(module, in_one_line(problem), text, block_sequence)
+    return Failed(module, in_one_line(problem), text, block_sequence, explanation=explanation(problem, block_sequence))
 
 
 def main(arguments: list[str]) -> int:

@@ -37,7 +37,7 @@ from steadyflow.runtime.channel import (
     Start,
     Stop,
 )
-from steadyflow.runtime.failure_text import in_one_line
+from steadyflow.runtime.failure_text import explanation, in_one_line
 from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import main_script_package, main_script_path
 from steadyflow.runtime.pools import pool_environment
@@ -246,7 +246,12 @@ class ThreadWorker(Worker):
             self._owner.worker_failed(self, problem, module)  # the module is not to blame
             return
         failure = ModuleFailed(
-            module, self.name, in_one_line(problem), block_sequence=block_sequence, traceback_text=text
+            module,
+            self.name,
+            in_one_line(problem),
+            block_sequence=block_sequence,
+            traceback_text=text,
+            explanation=explanation(problem, block_sequence),
         )
         failure.__cause__ = problem
         self._owner.worker_failed(self, failure, module)
@@ -512,6 +517,7 @@ class ProcessWorker(Worker):
             told.problem,
             block_sequence=told.block_sequence,
             traceback_text=told.text,
+            explanation=told.explanation,
         )
 
     def _conclude(self) -> bool:
