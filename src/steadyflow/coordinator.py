@@ -640,6 +640,7 @@ class DataFlowCoordinator:
             },
             modules={} if execution is None else execution.module_reports(),
             devices={} if execution is None else execution.device_reports(),
+            clock_drifts_ppm={} if execution is None else execution.clock_drifts(),
             events=tuple(self._events),
         )
 

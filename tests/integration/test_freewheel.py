@@ -327,6 +327,20 @@ def test_drift_may_change() -> None:
     assert report.devices["mic"].drift_ppm == pytest.approx(-80, abs=2)
 
 
+def test_the_drift_between_two_devices_is_told() -> None:
+    source = ScriptedDevice([noise(PERIOD * 4000)], drift_ppm=50)
+    target = ScriptedDevice(drift_ppm=-30, output_channels=1)
+    with DataFlowCoordinator("drift") as flow:
+        microphone = flow.add(Microphone(source), name="mic")
+        speaker = flow.add(Speaker(target), name="speaker")
+        flow.connect(microphone.out, speaker.audio, buffer_size=8)
+        assert flow.report().clock_drifts_ppm == {}
+        report = flow.run(freewheel=True)
+    assert report.clock_drifts_ppm == {"mic->speaker": pytest.approx(80, abs=3)}
+    ppm = report.clock_drifts_ppm["mic->speaker"]
+    assert f"mic->speaker: the clocks of the devices drift by {ppm:+.1f} ppm" in str(report)
+
+
 def test_a_device_that_is_unplugged_is_found_again() -> None:
     first, second = noise(PERIOD * 300), noise(PERIOD * 300, seed=4)
     device = ScriptedDevice([first, Unplugged(2.0), second])
@@ -405,6 +419,42 @@ def test_a_path_through_a_module_takes_a_period(seconds: float, periods: int) ->
     assert delay_of(device, signal) == periods * PERIOD
     assert report.devices["duplex"].playback is not None
     assert report.devices["duplex"].playback.underruns <= 1
+
+
+class Stalling(Module):
+    """Passes blocks on within half a millisecond, but for one, which takes four periods and a half."""
+
+    audio = Input(AudioFormat())
+    out = Output(AudioFormat(RATE_HZ, 1))
+
+    def __init__(self, clock: ManualClock, stalls_at: int) -> None:
+        self.clock = clock
+        self.stalls_at = stalls_at
+
+    def process(self, audio: Block) -> None:
+        self.clock.sleep(4.5 * PERIOD / RATE_HZ if audio.sequence == self.stalls_at else 0.0005)
+        self.out.send(audio)
+
+
+@pytest.mark.parametrize(("room", "after"), [(2, 2), (3, 3), (8, 8)])
+def test_a_stall_leaves_a_delay_where_there_is_room_for_it(room: int, after: int) -> None:
+    """What piles up in a stall waits from then on, up to the room there is: so there must be no more than one wants to wait for."""
+    clock = ManualClock()
+    signal = np.arange(1, 400 * PERIOD + 1, dtype=np.float32)
+    device = ScriptedDevice([signal], output_channels=1)
+    with DataFlowCoordinator("stall") as flow:
+        duplex = flow.add(Duplex(device), name="duplex")
+        stalling = flow.add(Stalling(clock, 100), name="stalling")
+        flow.connect(duplex.out, stalling.audio, buffer_size=64)
+        fill_ms = 2 * PERIOD / RATE_HZ * 1e3
+        flow.connect(stalling.out, duplex.audio, buffer_size=room, target_fill_ms=fill_ms)
+        flow.run(clock=clock)
+    played = device.played[:, 0]
+    heard = np.flatnonzero(played)
+    periods_late = (heard - (played[heard] - 1)) / PERIOD
+    assert set(periods_late[:100]) == {2}
+    # After four and a half periods of nothing, what was captured meanwhile is there at once, as far as there is room.
+    assert periods_late[-1] == min(after, 2 + 3)
 
 
 def test_a_scripted_device_also_runs_at_the_pace_of_real_time() -> None:

@@ -40,13 +40,22 @@ from steadyflow.events import (
     WorkerUnresponsive,
 )
 from steadyflow.formats import Format
-from steadyflow.metrics.devices import DeviceReport, report_of_module
+from steadyflow.metrics.devices import DeviceReport, report_of_module, stream_rate_hz
+from steadyflow.metrics.drift import drift_ppm
 from steadyflow.module import Source, is_device_driven
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
 from steadyflow.report import AlignedInputReport, ModuleReport
 from steadyflow.runtime.format_resolution import resolve_formats
 from steadyflow.runtime.freewheel import freewheeling
-from steadyflow.runtime.layout import Layout, check_audio_limits, default_rules, plan_workers, topological
+from steadyflow.runtime.graph import upstream_of
+from steadyflow.runtime.layout import (
+    Layout,
+    check_audio_limits,
+    default_rules,
+    edges_between,
+    plan_workers,
+    topological,
+)
 from steadyflow.runtime.open_ends import OpenPlace, views_exhausted
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.replicas import check_around_replicas
@@ -131,7 +140,7 @@ class Execution:
                 pipeline.clock = clock
         self._connect_pipelines()
         self.workers: dict[str, Worker] = {}
-        devices: list[WatchedDevice] = []
+        self._devices: dict[str, WatchedDevice] = {}
         for number, (plan, wiring) in enumerate(zip(plans, layout.worker_wirings(plans), strict=True)):
             if plan.placement == "process":
                 worker: Worker = ProcessWorker(wiring, self, flow, layout.segments)
@@ -143,8 +152,8 @@ class Execution:
                 if module.account is not None:
                     device_driven: Any = modules[module.name].module
                     device_driven.device_account = account = DeviceAccount(*self._at(module.account))
-                    devices.append(WatchedDevice(module.name, account))
-        self._watch = Watch(flow, [*self._watched(), *devices], publish, clock)
+                    self._devices[module.name] = WatchedDevice(module.name, account, stream_rate_hz(device_driven))
+        self._watch = Watch(flow, [*self._watched(), *self._devices.values()], publish, clock)
 
     def _watched(self) -> Iterator[WatchedPipeline]:
         """Say which pipelines are looked at while they run: where somebody waits for the blocks, and a limit or a priority is set."""
@@ -375,6 +384,21 @@ class Execution:
             for name, placed in self._modules.items()
             if isinstance(placed.module, Source) and (account := placed.module.device_account) is not None
         }
+
+    def clock_drifts(self) -> dict[str, float]:
+        """Return how much faster each device that captures is than each other one that plays what comes of it, as far as known."""
+        upstream = upstream_of(edges_between(self._modules, self._linked))
+        pairs = [
+            (capturing, playing)
+            for playing in self._devices
+            for capturing in self._devices
+            if capturing != playing and capturing in upstream.get(playing, ())
+        ]
+        drifts = {
+            f"{capturing}->{playing}": drift_ppm(self._devices[capturing].rate, self._devices[playing].rate)
+            for capturing, playing in pairs
+        }
+        return {pair: ppm for pair, ppm in drifts.items() if ppm is not None}
 
     def device_places(self) -> dict[str, tuple[Segment, int]]:
         """Return where the callback of each device counts, by module."""

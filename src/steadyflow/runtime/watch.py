@@ -12,6 +12,7 @@ from steadyflow.clock import ManualClock
 from steadyflow.events import BudgetExceeded, BudgetRestored, ConsumerSharesLock, DeviceXrun, FlowEvent
 from steadyflow.metrics.budgets import LIMIT, BudgetWatch, ConsumerCycles, LockWatch
 from steadyflow.metrics.devices import DeviceWatch, missed_deadlines
+from steadyflow.metrics.drift import ClockRate
 from steadyflow.metrics.flow_metrics import read_worst_block
 from steadyflow.metrics.histogram import Histogram
 from steadyflow.pipeline import Pipeline
@@ -105,16 +106,22 @@ class WatchedDevice:
     Args:
         module: The module that it drives.
         account: What its callback counts.
+        nominal_hz: The rate that it should have.
     """
 
-    def __init__(self, module: str, account: DeviceAccount) -> None:
+    def __init__(self, module: str, account: DeviceAccount, nominal_hz: int) -> None:
+        self.rate = ClockRate(nominal_hz)
+        """The rate that it has."""
         self._module = module
         self._account = account
         self._watch = DeviceWatch()
 
     def look(self, flow: str, now_ns: int) -> list[FlowEvent]:
         """Read its account, and return what was missed. Does not disturb it."""
-        news = self._watch.look(now_ns, missed_deadlines(self._account.counts()))
+        counts = self._account.counts()
+        if counts["cycles"]:
+            self.rate.observe(counts["frames"] + counts["lost_frames"], counts["last_cycle_ns"])
+        news = self._watch.look(now_ns, missed_deadlines(counts))
         return [] if news is None else [DeviceXrun(flow=flow, module=self._module, **news._asdict())]
 
 
