@@ -359,6 +359,30 @@ def test_a_device_that_is_unplugged_is_found_again() -> None:
     assert report.pipelines["mic.out->collect.data"].dropped_total == 0
 
 
+class Reluctant(ScriptedDevice):
+    """Is there again before it opens."""
+
+    def __init__(self, script: Any, refusals: int) -> None:
+        super().__init__(script)
+        self.opened = 0
+        self.refusals = refusals
+
+    def open(self, *arguments: Any) -> Any:
+        self.opened += 1
+        if 1 < self.opened <= 1 + self.refusals:
+            raise DeviceUnavailable("it is still being used")
+        return super().open(*arguments)
+
+
+def test_a_device_that_does_not_open_at_once_is_tried_again() -> None:
+    signal = noise(PERIOD * 600)
+    device = Reluctant([signal[: PERIOD * 300], Unplugged(0.05), signal[PERIOD * 300 :]], refusals=3)
+    report, collect = captured(device)
+    (recovered,) = kinds(report, DeviceRecovered)
+    assert (recovered.attempts, device.opened) == (4, 5)
+    assert np.concatenate(collect.values).tobytes() == signal.tobytes()
+
+
 def test_stopping_a_flow_whose_device_is_away_ends_it() -> None:
     device = ScriptedDevice([noise(PERIOD * 10), Unplugged(1e6), noise(PERIOD)])
     with DataFlowCoordinator("away") as flow:

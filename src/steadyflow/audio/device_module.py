@@ -105,18 +105,23 @@ class DeviceModule(Source):
         rate_hz = _one_rate_hz(owner, captured, played)
         device = self._driver.find(owner, self.direction, self.device_account.device)
         self.device_account.identify(device.name, device.host)
-        self._native = DeviceStream(self.device_account, float(rate_hz), *self._driver.patience_ns(device))
-        self._connect(self._native)
-        self._stream = self._driver.open(
-            owner,
-            device,
-            self.direction,
-            rate_hz,
-            None if captured is None else captured.channels,
-            None if played is None else played.channels,
-            self._latency,
-            self._native,
-        )
+        native = DeviceStream(self.device_account, float(rate_hz), *self._driver.patience_ns(device))
+        self._connect(native)
+        try:
+            self._stream = self._driver.open(
+                owner,
+                device,
+                self.direction,
+                rate_hz,
+                None if captured is None else captured.channels,
+                None if played is None else played.channels,
+                self._latency,
+                native,
+            )
+        except BaseException:
+            native.close()  # the ports are free for the next attempt
+            raise
+        self._native = native
 
     def _connect(self, native: DeviceStream) -> None:
         """Give the ports to the callback."""
