@@ -74,7 +74,10 @@ void DeviceStream::follow_clock(const StreamTimes& times, Nanoseconds now_ns) no
     }
     // Far from where the clock was a cycle ago: it was set, or the cycle is very late. What it says is believed again when it
     // says so several times, or is back.
-    has_time_ = clock_.observe(times.current_s, now_ns) != DeviceClock::Pair::stray;
+    const DeviceClock::Pair pair = clock_.observe(times.current_s, now_ns);
+    // Several cycles at once have one time; a time that stands still for long is none.
+    if (pair != DeviceClock::Pair::useless) told_ns_ = now_ns;
+    has_time_ = pair != DeviceClock::Pair::stray && now_ns - told_ns_ <= clock_patience_ns_;
     account_.clock_error_ns.store(clock_.error_ns(), std::memory_order_relaxed);
 }
 
@@ -117,7 +120,8 @@ DeviceStream::Arrival DeviceStream::arrival_of(std::uint32_t frames, const Strea
 
 DeviceStream::Arrival DeviceStream::without_time(std::uint32_t frames, Nanoseconds now_ns) noexcept {
     if (capture_) add(account_.without_time);
-    // Where the device has never told a time, frames are as old as they are long.
+    if (now_ns - told_ns_ > clock_patience_ns_) timeless_ = true;
+    // Where the device has told no time, or no more, frames are as old as they are long.
     const Nanoseconds first_ns = timeless_ ? now_ns - static_cast<Nanoseconds>(frames / rate_hz_ * 1e9)
                                            : frame_clock_.to_monotonic_ns(static_cast<double>(stream_frames_) / rate_hz_);
     stream_frames_ += frames;

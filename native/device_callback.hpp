@@ -48,6 +48,7 @@ public:
         : account_owner_(std::move(account)),
           account_(*account_owner_),
           rate_hz_(rate_hz),
+          clock_patience_ns_(clock_patience_ns),
           gap_patience_ns_(gap_patience_ns),
           clock_(clock_patience_ns),
           frame_clock_(gap_patience_ns) {}
@@ -117,13 +118,15 @@ private:
     std::shared_ptr<DeviceAccount> account_owner_;
     DeviceAccount& account_;
     double rate_hz_;
+    Nanoseconds clock_patience_ns_;
     Nanoseconds gap_patience_ns_;
+    Nanoseconds told_ns_ = 0;                // when the device's clock was last seen to go on
     DeviceClock clock_;
     std::optional<DeviceCapture> capture_;
     std::shared_ptr<DevicePlayback> playback_;
     Nanoseconds resumed_ns_ = 0;             // when the first frame was due, if the account goes on; then 0
     bool has_time_ = false;                  // the device's clock runs
-    bool timeless_ = true;                   // and never has
+    bool timeless_ = true;                   // and has not, or not for long
     DeviceClock frame_clock_;                // its time: frames / rate
     std::uint64_t stream_frames_ = 0;        // that the device has brought or wanted, or lost
     std::uint32_t generation_ = fork_generation;

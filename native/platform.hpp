@@ -49,8 +49,14 @@ protected:
 // The calling thread's; null: the system. It must outlive its use.
 void keep_time_by(Timekeeper* timekeeper) noexcept;
 
+// Until when a thread sleeps at most: the deadline (negative: none), or so long from now, to look whether it has missed something.
+// In a thread with a timekeeper the deadline alone: its time does not go on for a look.
+Nanoseconds look_up_at(Nanoseconds deadline_ns, Nanoseconds now_ns, Nanoseconds look_up_ns) noexcept;
+
 // Whether there is something to read. Never blocks.
 bool is_readable(int descriptor) noexcept;
+// Waits for that in real time. Nothing comes from descriptor -1.
+bool wait_until_readable(int descriptor, Nanoseconds patience_ns) noexcept;
 
 // Two descriptors of a new pipe, or -errno.
 int create_waker(int (&descriptors)[2]) noexcept;

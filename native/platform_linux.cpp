@@ -60,9 +60,17 @@ void drain(Waker& waker) noexcept {
     waker.rung = false;
 }
 
-bool is_readable(int descriptor) noexcept {
+Nanoseconds look_up_at(Nanoseconds deadline_ns, Nanoseconds now_ns, Nanoseconds look_up_ns) noexcept {
+    if (timekeeper() != nullptr) [[unlikely]] return deadline_ns;
+    return deadline_ns < 0 ? now_ns + look_up_ns : std::min(deadline_ns, now_ns + look_up_ns);
+}
+
+bool is_readable(int descriptor) noexcept { return wait_until_readable(descriptor, 0); }
+
+bool wait_until_readable(int descriptor, Nanoseconds patience_ns) noexcept {
     pollfd readable{descriptor, POLLIN, 0};
-    return poll(&readable, 1, 0) > 0;
+    const timespec timeout{static_cast<time_t>(patience_ns / 1'000'000'000), static_cast<long>(patience_ns % 1'000'000'000)};
+    return ppoll(&readable, 1, &timeout, nullptr) > 0;
 }
 
 void wait_for_wake(Waker& waker, Nanoseconds deadline_ns) noexcept {

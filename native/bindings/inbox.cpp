@@ -371,8 +371,7 @@ std::uint64_t Inbox::serve(Nanoseconds deadline_ns, std::uint64_t limit) {
         if (!on_idle_.is_none() && (++idle_sleeps_ >= sleeps_per_idle_call || now - idled_ns_ > idle_call_ns)) {
             use_idleness(now, deadline_ns);
         }
-        const Nanoseconds look_up = now + look_up_ns;
-        sleep(deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up), true);
+        sleep(look_up_at(deadline_ns, now, look_up_ns), true);
         slept = true;
         look_everywhere(gil_ns_);
     }
@@ -452,8 +451,7 @@ inline nb::object Inbox::receive_one(Link& link, Nanoseconds entered, Nanosecond
             continue;
         }
         if (seat.bell().take() != 0) continue;
-        const Nanoseconds look_up = now + look_up_ns;
-        sleep(deadline < 0 ? look_up : std::min(deadline, look_up), true);
+        sleep(look_up_at(deadline, now, look_up_ns), true);
         slept = true;
         if (!detached_) look_everywhere(gil_ns_);
     }

@@ -37,6 +37,7 @@ void register_manual_time(nb::module_& module) {
                  keep_time_by(nullptr);
              },
              "Gives the seat of the calling thread back, if it has one, and goes by the system's clock again.")
+        .def("leave_seat", &ManualTime::leave_seat, "Gives the seat back; the thread still goes by this clock.")
         .def("take_seat",
              [](ManualTime& time, unsigned order, bool follows) {
                  const WaitWithoutGil waiting;
@@ -60,13 +61,22 @@ void register_manual_time(nb::module_& module) {
              },
              "descriptor"_a, "moment_ns"_a, "The same, until something can be read there, which is the answer.")
         .def("expect", &ManualTime::expect, "seats"_a, "So many more seats have to be taken before the first turn.")
-        .def("set_limit", &ManualTime::set_limit, "limit_ns"_a, "Lets time go on as far as that. Any thread; does not wait.")
-        .def("wait_until_still",
-             [](ManualTime& time, double patience_s) {
-                 const WaitWithoutGil waiting;
-                 return time.wait_until_still(static_cast<Nanoseconds>(std::clamp(patience_s, 0.0, 1e6) * 1e9));
+        .def("go_on_until", &ManualTime::go_on_until, "limit_ns"_a,
+             "Lets time go on as far as that, or as it may already. Any thread; does not wait.")
+        .def("stand_still", &ManualTime::stand_still, "Lets time go no further. Any thread; does not wait.")
+        .def("wait_until",
+             [](ManualTime& time, Nanoseconds moment_ns, double patience_s) {
+                 bool over = false;
+                 {
+                     const WaitWithoutGil waiting;
+                     over = time.wait_until(moment_ns, static_cast<Nanoseconds>(std::clamp(patience_s, 0.0, 1e6) * 1e9));
+                 }
+                 check_interruption();
+                 return over;
              },
-             "patience_s"_a, "Whether everybody waits for the limit to move, or has left; waits for that. Of a thread without a seat.")
+             "moment_ns"_a, "patience_s"_a,
+             "Whether everybody waits for the limit to move, or has left, or the moment is over where the limit lies beyond it; waits\n"
+             "for that, of real time so long at most. Of a thread without a seat.")
         .def("disband", &ManualTime::disband, "Ends the taking of turns: whoever waits for one returns.")
         .def_ro_static("NO_LIMIT", &ManualTime::no_limit);
 }

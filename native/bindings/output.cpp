@@ -337,8 +337,7 @@ void Output::wait_for_room(Link& link, Nanoseconds deadline_ns) {
     const bool sleeps_on_bell = on_worker || seat;
     if (sleeps_on_bell) link.producer.request_wake();
     if (!link.producer.has_room()) {
-        const Nanoseconds look_up = began + look_again_ns;  // also for a signal that another thread took
-        const Nanoseconds until = deadline_ns < 0 ? look_up : std::min(deadline_ns, look_up);
+        const Nanoseconds until = look_up_at(deadline_ns, began, look_again_ns);  // also for a signal that another thread took
         if (on_worker) inbox_->sleep(until, false);
         else if (sleeps_on_bell) {
             const WaitWithoutGil waiting;

@@ -612,6 +612,9 @@ class ManualTime:
         Gives the seat of the calling thread back, if it has one, and goes by the system's clock again.
         """
 
+    def leave_seat(self) -> None:
+        """Gives the seat back; the thread still goes by this clock."""
+
     def take_seat(self, order: int, follows: bool = False) -> None:
         """
         Waits until all are seated that are expected, and it is this thread's turn. `follows`: time does not go on for it alone.
@@ -633,12 +636,18 @@ class ManualTime:
     def expect(self, seats: int) -> None:
         """So many more seats have to be taken before the first turn."""
 
-    def set_limit(self, limit_ns: int) -> None:
-        """Lets time go on as far as that. Any thread; does not wait."""
-
-    def wait_until_still(self, patience_s: float) -> bool:
+    def go_on_until(self, limit_ns: int) -> None:
         """
-        Whether everybody waits for the limit to move, or has left; waits for that. Of a thread without a seat.
+        Lets time go on as far as that, or as it may already. Any thread; does not wait.
+        """
+
+    def stand_still(self) -> None:
+        """Lets time go no further. Any thread; does not wait."""
+
+    def wait_until(self, moment_ns: int, patience_s: float) -> bool:
+        """
+        Whether everybody waits for the limit to move, or has left, or the moment is over where the limit lies beyond it; waits
+        for that, of real time so long at most. Of a thread without a seat.
         """
 
     def disband(self) -> None:

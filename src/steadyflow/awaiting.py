@@ -110,7 +110,8 @@ class BellWatch:
                 self._bell.leave_seat()
                 raise
             self._loop = loop
-            self._look_up = loop.call_later(_LOOK_UP_S, self._look_again)
+            if getattr(loop, "looks_up", True):  # by a manual clock, no time goes on for a look
+                self._look_up = loop.call_later(_LOOK_UP_S, self._look_again)
             return True
 
     def _stand_up(self) -> None:

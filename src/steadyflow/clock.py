@@ -6,6 +6,7 @@ from typing import Final, Protocol
 
 from steadyflow._native import ManualTime, monotonic_ns
 from steadyflow.arguments import checked_seconds
+from steadyflow.errors import StateError
 from steadyflow.formats import checked_integer
 
 _FIRST_NS: Final = 1_000_000_000
@@ -39,7 +40,8 @@ class ManualClock:
     The clock of a freewheeling flow: it stands still while modules work, and jumps to the next moment at which one has something to do.
 
     The workers of the flow take turns by it, one at a time and always in the same order, so whatever happens in the flow happens
-    at the same time in each run: stamps, latencies, late and dropped blocks, events. One flow at a time.
+    at the same time in each run: stamps, latencies, late and dropped blocks, events. One flow after the other may go by it; the
+    next one begins where the last one has ended.
 
     ::
 
@@ -56,15 +58,35 @@ class ManualClock:
         ConfigurationError: That is no time.
     """
 
-    __slots__ = ("__weakref__", "turns")
+    __slots__ = ("__weakref__", "_owner", "_turns")
 
     def __init__(self, start_ns: int = _FIRST_NS) -> None:
-        self.turns: Final = ManualTime(checked_integer("ManualClock", "start_ns", start_ns, _LATEST_NS))
-        """Who works now; for the runtime."""
+        self._turns = ManualTime(checked_integer("ManualClock", "start_ns", start_ns, _LATEST_NS))
+        self._owner: str | None = None
 
     def monotonic_ns(self) -> int:
         """Return its time in ns. Any thread, never blocks."""
-        return self.turns.now_ns
+        return self._turns.now_ns
+
+    def begin_run(self, flow: str) -> ManualTime:
+        """
+        Return who works when, for one run of a flow; time stands still. For the runtime.
+
+        Raises:
+            StateError: Another flow goes by it.
+        """
+        if self._owner is not None:
+            raise StateError(
+                f"flow {flow!r}: expected a clock that no other flow goes by; flow {self._owner!r} runs by this one. Give it one of "
+                f"its own."
+            )
+        self._owner = flow
+        self._turns = ManualTime(self._turns.now_ns)
+        return self._turns
+
+    def end_run(self) -> None:
+        """Let another flow go by it. For the runtime."""
+        self._owner = None
 
     def sleep(self, seconds: float) -> None:
         """
@@ -77,13 +99,18 @@ class ManualClock:
         Raises:
             ConfigurationError: `seconds` is no time.
         """
-        moment_ns = self.turns.now_ns + round(checked_seconds("ManualClock.sleep", "seconds", seconds) * 1e9)
-        if self.turns.is_seated:
-            self.turns.sleep_until(moment_ns)
+        turns = self._turns
+        moment_ns = turns.now_ns + round(checked_seconds("ManualClock.sleep", "seconds", seconds) * 1e9)
+        if turns.is_seated:
+            turns.sleep_until(moment_ns)
             return
-        self.turns.set_limit(moment_ns)
-        while not self.turns.wait_until_still(_LOOK_UP_S):
-            pass
+        turns.go_on_until(moment_ns)
+        try:
+            while not turns.wait_until(moment_ns, _LOOK_UP_S):
+                pass
+        except BaseException:
+            turns.stand_still()
+            raise
 
     def __repr__(self) -> str:
-        return f"<ManualClock: {self.turns.now_ns / 1e9:.9f} s>"
+        return f"<ManualClock: {self._turns.now_ns / 1e9:.9f} s>"

@@ -484,7 +484,12 @@ class DataFlowCoordinator:
             self._end_observers,
             clock,
         )
-        self._clock = clock
+        if clock is not None:
+            self._clock = clock
+            # What was noted before is of the system's clock.
+            now_ns = clock.monotonic_ns()
+            noted = [msgspec.structs.replace(event, timestamp_ns=now_ns) for event in self._events]
+            self._events = deque(noted, maxlen=_MAX_EVENTS)
         self._state = "running"
         try:
             if clock is None:
@@ -525,7 +530,9 @@ class DataFlowCoordinator:
             raise
         return self._finish() if finished else self.stop()
 
-    async def run_async(self, duration_s: float | None = None) -> FlowReport:
+    async def run_async(
+        self, duration_s: float | None = None, *, freewheel: bool = False, clock: ManualClock | None = None
+    ) -> FlowReport:
         """
         Do the same as `run` in a task of an event loop, which goes on meanwhile, also during start and stop.
 
@@ -534,19 +541,26 @@ class DataFlowCoordinator:
 
         Args:
             duration_s: Stop after this time; None: until every source has ended.
+            freewheel: Run offline; see `start`. The duration is of the flow's time then.
+            clock: The clock for that.
 
         Raises:
             FlowFailed: A module or worker failed; carries the report.
             ConfigurationError: See `start`.
         """
         _check_duration("run_async", duration_s)
+        clock = _clock_of("run_async", freewheel, clock)
         from steadyflow.awaiting import in_thread, in_thread_until_hurried, loop_is_running, wait_for_call
 
         self._require_new("start")  # here, and not in a thread, so that what calls is known
         try:
-            await in_thread(self._start)
+            await in_thread(self._start, clock)
             assert self._execution is not None
-            finished = await wait_for_call(self._execution.when_over, duration_s)
+            if clock is not None and duration_s is not None:
+                finished = await in_thread(self._execution.wait, duration_s)  # of the flow's seconds
+            else:
+                self._execution.let_time_go_on()
+                finished = await wait_for_call(self._execution.when_over, duration_s)
         except BaseException as interruption:
             # Cancelled; or the start failed, and nothing runs that could be stopped.
             if self._state == "running" and self._execution is not None:
@@ -558,7 +572,7 @@ class DataFlowCoordinator:
             raise
         return await in_thread_until_hurried(self._hurry, self._wait_and_finish if finished else self.stop)
 
-    async def start_async(self) -> None:
+    async def start_async(self, *, freewheel: bool = False, clock: ManualClock | None = None) -> None:
         """
         Do the same as `start` in a task of an event loop, which goes on meanwhile.
 
@@ -566,7 +580,7 @@ class DataFlowCoordinator:
         """
         from steadyflow.awaiting import in_thread
 
-        await in_thread(self._start)
+        await in_thread(self._start, _clock_of("start_async", freewheel, clock))
 
     async def stop_async(self, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> FlowReport:
         """

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -26,6 +29,7 @@ from steadyflow import (
     Source,
 )
 from steadyflow.audio import Duplex, Microphone, Speaker, Tone
+from steadyflow.clock import SystemClock
 from steadyflow.errors import ConfigurationError, DeviceUnavailable, StateError
 from steadyflow.events import BudgetExceeded, DeviceLost, DeviceRecovered, DeviceXrun
 from steadyflow.testing import Collect, Drift, Late, ManualClock, ScriptedDevice, ScriptedSource, Unplugged, Xrun
@@ -190,7 +194,7 @@ def test_what_asks_for_processes_replicas_and_real_time_runs_in_threads() -> Non
         flow.connect(source.out, gain.audio, buffer_size=4)
         flow.connect(gain.out, collect.data, buffer_size=4)
         flow.start(freewheel=True)
-        assert {worker.pid for worker in flow.workers.values()} == {__import__("os").getpid()}
+        assert {worker.pid for worker in flow.workers.values()} == {os.getpid()}
         assert set(flow.workers) == {"main", "gain"}
         flow.wait()
     assert len(collect.values) == 50
@@ -245,7 +249,8 @@ class Stuck(Module):
         self.release = release
 
     def process(self, audio: Block) -> None:
-        self.release()
+        if audio.sequence == 3:
+            self.release()
 
 
 def test_a_module_that_does_not_come_back_is_given_up() -> None:
@@ -271,6 +276,227 @@ def test_a_module_that_does_not_come_back_is_given_up() -> None:
     assert [worker.name for worker in flow.workers.values() if not worker.ended] == ["stuck"]
     release.set()
     flow.close()
+
+
+def listening(clock: ManualClock, name: str, seconds: float | None = None) -> tuple[DataFlowCoordinator, Collect]:
+    flow = DataFlowCoordinator(name)
+    tone = flow.add(Tone(440, block_frames=480, duration_s=seconds), name="tone")
+    collect = flow.add(Collect(), name="collect", worker="collect")
+    flow.connect(tone.out, collect.data, buffer_size=4)
+    return flow, collect
+
+
+def test_a_clock_goes_from_one_flow_to_the_next() -> None:
+    clock = ManualClock()
+    with listening(clock, "first")[0] as flow:
+        flow.start(clock=clock)
+        clock.sleep(0.1)
+        with pytest.raises(
+            StateError, match="flow 'second': expected a clock that no other flow goes by; flow 'first' runs"
+        ):
+            listening(clock, "second")[0].start(clock=clock)
+        clock.sleep(0.1)
+        flow.stop()
+    began_ns = clock.monotonic_ns()
+    assert began_ns >= 1_200_000_000
+    flow, collect = listening(clock, "third")
+    with flow:
+        flow.start(clock=clock)
+        # Nothing goes on by itself, whatever the flow before has done.
+        assert len(collect.values) == 1
+        clock.sleep(0.1)
+        assert len(collect.values) == 11
+        assert collect.arrivals[0].timestamp_ns == began_ns
+        flow.stop(drain_timeout_s=0)
+    flow, collect = listening(clock, "after one that was given up", 0.5)
+    with flow:
+        assert flow.run(clock=clock).duration_s == pytest.approx(0.49)
+    assert len(collect.values) == 50
+
+
+class Slumber(Module):
+    """Takes its time before and after, by the clock."""
+
+    audio = Input(AudioFormat())
+
+    async def setup(self) -> None:
+        await asyncio.sleep(0.25)
+
+    async def process(self, audio: Block) -> None:
+        self.computed = await asyncio.to_thread(sum, range(1000))
+
+    async def teardown(self) -> None:
+        await asyncio.sleep(0.125)
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_setup_teardown_and_what_is_computed_in_a_thread_take_turns_too(attempt: int) -> None:
+    clock = ManualClock()
+    with DataFlowCoordinator("slumber") as flow:
+        tone = flow.add(Tone(440, duration_s=0.2), name="tone")
+        slumber = flow.add(Slumber(), name="slumber")
+        pipe = flow.connect(tone.out, slumber.audio, buffer_size=4)
+        report = flow.run(clock=clock)
+    assert slumber.computed == sum(range(1000))
+    assert report.duration_s == pytest.approx(0.19 + 0.125, abs=1e-6)
+    assert clock.monotonic_ns() == pytest.approx(1_250_000_000 + 315_000_000, abs=1000)
+    assert pipe.statistics().delivered == 20
+    assert [event.timestamp_ns for event in report.events] == sorted(event.timestamp_ns for event in report.events)
+
+
+class Unable(Module):
+    """Has no setup that works, and a teardown of others that takes its time."""
+
+    audio = Input(AudioFormat())
+
+    def setup(self) -> None:
+        raise RuntimeError("no model")
+
+    def process(self, audio: Block) -> None:
+        pass
+
+
+def test_a_start_that_fails_ends_all_workers() -> None:
+    clock = ManualClock()
+    with DataFlowCoordinator("unable") as flow:
+        tone = flow.add(Tone(440), name="tone")
+        slumber = flow.add(Slumber(), name="slumber")
+        unable = flow.add(Unable(), name="unable", worker="unable")
+        flow.connect(tone.out, slumber.audio, buffer_size=4)
+        flow.connect(tone.out, unable.audio, buffer_size=4)
+        with pytest.raises(FlowFailed, match="no model"):
+            flow.start(clock=clock)
+        assert all(worker.ended for worker in flow.workers.values())
+    flow, collect = listening(clock, "next", 0.1)
+    with flow:
+        flow.run(clock=clock)
+    assert len(collect.values) == 10
+
+
+def test_a_pipeline_is_paused_and_goes_on_between_two_steps() -> None:
+    clock = ManualClock()
+    flow, collect = listening(clock, "pause")
+    pipe = flow.pipeline("tone.out->collect.data")
+    flow.handle_backpressure(pipe, DropOldest())
+    with flow:
+        flow.start(clock=clock)
+        clock.sleep(0.1)
+        pipe.pause()
+        clock.sleep(0.1)
+        assert len(collect.values) == 11
+        pipe.resume()
+        assert clock.monotonic_ns() == 1_200_000_000
+        clock.sleep(0.01)
+        # Four had waited: the newest ones. None is late for the pause.
+        assert [arrival.sequence for arrival in collect.arrivals[11:]] == [17, 18, 19, 20, 21]
+        assert pipe.statistics().late == 0
+        flow.stop()
+
+
+def test_time_does_not_run_away_where_nothing_is_due() -> None:
+    """Everything waits for something from outside, such as the end of a pause: then there is real time to wait for."""
+    clock = ManualClock()
+    flow, collect = listening(clock, "standstill", 0.1)
+    pipe = flow.pipeline("tone.out->collect.data")
+    with flow:
+        flow.start(clock=clock)
+        pipe.pause()
+        waiting = threading.Thread(target=flow.wait)
+        waiting.start()
+        # The tone is held up by the pipeline that is full, after blocks 1 to 4.
+        while pipe.statistics().fill < 4:
+            pass
+        assert clock.monotonic_ns() <= 1_050_000_000
+        pipe.resume()
+        waiting.join(30)
+        assert not waiting.is_alive()
+        report = flow.stop()
+    assert len(collect.values) == 10
+    assert report.duration_s < 0.2
+
+
+def test_ctrl_c_ends_a_sleep_and_time_stands_still() -> None:
+    clock = ManualClock()
+    release = threading.Event()
+
+    def interrupt() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        release.wait(30)
+
+    flow = DataFlowCoordinator("interrupted")
+    tone = flow.add(Tone(440), name="tone")
+    stuck = flow.add(Stuck(interrupt), name="stuck", worker="stuck")
+    flow.connect(tone.out, stuck.audio, buffer_size=4)
+    with flow:
+        flow.start(clock=clock)
+        with pytest.raises(KeyboardInterrupt):
+            clock.sleep(10)
+        release.set()
+        clock.sleep(0)
+        assert clock.monotonic_ns() == 1_030_000_000
+        flow.stop()
+
+
+class Forking(Module):
+    """Lets a child do something by the clock that is not its own."""
+
+    audio = Input(AudioFormat())
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.codes: list[int] = []
+
+    def process(self, audio: Block) -> None:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                self.clock.sleep(0.01)
+                before_ns = SystemClock.monotonic_ns()
+                code = 0 if abs(before_ns - time.monotonic_ns()) < 10**9 else 2
+            finally:
+                os._exit(code)
+        self.codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def test_a_forked_child_goes_by_the_system_s_clock() -> None:
+    clock = ManualClock()
+    with DataFlowCoordinator("forking") as flow:
+        tone = flow.add(Tone(440, duration_s=0.05), name="tone")
+        forking = flow.add(Forking(clock), name="forking", worker="forking")
+        flow.connect(tone.out, forking.audio, buffer_size=4)
+        flow.run(clock=clock)
+    assert forking.codes == [0] * 5
+
+
+def test_tasks_of_an_event_loop_run_and_start_flows_offline() -> None:
+    async def use() -> list[float]:
+        flow, _ = listening(ManualClock(), "run", 2.0)
+        async with flow:
+            whole = await flow.run_async(freewheel=True)
+        flow, _ = listening(ManualClock(), "part")
+        async with flow:
+            part = await flow.run_async(0.5, freewheel=True)
+        clock = ManualClock()
+        flow, _ = listening(clock, "start")
+        async with flow:
+            await flow.start_async(clock=clock)
+            clock.sleep(0.25)
+            started = await flow.stop_async()
+        return [whole.duration_s, part.duration_s, started.duration_s]
+
+    assert asyncio.run(use()) == pytest.approx([1.99, 0.5, 0.25])
+
+
+def test_what_could_not_run_live_does_not_run_offline() -> None:
+    with DataFlowCoordinator("merged") as flow:
+        tone = flow.add(Tone(440, duration_s=0.1), name="tone", worker="gain")
+        gain = flow.add(Gain(), name="gain", placement="process")
+        collect = flow.add(Collect(), name="collect")
+        flow.connect(tone.out, gain.audio, buffer_size=4)
+        flow.connect(gain.out, collect.data, buffer_size=4)
+        with pytest.raises(ConfigurationError, match="expected one placement"):
+            flow.run(freewheel=True)
 
 
 # --- devices that are scripts -------------------------------------------------------------------------------------------
@@ -512,6 +738,42 @@ def test_a_device_can_be_replaced_for_a_test() -> None:
     assert np.concatenate(collect.values).tobytes() == signal.tobytes()
 
 
+def test_a_script_runs_once() -> None:
+    device = ScriptedDevice([noise(PERIOD * 4)])
+    captured(device)
+    with pytest.raises(FlowFailed) as failed:
+        captured(device)
+    (failure,) = failed.value.exceptions
+    assert "make one for each run" in str(failure.__cause__)
+
+
+def test_what_comes_after_the_last_frames_is_told_with_a_period_of_silence() -> None:
+    report, collect = captured(ScriptedDevice([noise(PERIOD * 50), Xrun(lost_frames=1000)]))
+    capture = report.devices["mic"].capture
+    assert capture is not None
+    assert (capture.xruns, capture.lost_frames) == (1, 1000)
+    assert not collect.values[-1].any()
+    assert collect.arrivals[-1].first_frame == 50 * PERIOD + 1000
+
+
+def test_a_stop_does_not_wait_for_what_a_device_has_left() -> None:
+    """With the device away, what waits for it is dropped when the flow stops, block by block as it comes."""
+    device = ScriptedDevice([noise(PERIOD * 20), Unplugged(1e6)], output_channels=1)
+    clock = ManualClock()
+    with DataFlowCoordinator("left") as flow:
+        tone = flow.add(Tone(440, block_frames=PERIOD), name="tone")
+        gain = flow.add(Gain(), name="gain", worker="gain")
+        speaker = flow.add(Speaker(device), name="speaker")
+        flow.connect(tone.out, gain.audio, buffer_size=64)
+        pipe = flow.connect(gain.out, speaker.audio, buffer_size=4)
+        flow.start(clock=clock)
+        clock.sleep(2)
+        report = flow.stop()
+    assert report.duration_s < 2.1
+    assert set(pipe.statistics().dropped) <= {"stopped"}
+    assert report.modules["speaker"].state == "stopped"
+
+
 def test_what_a_scripted_device_does_not_have_is_refused() -> None:
     for module, problem in (
         (Microphone(ScriptedDevice(), sample_rate_hz=44_100), "does not open at 44100 Hz"),
@@ -537,6 +799,8 @@ def test_what_a_scripted_device_does_not_have_is_refused() -> None:
         ([noise(4), noise(4, channels=2)], r"expected as many channels in each array, got \[1, 2\]"),
         ([Drift(1e9)], "ppm"),
         ([Late(-1)], "seconds"),
+        ([Late(1.5)], "Use Unplugged"),
+        ([Xrun(lost_frames=60_000)], "Use Unplugged"),
         ([Xrun(lost_frames=-1)], "lost_frames"),
         ([Xrun(direction="up")], "expected direction"),  # type: ignore[arg-type]
     ],
@@ -585,6 +849,8 @@ def test_what_is_captured_is_what_a_script_says(script: list[tuple[str, Any]], b
             position += period
         else:
             told.append(Late(value))
+    if script[-1][0] == "late":  # a last call has to be, for it to be late: it brings silence
+        expected |= {position + n: np.float32(0) for n in range(period)}
     with DataFlowCoordinator("model") as flow:
         microphone = flow.add(Microphone(ScriptedDevice(told, period_frames=period), block_frames=block), name="mic")
         collect = flow.add(Collect(), name="collect")

@@ -9,7 +9,7 @@ from steadyflow._native import DeviceStream, monotonic_ns
 from steadyflow.arguments import checked_seconds
 from steadyflow.audio.devices import PortAudio
 from steadyflow.audio.driver import Direction, Driver, OpenStream
-from steadyflow.errors import ConfigurationError, DeviceLost, StateError
+from steadyflow.errors import ConfigurationError, DeviceLost, DeviceUnavailable, StateError
 from steadyflow.formats import AudioFormat, checked_integer
 from steadyflow.metrics.devices import DeviceReport, audio_format_of, report_of_module
 from steadyflow.module import Source, input_ports, output_ports
@@ -135,12 +135,19 @@ class DeviceModule(Source):
             When to look again, on the monotonic clock in ns.
 
         Raises:
-            DeviceLost: It went away.
+            DeviceUnavailable: It does not start.
+            DeviceLost: It went away, or does not start again.
         """
         native, stream = self._native, self._stream
         assert native is not None
         assert stream is not None
-        stream.start()
+        try:
+            stream.start()
+        except DeviceUnavailable as refusal:
+            assert self.device_account is not None
+            if self.device_account.counts()["cycles"]:  # it was there before, so it is looked for again
+                raise DeviceLost(str(refusal)) from refusal
+            raise
         self._started_ns = heard_ns = looked_ns = monotonic_ns()
         while not self._has_ended(native, stream):
             look_ns = looked_ns + _LOOK_NS

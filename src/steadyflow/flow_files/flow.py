@@ -44,9 +44,12 @@ class FileFlow(DataFlowCoordinator):
         duration_s = self.duration_s if duration_s is None else duration_s
         return super().run(duration_s, freewheel=freewheel, clock=clock)
 
-    async def run_async(self, duration_s: float | None = None) -> FlowReport:
+    async def run_async(
+        self, duration_s: float | None = None, *, freewheel: bool = False, clock: ManualClock | None = None
+    ) -> FlowReport:
         """Run as the base class does, in a task of an event loop; without `duration_s`, as long as the file says."""
-        return await super().run_async(self.duration_s if duration_s is None else duration_s)
+        duration_s = self.duration_s if duration_s is None else duration_s
+        return await super().run_async(duration_s, freewheel=freewheel, clock=clock)
 
     def graph(self, format: DiagramFormat = "mermaid") -> str:
         """

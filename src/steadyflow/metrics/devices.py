@@ -50,7 +50,7 @@ class PlaybackReport(msgspec.Struct, frozen=True):
         xruns: How often the driver said that it was given frames too late.
         last_xrun_ns: When, the last time, on the monotonic clock; 0: never.
         underruns: How often nothing waited when the device wanted more, after playing had begun.
-        silent_frames: What it was given instead.
+        silent_frames: What it was given instead: silence, or with ``late="conceal"`` what was made up.
         misfits: Blocks that were not what their format says, and were dropped.
     """
 

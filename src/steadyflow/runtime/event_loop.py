@@ -13,18 +13,19 @@ import selectors
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar, TypeVarTuple
 
-from steadyflow._native import AbortFlag, Delivery, Segment, monotonic_ns
+from steadyflow._native import AbortFlag, Delivery, ManualTime, Segment, monotonic_ns
 from steadyflow.awaiting import NEVER, BellWatch, Sender
-from steadyflow.clock import ManualClock
 from steadyflow.data import Block
 from steadyflow.module import Module, Source, output_ports
 from steadyflow.runtime.loop import Host, Seat, WorkerLoop, due_time_ns
 from steadyflow.runtime.windows import Windows
 from steadyflow.runtime.wiring import WorkerWiring
 
-_LOOK_UP_S: Final = 0.25
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 IDLE_MARGIN_S: Final = 0.001
 """An event loop that something waits for so soon is not idle."""
 
@@ -44,29 +45,39 @@ class IdleSelector(selectors.DefaultSelector):
 class ManualSelector(selectors.DefaultSelector):
     """A selector that waits by a manual clock: it passes the turn on."""
 
-    def __init__(self, clock: ManualClock) -> None:
+    def __init__(self, turns: ManualTime) -> None:
         super().__init__()
-        self._turns = clock.turns
+        self._turns = turns
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if ready or (timeout is not None and timeout <= 0):
             return ready
-        # Not for ever: another thread, which does not go by the clock, may have something to say.
-        wait_s = _LOOK_UP_S if timeout is None else min(timeout, _LOOK_UP_S)
-        self._turns.sleep_until_readable(self.fileno(), self._turns.now_ns + max(round(wait_s * 1e9), 1))
+        until_ns = NEVER if timeout is None else self._turns.now_ns + max(round(timeout * 1e9), 1)
+        self._turns.sleep_until_readable(self.fileno(), until_ns)
         return super().select(0)
 
 
 class ManualEventLoop(asyncio.SelectorEventLoop):
     """An event loop of which the time is that of a manual clock."""
 
-    def __init__(self, clock: ManualClock) -> None:
-        super().__init__(ManualSelector(clock))
-        self._turns = clock.turns
+    looks_up = False  # see awaiting.BellWatch
+
+    def __init__(self, turns: ManualTime) -> None:
+        super().__init__(ManualSelector(turns))
+        self._turns = turns
 
     def time(self) -> float:
         return self._turns.now_ns / 1e9
+
+    def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        """Run it here and now: no other thread goes by the clock, and for this one it takes no time."""
+        done: asyncio.Future[T] = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as problem:
+            done.set_exception(problem)
+        return done
 
 
 class EventLoop(WorkerLoop):
@@ -80,15 +91,16 @@ class EventLoop(WorkerLoop):
         abort: AbortFlag,
         host: Host,
         resolve: Callable[[str], type] | None = None,
-        clock: ManualClock | None = None,
+        turns: ManualTime | None = None,
     ) -> None:
         super().__init__(wiring, modules, segments, abort, host, resolve)
-        self._selector = IdleSelector()
+        self._selector: IdleSelector | None = None
         factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-        if clock is not None:
-            factory = partial(ManualEventLoop, clock)
+        if turns is not None:
+            factory = partial(ManualEventLoop, turns)
         elif wiring.realtime is not None:
             # Python's own, whatever policy the program sets: another one does not say when it is idle.
+            self._selector = IdleSelector()
             factory = partial(asyncio.SelectorEventLoop, self._selector)
         self._runner = asyncio.Runner(loop_factory=factory)
         self._watch = BellWatch(self._inbox.bell, self._inbox.collect)
@@ -120,6 +132,7 @@ class EventLoop(WorkerLoop):
         super().detach()
 
     def on_idle(self, call: Callable[[], object]) -> None:
+        assert self._selector is not None
         self._selector.on_idle = call
 
     async def _run(self) -> None:

@@ -14,6 +14,7 @@ from steadyflow._native import (
     AbortFlag,
     DeviceAccount,
     Inbox,
+    ManualTime,
     Ring,
     Segment,
     monotonic_ns,
@@ -50,7 +51,9 @@ from steadyflow.runtime.freewheel import freewheeling
 from steadyflow.runtime.graph import upstream_of
 from steadyflow.runtime.layout import (
     Layout,
+    WorkerPlan,
     check_audio_limits,
+    check_placements,
     default_rules,
     edges_between,
     plan_workers,
@@ -101,11 +104,8 @@ class Execution:
         clock: ManualClock | None = None,
     ) -> None:
         self._flow = flow
-        if clock is not None:
-            modules = freewheeling(modules, pipelines)
         self._clock = clock
-        self._now_ns = monotonic_ns if clock is None else clock.monotonic_ns
-        self._modules = modules
+        self._turns: ManualTime | None = None
         self._pipelines = pipelines
         self._abort = abort
         self._publish = publish
@@ -121,12 +121,18 @@ class Execution:
         self._when_over: list[Callable[[], None]] = []
         self.problems: list[Exception] = []
         self._failed_modules: set[str] = set()
-        self._replicas_left = {name: placed.replicas for name, placed in modules.items()}
         self.started_ns = 0
         self.ended_ns = 0
 
         linked = [pipeline for pipeline in pipelines if not (pipeline.source_open and pipeline.target_open)]
         order = topological(modules, linked)
+        if clock is not None:
+            plan_workers(modules, order)  # what could not run live does not run so, either
+            modules = freewheeling(modules, pipelines)
+        else:
+            check_placements(modules)
+        self._modules = modules
+        self._replicas_left = {name: placed.replicas for name, placed in modules.items()}
         check_around_replicas(modules, linked, order)
         resolve_formats(modules, linked, order)
         check_audio_limits(linked, {pipeline.id: pipeline.format for pipeline in linked})
@@ -134,26 +140,36 @@ class Execution:
         plans = plan_workers(modules, order)
         places = {pipeline.id: opened[pipeline.id][:4] for pipeline in linked if pipeline.id in opened}
         self._linked = linked
-        self._layout = layout = Layout(modules, linked, plans, order, places)
-        if clock is not None:
-            for pipeline in linked:
-                pipeline.clock = clock
-        self._connect_pipelines()
+        self._layout = Layout(modules, linked, plans, order, places)
         self.workers: dict[str, Worker] = {}
         self._devices: dict[str, WatchedDevice] = {}
-        for number, (plan, wiring) in enumerate(zip(plans, layout.worker_wirings(plans), strict=True)):
+        if clock is not None:
+            self._turns = clock.begin_run(flow)
+            for pipeline in linked:
+                pipeline.clock = clock
+        try:
+            self._connect_pipelines()
+            self._make_workers(plans)
+            self._watch = Watch(flow, [*self._watched(), *self._devices.values()], publish, self._turns)
+        except BaseException:
+            if clock is not None:
+                clock.end_run()
+            raise
+
+    def _make_workers(self, plans: Sequence[WorkerPlan]) -> None:
+        segments = self._layout.segments
+        for order, (plan, wiring) in enumerate(zip(plans, self._layout.worker_wirings(plans), strict=True)):
             if plan.placement == "process":
-                worker: Worker = ProcessWorker(wiring, self, flow, layout.segments)
+                worker: Worker = ProcessWorker(wiring, self, self._flow, segments)
             else:
                 instances = {placed.name: placed.module for placed in plan.modules}
-                worker = ThreadWorker(wiring, self, instances, layout.segments, abort, clock, number)
+                worker = ThreadWorker(wiring, self, instances, segments, self._abort, self._turns, order)
             self.workers[plan.name] = worker
             for module in wiring.modules:
                 if module.account is not None:
-                    device_driven: Any = modules[module.name].module
+                    device_driven: Any = self._modules[module.name].module
                     device_driven.device_account = account = DeviceAccount(*self._at(module.account))
                     self._devices[module.name] = WatchedDevice(module.name, account, stream_rate_hz(device_driven))
-        self._watch = Watch(flow, [*self._watched(), *self._devices.values()], publish, clock)
 
     def _watched(self) -> Iterator[WatchedPipeline]:
         """Say which pipelines are looked at while they run: where somebody waits for the blocks, and a limit or a priority is set."""
@@ -231,6 +247,9 @@ class Execution:
         """
         # Processes first: they take longest.
         try:
+            if self._turns is not None:  # a setup, too, may take its time
+                self._turns.expect(len(self.workers))
+                self.let_time_go_on()
             for worker in sorted(self.workers.values(), key=lambda worker: isinstance(worker, ThreadWorker)):
                 with self._changed:
                     self._running += 1
@@ -248,13 +267,14 @@ class Execution:
 
     def _release_workers(self) -> None:
         with self._changed:
-            self.started_ns = self._now_ns()
+            self.started_ns = self.now_ns()
             failed_meanwhile = self._stopping
         for pipeline in self._linked:
             pipeline.mark_started(self.started_ns)
         self._publish(DataFlowStarted(flow=self._flow, workers=tuple(self.workers)))
-        if self._clock is not None:
-            self._clock.turns.expect(len(self.workers))
+        if self._turns is not None:
+            self._turns.stand_still()
+            self._turns.expect(len(self.workers))
         self._watch.start(len(self.workers))
         for worker in self.workers.values():
             worker.start()
@@ -262,6 +282,10 @@ class Execution:
                 worker.stop()
         if failed_meanwhile:
             self._end_by_itself()
+        elif self._turns is not None:
+            # What is due at once is done when the caller goes on.
+            while not self._turns.wait_until(self.started_ns, _LOOK_UP_S):
+                pass
 
     def forget(self) -> None:
         """Give up the run in a forked child: it goes on in the parent, which nothing here may disturb."""
@@ -275,12 +299,12 @@ class Execution:
 
         Interrupted by signals' exceptions, such as KeyboardInterrupt. Where the flow freewheels, its time goes on meanwhile.
         """
-        if self._clock is not None and timeout_s is not None:
+        if self._clock is not None and timeout_s is not None and not self._is_over():
             self._clock.sleep(timeout_s)
             if not self._is_over():
                 return False
         else:
-            self._let_time_go_on()
+            self.let_time_go_on()
             deadline = None if timeout_s is None else time.monotonic() + timeout_s
             if not self._wait(self._is_over, deadline):
                 return False
@@ -324,8 +348,8 @@ class Execution:
         """End everything that still runs: waiting calls first, then processes by force. Threads cannot be forced."""
         self._stopping = True
         self._abort.set()
-        if self._clock is not None:
-            self._clock.turns.disband()
+        if self._turns is not None:
+            self._turns.disband()
         self._end_open_sources("the flow was aborted")
         for worker in self.workers.values():
             if not worker.ended:
@@ -375,7 +399,7 @@ class Execution:
 
     def now_ns(self) -> int:
         """Return the time by the clock of the run."""
-        return self._now_ns()
+        return monotonic_ns() if self._turns is None else self._turns.now_ns
 
     def device_reports(self) -> dict[str, DeviceReport]:
         """Return what happened at each device, by module."""
@@ -550,11 +574,12 @@ class Execution:
             for worker in self.workers.values():
                 if not worker.ended:
                     worker.stop()
-        self._let_time_go_on()
+        self.let_time_go_on()
 
-    def _let_time_go_on(self) -> None:
-        if self._clock is not None:
-            self._clock.turns.set_limit(self._clock.turns.NO_LIMIT)
+    def let_time_go_on(self) -> None:
+        """Where the flow freewheels: let its time go on until it is over. Any thread; does not wait."""
+        if self._turns is not None:
+            self._turns.go_on_until(self._turns.NO_LIMIT)
 
     def _end_open_sources(self, reason: str) -> None:
         for pipeline in self._linked:
@@ -628,6 +653,8 @@ class Execution:
                     ended_ns = self._settle()
                 finally:
                     self._settled()
+                    if self._clock is not None:
+                        self._clock.end_run()
                 self.ended_ns = ended_ns  # last: whoever sees it need not wait for anything
         with self._changed:
             self._changed.notify_all()
@@ -655,7 +682,7 @@ class Execution:
             for ring in () if pipeline.target_open else pipeline.rings:
                 ring.abandon(DROPPED_FAILED if failed else DROPPED_STOPPED)
         self._publish(DataFlowStopped(flow=self._flow, failed=bool(self.problems)))
-        return self._now_ns()
+        return self.now_ns()
 
     def _wait(self, condition: Callable[[], bool], deadline: float | None) -> bool:
         with self._changed:

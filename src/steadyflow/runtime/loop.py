@@ -113,6 +113,7 @@ class WorkerLoop(ABC):
         self._formats: dict[str, Format] = {}
         self._fused_into: dict[tuple[str, str], list[PipelineWiring]] = {}
         self._set_up: set[str] = set()
+        self._unrung: set[str] = set()  # inputs that a device has left: the bell that is rung for them is the device's
         self._timed: list[tuple[Seat, Alignment]] = []  # who is called when a time has come, and not only a block
         self._build()
 
@@ -353,6 +354,7 @@ class WorkerLoop(ABC):
     # --- ends and failures --------------------------------------------------------------------------------------------
 
     def _input_ended(self, seat: Seat, pipeline: PipelineWiring) -> None:
+        self._unrung.discard(pipeline.id)
         port = pipeline.target[1]
         if seat.alignment is not None and port in seat.alignment.names and seat.state == "running":
             self._carry_out(seat, partial(self._call, seat, partial(seat.alignment.end, port)))
@@ -380,6 +382,7 @@ class WorkerLoop(ABC):
             target.fail() if seat.state == "failed" else target.close()
         for pipeline_id in seat.fed_by:
             self._inbox.hold(pipeline_id, False)
+            self._unrung.add(pipeline_id)
         for name, port in output_ports(seat.module).items():
             port.end()
             for pipeline in self._fused_into.get((seat.name, name), ()):

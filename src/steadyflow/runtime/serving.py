@@ -25,6 +25,7 @@ T = TypeVar("T")
 # Blocks served between two steps of a source that is always ready: enough to keep up with what it sends.
 _BLOCKS_PER_STEP: Final = 256
 _FOREVER: Final = -1
+_LOOK_NS: Final = 1_000_000  # between two looks at an input whose bell is not rung here
 _ALL: Final = 1 << 62
 
 
@@ -117,6 +118,11 @@ class ServingLoop(WorkerLoop):
 
     def _serve(self, until_ns: int, limit: int) -> None:
         """Serve blocks, as `Inbox.serve` does, and then call the modules whose time has come."""
+        if self._unrung:
+            for pipeline in self._unrung:
+                self._inbox.hold(pipeline, False)  # so that it is looked at
+            look_ns = monotonic_ns() + _LOOK_NS
+            until_ns = look_ns if until_ns == _FOREVER else min(until_ns, look_ns)
         if not self._timed:
             self._inbox.serve(until_ns, limit)
             return
@@ -167,17 +173,19 @@ class ServingLoop(WorkerLoop):
         """Look for a device until it is back, and then go on producing."""
         absence = Absence(seat.name, problem)
         self._host.device_lost(seat.name, problem)
-        while True:
+        while seat.name in self._away:
             yield monotonic_ns() + round(absence.pause_s * 1e9)
             absence.attempts += 1
             try:
                 self._inbox.call(seat.context, source.setup)
-                break
-            except DeviceUnavailable as still_away:
+                steps: Any = source.produce()
+                first_due_ns = next(steps, None)  # by then it has started
+            except (DeviceUnavailable, DeviceLost) as still_away:
                 absence.problem = in_one_line(still_away)
-        self._away.discard(seat.name)
+                continue
+            self._away.discard(seat.name)
         self._host.device_recovered(seat.name, absence.seconds, absence.attempts)
-        steps: Any = source.produce()
+        yield first_due_ns
         yield from steps
 
     def _stop(self, productions: list[_Production]) -> None:

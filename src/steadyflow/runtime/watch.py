@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
-from steadyflow._native import DeviceAccount, monotonic_ns
-from steadyflow.clock import ManualClock
+from steadyflow._native import DeviceAccount, ManualTime, monotonic_ns
 from steadyflow.events import BudgetExceeded, BudgetRestored, ConsumerSharesLock, DeviceXrun, FlowEvent
 from steadyflow.metrics.budgets import LIMIT, BudgetWatch, ConsumerCycles, LockWatch
 from steadyflow.metrics.devices import DeviceWatch, missed_deadlines
@@ -140,7 +139,7 @@ class Watch:
         flow: The name of the flow.
         watched: What is looked at; without any, there is no thread.
         publish: Takes events; must not block.
-        clock: Where the flow freewheels: its clock, by which this looks, too.
+        turns: Where the flow freewheels: the turns that its workers take, which this takes, too.
     """
 
     def __init__(
@@ -148,13 +147,12 @@ class Watch:
         flow: str,
         watched: Sequence[Watched],
         publish: Callable[[FlowEvent], None],
-        clock: ManualClock | None = None,
+        turns: ManualTime | None = None,
     ) -> None:
         self._flow = flow
         self._watched = watched
         self._publish = publish
-        self._clock = clock
-        self._now_ns = monotonic_ns if clock is None else clock.monotonic_ns
+        self._turns = turns
         self._ending = threading.Event()
         self._looking = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -163,19 +161,20 @@ class Watch:
         """Begin to look; by a manual clock as the one who comes in this order."""
         if not self._watched:
             return
-        if self._clock is None:
+        if self._turns is None:
             run: Callable[[], None] = self._run
         else:
-            self._clock.turns.expect(1)
-            run = partial(self._run_by, self._clock, order)
+            self._turns.expect(1)
+            run = partial(self._take_turns, self._turns, order)
         self._thread = threading.Thread(target=run, name="steadyflow-watch", daemon=True)
         self._thread.start()
 
     def look(self) -> None:
         """Look once. Any thread."""
+        now_ns = monotonic_ns() if self._turns is None else self._turns.now_ns
         with self._looking:
             for watched in self._watched:
-                for event in watched.look(self._flow, self._now_ns()):
+                for event in watched.look(self._flow, now_ns):
                     self._publish(event)
 
     def end(self, timeout_s: float) -> None:
@@ -191,13 +190,12 @@ class Watch:
         while not self._ending.wait(LOOK_INTERVAL_S):
             self.look()
 
-    def _run_by(self, clock: ManualClock, order: int) -> None:
-        turns = clock.turns
+    def _take_turns(self, turns: ManualTime, order: int) -> None:
         turns.keep()
         try:
             turns.take_seat(order, follows=True)
             # Until no worker is left.
-            while turns.sleep_until(clock.monotonic_ns() + round(LOOK_INTERVAL_S * 1e9)):
+            while turns.sleep_until(turns.now_ns + round(LOOK_INTERVAL_S * 1e9)):
                 self.look()
         finally:
             turns.leave()

@@ -16,8 +16,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from steadyflow._native import AbortFlag, Segment
-from steadyflow.clock import ManualClock
+from steadyflow._native import AbortFlag, ManualTime, Segment
 from steadyflow.errors import ConfigurationError, CorruptedSegment, FlowError, ModuleFailed, SystemShortage, WorkerDied
 from steadyflow.module import Module
 from steadyflow.runtime.absence import Absence
@@ -183,7 +182,7 @@ class ThreadWorker(Worker):
         modules: The instances it runs, by name.
         segments: The flow's segments.
         abort_flag: Shared by all threads of the flow.
-        clock: Where the flow freewheels: what this thread goes by, taking turns with the others.
+        turns: Where the flow freewheels: the turns that this thread takes with others, and the time it goes by.
         order: Among those that take turns.
     """
 
@@ -194,14 +193,14 @@ class ThreadWorker(Worker):
         modules: Mapping[str, Module],
         segments: Sequence[Segment],
         abort_flag: AbortFlag,
-        clock: ManualClock | None = None,
+        turns: ManualTime | None = None,
         order: int = 0,
     ) -> None:
         super().__init__(wiring, owner)
         self.pid = os.getpid()
-        self._clock = clock
+        self._turns = turns
         self._order = order
-        self._loop = make_loop(wiring, modules, segments, abort_flag, self, clock=clock)
+        self._loop = make_loop(wiring, modules, segments, abort_flag, self, turns=turns)
         self._released = threading.Event()
         self._go = False
         self._thread = threading.Thread(target=self._run, name=f"steadyflow-{wiring.name}", daemon=True)
@@ -273,25 +272,32 @@ class ThreadWorker(Worker):
         self._owner.device_recovered(self, module, away_s, attempts)
 
     def _run(self) -> None:
-        if self._clock is None:
+        if self._turns is None:
             self._live()
             return
-        self._clock.turns.keep()
+        self._turns.keep()
         try:
             self._live()
         finally:  # after the end was told: who sees that nobody is left sees that they have ended
-            self._clock.turns.leave()
+            self._turns.leave()
+
+    def _sit_down(self) -> None:
+        """Wait for one's turn."""
+        if self._turns is not None:
+            self._turns.take_seat(self._order)
 
     def _live(self) -> None:
         state: WorkerState = "ended"
         try:
+            self._sit_down()
             if self._loop.setup():
+                if self._turns is not None:
+                    self._turns.leave_seat()  # what follows waits for the others
                 self.state = "ready"
                 self._owner.worker_ready(self)
                 self._released.wait()
+                self._sit_down()
                 if self._go:
-                    if self._clock is not None:
-                        self._clock.turns.take_seat(self._order)
                     self.state = "running"
                     self._loop.run()
                 else:
@@ -553,6 +559,8 @@ class ProcessWorker(Worker):
     def _may_be_followed(self, code: int) -> bool:
         if not self.wiring.restartable or not self._started or self.state == "failed" or self._killed:
             return False
+        if self._leaving.is_set() and self._absence is not None:
+            return False
         if self._absence is None:
             # A process that crashed is a device that was lost: nothing else is in it.
             lost = self._lost or Lost(self.wiring.modules[0].name, str(self._death(code)))
@@ -584,6 +592,9 @@ class ProcessWorker(Worker):
 
     def _return(self) -> None:
         """Let the process that has found the device again produce."""
+        if self._leaving.is_set():
+            self._send(Stop())  # too late to be of use: nobody is told
+            return
         absence, self._absence = self._absence, None
         assert absence is not None
         self._end_patience()

@@ -14,11 +14,12 @@ import numpy.typing as npt
 from steadyflow._native import DeviceStream, monotonic_ns
 from steadyflow.arguments import MAX_BLOCK_FRAMES, checked_number, checked_seconds
 from steadyflow.audio.driver import Device, Direction, Driver, OpenStream
-from steadyflow.errors import ConfigurationError, DeviceUnavailable
+from steadyflow.errors import ConfigurationError, DeviceUnavailable, StateError
 from steadyflow.formats import checked_integer
 
 _MOST_PPM: Final = 100_000.0
 _HOST: Final = "script"
+_LONGEST_SILENCE_S: Final = 0.9  # below what a module takes for a loss
 # PortAudio's flags: frames that came in were lost; those that go out came too late.
 _INPUT_OVERFLOW: Final = 2
 _OUTPUT_UNDERFLOW: Final = 4
@@ -74,7 +75,7 @@ class ScriptedDevice(Driver):
         assert report.devices["mic"].capture.lost_frames == 256
 
     What it captures are the arrays of the script, one after the other, in whole periods: before another step, and at the end, the rest
-    of a period is silence. The stream of a module that captures ends with the script; who plays goes on as long as there is something
+    of a period is silence; after a last `Xrun` or `Late`, there is one more period of it. The stream of a module that captures ends with the script; who plays goes on as long as there is something
     to play. For one flow and one run.
 
     Args:
@@ -107,7 +108,7 @@ class ScriptedDevice(Driver):
         owner = "ScriptedDevice"
         self.sample_rate_hz = checked_integer(owner, "sample_rate_hz", sample_rate_hz, 768_000)
         self.period_frames = checked_integer(owner, "period_frames", period_frames, MAX_BLOCK_FRAMES)
-        self._steps = deque(_checked_step(owner, step) for step in script)
+        self._steps = deque(_checked_step(owner, step, self.sample_rate_hz) for step in script)
         widths = {step.shape[1] for step in self._steps if isinstance(step, np.ndarray)}
         if len(widths) > 1:
             raise ConfigurationError(f"{owner}: expected as many channels in each array, got {sorted(widths)}.")
@@ -166,8 +167,11 @@ class ScriptedDevice(Driver):
         native: DeviceStream,
     ) -> OpenStream:
         """See `Driver.open`. Does not block."""
-        if self._stream is not None and not self._stream.is_closed:
-            raise DeviceUnavailable(f"{owner}: the device {device.name!r} is busy: another module has it open.")
+        if self._stream is not None:
+            if not self._stream.is_closed:
+                raise DeviceUnavailable(f"{owner}: the device {device.name!r} is busy: another module has it open.")
+            if not self._stream.was_unplugged:
+                raise StateError(f"{owner}: expected a device of which the script has not run; make one for each run.")
         for channels, most, way in (
             (captured, device.input_channels, "input"),
             (played, device.output_channels, "output"),
@@ -248,6 +252,7 @@ class ScriptedStream(OpenStream):
     def __init__(self, device: ScriptedDevice, captured: int | None, played: int | None, native: DeviceStream) -> None:
         self.sample_rate_hz = device.sample_rate_hz
         self.is_closed = False
+        self.was_unplugged = False
         self._device = device
         self._captured = captured
         self._played = played
@@ -275,11 +280,11 @@ class ScriptedStream(OpenStream):
     @property
     def has_ended(self) -> bool:
         """Whether the script is over, where it captures."""
-        return self._captured is not None and self._running and self._device.is_over
+        return self._captured is not None and self._running and self._device.is_over and not self._is_pending
 
     def call_what_is_due(self) -> int | None:
         """Follow the script up to now. The thread of the module."""
-        while self._running and (self._played is not None or not self._device.is_over):
+        while self._running and (self._played is not None or self._is_pending or not self._device.is_over):
             self._take_steps()
             call_ns = self._due_ns + self._late_ns
             if call_ns > monotonic_ns():
@@ -287,6 +292,11 @@ class ScriptedStream(OpenStream):
             if self._running:
                 self._call()
         return None
+
+    @property
+    def _is_pending(self) -> bool:
+        """Whether there is something to tell with the next call, which then brings silence where the script is over."""
+        return bool(self._flags or self._late_ns)
 
     def _take_steps(self) -> None:
         while (step := self._device.next_step()) is not None:
@@ -300,11 +310,12 @@ class ScriptedStream(OpenStream):
                     # From the end of the period that was the last one.
                     self._device.unplug(self._due_ns - self._device.period_ns, step.seconds)
                     self._running = False
+                    self.was_unplugged = True
                     return
 
     def _call(self) -> None:
         device = self._device
-        captured: Any = None if self._captured is None or device.is_over else device.next_frames(self._captured)
+        captured: Any = None if self._captured is None or self.has_ended else device.next_frames(self._captured)
         if self._captured is None and not device.is_over:
             device.next_frames(0)  # time passes for the script all the same
         played = None if self._played is None else np.empty((device.period_frames, self._played), np.float32)
@@ -333,7 +344,15 @@ class ScriptedStream(OpenStream):
         self.close()
 
 
-def _checked_step(owner: str, step: object) -> Step:
+def _check_silence(owner: str, step: Step, seconds: float) -> None:
+    if seconds > _LONGEST_SILENCE_S:
+        raise ConfigurationError(
+            f"{owner}: expected at most {_LONGEST_SILENCE_S} s, got {step!r}: a device that says nothing for longer is lost. Use "
+            f"Unplugged."
+        )
+
+
+def _checked_step(owner: str, step: object, sample_rate_hz: int) -> Step:
     match step:
         case np.ndarray():
             if step.ndim not in (1, 2) or not np.issubdtype(step.dtype, np.floating) or 0 in step.shape:
@@ -344,9 +363,12 @@ def _checked_step(owner: str, step: object) -> Step:
         case Xrun():
             if step.lost_frames:
                 checked_integer(owner, "lost_frames", step.lost_frames, 1 << 31)
+                _check_silence(owner, step, step.lost_frames / sample_rate_hz)
             if step.direction not in ("input", "output"):
                 raise ConfigurationError(f"{owner}: expected direction 'input' or 'output', got {step.direction!r}.")
-        case Late() | Unplugged():
+        case Late():
+            _check_silence(owner, step, checked_seconds(owner, "seconds", step.seconds))
+        case Unplugged():
             checked_seconds(owner, "seconds", step.seconds)
         case Drift():
             _checked_ppm(owner, "ppm", step.ppm)
