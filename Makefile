@@ -41,7 +41,7 @@ bench: $(VENV)/.installed $(VENV)/.extras-bench
 test: $(VENV)/.installed $(VENV)/.extras-dev native-test
 	tools/install-audio-servers
 	rm -rf $(BUILD)/coverage && mkdir -p $(BUILD)/coverage
-	$(VENV)/bin/python -m coverage run -m pytest $(PYTEST)
+	$(if $(PYTEST),$(VENV)/bin/python -m coverage run -m pytest $(PYTEST),$(VENV)/bin/python tools/run_tests.py)
 	$(VENV)/bin/python -m coverage combine --quiet
 	$(VENV)/bin/python -m coverage report --fail-under=$(if $(PYTEST),0,90)
 
