@@ -62,7 +62,8 @@ public:
         resumed_ns_ = account_.next_frame_ns.load(std::memory_order_relaxed);
     }
 
-    void play_from(std::unique_ptr<DevicePlayback> playback) { playback_ = std::move(playback); }
+    // `playback`: this stream's, or that of one which was closed before.
+    void play_from(std::shared_ptr<DevicePlayback> playback) { playback_ = std::move(playback); }
 
     // --- The device's thread. ---
 
@@ -88,6 +89,8 @@ public:
     // From its return on no cycle touches the ports, and none is under way; what was collected of a block has been sent. Waits
     // for a cycle that runs, which takes microseconds. Idempotent.
     void close() noexcept;
+
+    bool closed() const noexcept { return closed_.load(std::memory_order_relaxed); }
 
     // What ended the stream, if shared memory was found damaged.
     std::optional<Corrupted> damage() const;
@@ -117,7 +120,7 @@ private:
     Nanoseconds gap_patience_ns_;
     DeviceClock clock_;
     std::optional<DeviceCapture> capture_;
-    std::unique_ptr<DevicePlayback> playback_;
+    std::shared_ptr<DevicePlayback> playback_;
     Nanoseconds resumed_ns_ = 0;             // when the first frame was due, if the account goes on; then 0
     bool has_time_ = false;                  // the device's clock runs
     bool timeless_ = true;                   // and never has

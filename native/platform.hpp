@@ -11,7 +11,7 @@ namespace steadyflow {
 
 using Nanoseconds = std::int64_t;
 
-// CLOCK_MONOTONIC, the clock of every stamp. Wait-free (vDSO), 25-35 ns.
+// CLOCK_MONOTONIC, the clock of every stamp. Wait-free (vDSO), 25-35 ns. In a thread with a timekeeper: its time.
 Nanoseconds monotonic_ns() noexcept;
 
 // What a thread sleeps on, and others wake it by, also from another process: a pipe. Why not a futex: the kernel knows of
@@ -35,10 +35,27 @@ private:
     ForkWatch watch_{*this};
 };
 
+// Who tells a thread the time and lets it sleep, in place of the system: see manual_time.hpp.
+class Timekeeper {
+public:
+    virtual Nanoseconds now_ns() noexcept = 0;
+    // Returns when `descriptor` can be read, which is the answer, or at the deadline (negative: none). May return early.
+    virtual bool sleep(int descriptor, Nanoseconds deadline_ns) noexcept = 0;
+
+protected:
+    ~Timekeeper() = default;
+};
+
+// The calling thread's; null: the system. It must outlive its use.
+void keep_time_by(Timekeeper* timekeeper) noexcept;
+
+// Whether there is something to read. Never blocks.
+bool is_readable(int descriptor) noexcept;
+
 // Two descriptors of a new pipe, or -errno.
 int create_waker(int (&descriptors)[2]) noexcept;
 
-// Sleeps until wake(), the deadline (CLOCK_MONOTONIC; negative: no limit) or a signal. May return early.
+// Sleeps until wake(), the deadline (of monotonic_ns(); negative: no limit) or a signal. May return early.
 void wait_for_wake(Waker& waker, Nanoseconds deadline_ns) noexcept;
 
 // Takes the bytes that lie in the pipe: before the next sleep, or after a call that the sleeper has heard otherwise. One

@@ -15,7 +15,27 @@
 
 namespace steadyflow {
 
+namespace {
+
+// So that a thread of a process that has none pays for it with one load from a place that nobody writes to.
+std::atomic<bool> any_timekeeper{false};
+thread_local Timekeeper* timekeeper_of_this_thread = nullptr;
+
+Timekeeper* timekeeper() noexcept {
+    // relaxed: a thread sees what it has set itself.
+    if (!any_timekeeper.load(std::memory_order_relaxed)) [[likely]] return nullptr;
+    return timekeeper_of_this_thread;
+}
+
+}  // namespace
+
+void keep_time_by(Timekeeper* timekeeper) noexcept {
+    timekeeper_of_this_thread = timekeeper;
+    if (timekeeper != nullptr) any_timekeeper.store(true, std::memory_order_relaxed);
+}
+
 Nanoseconds monotonic_ns() noexcept {
+    if (Timekeeper* const other = timekeeper()) [[unlikely]] return other->now_ns();
     timespec now{};
     clock_gettime(CLOCK_MONOTONIC, &now);
     return Nanoseconds{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
@@ -40,10 +60,19 @@ void drain(Waker& waker) noexcept {
     waker.rung = false;
 }
 
+bool is_readable(int descriptor) noexcept {
+    pollfd readable{descriptor, POLLIN, 0};
+    return poll(&readable, 1, 0) > 0;
+}
+
 void wait_for_wake(Waker& waker, Nanoseconds deadline_ns) noexcept {
     if (waker.rung) {
         drain(waker);
         // A call that came meanwhile was for this sleep, and its byte may be among those: look again before sleeping.
+        return;
+    }
+    if (Timekeeper* const other = timekeeper()) [[unlikely]] {
+        if (other->sleep(waker.read, deadline_ns)) waker.rung = true;
         return;
     }
     pollfd readable{waker.read, POLLIN, 0};

@@ -74,6 +74,8 @@ struct DeviceFeed {
     unsigned process;
     std::optional<Lanes> lanes = std::nullopt;
     std::unique_ptr<Intake> intake = nullptr;
+    std::shared_ptr<DevicePlayback> playback = nullptr;  // made of the two above
+    std::weak_ptr<DeviceStream> player = {};
 
     void add_lane(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                   std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer) {
@@ -89,13 +91,20 @@ struct DeviceFeed {
         in_pipeline(pipeline, [&] { lanes.value().restore_order_of(Ring(std::move(segment), ring_offset)); });
     }
 
-    std::unique_ptr<DevicePlayback> make_playback() {
+    // For one stream after the other: where a device was lost, the next one goes on with what was left.
+    void play_on(const std::shared_ptr<DeviceStream>& stream) {
         if (spec.kind != PayloadKind::audio || spec.type_number != NPY_FLOAT32 || spec.planar) {
             raise_error("FormatMismatch", pipeline + ": expected interleaved audio of float32 for a device to play");
         }
-        if (!lanes) raise_error("StateError", pipeline + ": expected a pipeline that has not been given to a device before");
-        return std::make_unique<DevicePlayback>(*std::exchange(lanes, std::nullopt), std::move(intake),
-                                                static_cast<std::uint32_t>(spec.frame_bytes()), spec.max_frames);
+        if (const auto other = player.lock(); other && !other->closed()) {
+            raise_error("StateError", pipeline + ": expected the stream that plays it to be closed before another one does");
+        }
+        if (!playback) {
+            playback = std::make_shared<DevicePlayback>(std::move(lanes.value()), std::move(intake),
+                                                        static_cast<std::uint32_t>(spec.frame_bytes()), spec.max_frames);
+        }
+        stream->play_from(playback);
+        player = stream;
     }
 };
 
@@ -193,8 +202,9 @@ void register_device(nb::module_& module) {
             }, "The address of the C function that PortAudio calls, a PaStreamCallback.")
         .def_prop_ro("user_data", [](const DeviceStream& stream) { return reinterpret_cast<std::uintptr_t>(&stream); },
                      "The address to call it with. Valid as long as this object lives.")
-        .def("play", [](DeviceStream& stream, DeviceFeed& feed) { stream.play_from(feed.make_playback()); }, "feed"_a,
-             "Lets the device take its frames from a pipeline. Before the stream starts. Raises FormatMismatch.")
+        .def("play", [](const std::shared_ptr<DeviceStream>& stream, DeviceFeed& feed) { feed.play_on(stream); }, "feed"_a,
+             "Lets the device take its frames from a pipeline, which a stream that was closed may have played before. Before the\n"
+             "stream starts. Raises FormatMismatch, or StateError while another stream plays it.")
         .def("cycle", &run_cycle, "input"_a.none(), "output"_a.none(), "current_s"_a, "input_s"_a, "output_s"_a, "flags"_a,
              "now_ns"_a,
              "Does what one call of the callback does, at that time of the monotonic clock; returns a PaStreamCallbackResult.\n\n"

@@ -18,6 +18,7 @@
 #include "inbox.hpp"
 #include "lifeline.hpp"
 #include "loan.hpp"
+#include "manual_time.hpp"
 #include "output.hpp"
 #include "payload.hpp"
 #include "realtime.hpp"
@@ -331,7 +332,7 @@ void register_shared_memory(nb::module_& module) {
              "Drops what waits at this moment (flushed), beside ends that go on; returns how many blocks. Ring the "
              "producer's bell afterwards. Any thread; allocates.")
         .def("pause", [](const Ring& ring) { writable(ring, "pause").pause(); }, "Lets consumers find nothing. Wait-free.")
-        .def("resume", [](const Ring& ring) { writable(ring, "resume").resume(monotonic_ns()); },
+        .def("resume", [](const Ring& ring, Nanoseconds now_ns) { writable(ring, "resume").resume(now_ns); }, "now_ns"_a,
              "Ends the pause. Ring the consumers' bells afterwards. Wait-free.")
         .def_prop_ro("paused", &Ring::paused, "Whether consumers find nothing.");
     module.def("release_process",
@@ -491,6 +492,7 @@ void register_ends(nb::module_& module) {
 
     register_event_loop(module);
     register_realtime(module);
+    register_manual_time(module);
     nb::class_<Inbox>(module, "Inbox", "The receiving side of a worker, or of one open end.")
         .def(nb::init<SegmentPointer, std::uint64_t, unsigned, AbortFlag>(), "segment"_a, "bell_offset"_a, "process"_a,
              "abort"_a)

@@ -392,7 +392,7 @@ void Output::feed_from(std::shared_ptr<DeviceStream> device, std::uint32_t block
     if (!rings_.empty() && block_frames * spec_.frame_bytes() > rings_.pool().capacity()) {
         refuse_damage("the buffers are smaller than a block", rings_.links().front()->name);
     }
-    if (!fused_.empty() || device_ || device->captured_frame_bytes() != 0) {
+    if (!fused_.empty() || (device_ && !device_->closed()) || device->captured_frame_bytes() != 0) {
         raise_error("StateError", name_ + ": expected a port that nothing else sends from, and that leads to other workers only");
     }
     device->capture_into(rings_, static_cast<std::uint32_t>(spec_.frame_bytes()), block_frames);

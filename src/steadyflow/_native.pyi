@@ -4,7 +4,7 @@ steadyflow's data plane: shared memory, rings, bells, and the ends that Python u
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,7 +166,8 @@ class DeviceStream:
 
     def play(self, feed: DeviceFeed) -> None:
         """
-        Lets the device take its frames from a pipeline. Before the stream starts. Raises FormatMismatch.
+        Lets the device take its frames from a pipeline, which a stream that was closed may have played before. Before the
+        stream starts. Raises FormatMismatch, or StateError while another stream plays it.
         """
 
     def cycle(self, input: object | None, output: object | None, current_s: float, input_s: float, output_s: float, flags: int, now_ns: int) -> int:
@@ -342,7 +343,7 @@ class Ring:
     def pause(self) -> None:
         """Lets consumers find nothing. Wait-free."""
 
-    def resume(self) -> None:
+    def resume(self, now_ns: int) -> None:
         """Ends the pause. Ring the consumers' bells afterwards. Wait-free."""
 
     @property
@@ -589,6 +590,62 @@ def last_revocation() -> tuple[int | None, int] | None:
     What that byte is written for: the `order` of the module that was running, or None; and 0, or the errno with
     which lowering failed. None if it did not happen.
     """
+
+class ManualTime:
+    """
+    A clock that stands still while threads work, and jumps to the next moment.
+    """
+
+    def __init__(self, now_ns: int) -> None: ...
+
+    @property
+    def now_ns(self) -> int:
+        """Any thread, wait-free."""
+
+    def keep(self) -> None:
+        """
+        From now on the calling thread goes by this clock. It must call leave() before this object ends.
+        """
+
+    def leave(self) -> None:
+        """
+        Gives the seat of the calling thread back, if it has one, and goes by the system's clock again.
+        """
+
+    def take_seat(self, order: int, follows: bool = False) -> None:
+        """
+        Waits until all are seated that are expected, and it is this thread's turn. `follows`: time does not go on for it alone.
+        """
+
+    @property
+    def is_seated(self) -> bool:
+        """Whether the calling thread has a seat."""
+
+    def sleep_until(self, moment_ns: int) -> bool:
+        """
+        Passes the turn on until then, in a thread with a seat. False: it came back earlier, because turns have ended or nobody
+        but those who follow is left.
+        """
+
+    def sleep_until_readable(self, descriptor: int, moment_ns: int) -> bool:
+        """The same, until something can be read there, which is the answer."""
+
+    def expect(self, seats: int) -> None:
+        """So many more seats have to be taken before the first turn."""
+
+    def set_limit(self, limit_ns: int) -> None:
+        """Lets time go on as far as that. Any thread; does not wait."""
+
+    def wait_until_still(self, patience_s: float) -> bool:
+        """
+        Whether everybody waits for the limit to move, or has left; waits for that. Of a thread without a seat.
+        """
+
+    def disband(self) -> None:
+        """Ends the taking of turns: whoever waits for one returns."""
+
+    NO_LIMIT: Final[int] = ...
+    """(arg: object, /) -> int"""
 
 class Inbox:
     """The receiving side of a worker, or of one open end."""

@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar, overload
 
-from steadyflow._native import AbortFlag, monotonic_ns, shut_down
-from steadyflow.arguments import checked_number, checked_seconds
+import msgspec
+
+from steadyflow._native import AbortFlag, shut_down
+from steadyflow.arguments import checked_number, checked_seconds, checked_switch
 from steadyflow.audio_config import AudioPipelineConfig
 from steadyflow.audio_pipeline import AudioDataPipeline
+from steadyflow.clock import Clock, ManualClock, SystemClock
 from steadyflow.config import PipelineConfig, Rule
 from steadyflow.description import Description, check_text, declared_format
 from steadyflow.errors import (
@@ -107,6 +110,7 @@ class DataFlowCoordinator:
         self._events: deque[FlowEvent] = deque(maxlen=_MAX_EVENTS)
         self._execution: Execution | None = None
         self._observers: Observers | None = None
+        self._clock: ManualClock | None = None
         _open_flows.add(self)
 
     # --- description ------------------------------------------------------------------------------------------------------
@@ -419,6 +423,11 @@ class DataFlowCoordinator:
         return {name: placed.module for name, placed in self._description.modules.items()}
 
     @property
+    def clock(self) -> Clock:
+        """What the flow goes by: the system's clock, or from the start of a freewheeling flow on its `ManualClock`."""
+        return self._clock or SystemClock()
+
+    @property
     def workers(self) -> Mapping[str, Worker]:
         """The workers by name; empty before the start."""
         return MappingProxyType({} if self._execution is None else self._execution.workers)
@@ -440,9 +449,16 @@ class DataFlowCoordinator:
 
     # --- running ------------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, *, freewheel: bool = False, clock: ManualClock | None = None) -> None:
         """
         Check the description, allocate the memory, set up every worker, and let the sources produce. Blocks meanwhile.
+
+        Args:
+            freewheel: Run offline: by a `ManualClock` instead of the system's, as fast as the machine allows, and the same in each
+                run. All modules run in threads of this process that take turns; those that would have a process, too, without
+                replicas or real-time priority. Time goes on in `ManualClock.sleep`, `wait` and `stop`. Devices have to be
+                scripted, and no end may be open.
+            clock: The clock for that; None: a new one. Implies `freewheel`.
 
         Raises:
             ConfigurationError: The description cannot run; names what does not fit.
@@ -450,9 +466,9 @@ class DataFlowCoordinator:
             FlowFailed: A module's setup failed; nothing was produced.
             StateError: The flow has been started before.
         """
-        self._start()
+        self._start(_clock_of("start", freewheel, clock))
 
-    def _start(self) -> None:
+    def _start(self, clock: ManualClock | None = None) -> None:
         from steadyflow.runtime.execution import Execution
 
         self._require_new("start")
@@ -466,10 +482,13 @@ class DataFlowCoordinator:
             self._abort,
             self._publish,
             self._end_observers,
+            clock,
         )
+        self._clock = clock
         self._state = "running"
         try:
-            self._admit_observers()  # before: once sources produce, a caller has to be able to stop them at once
+            if clock is None:
+                self._admit_observers()  # before: once sources produce, a caller has to be able to stop them at once
             started = self._execution.start()
         except BaseException:
             self._state = "stopped"
@@ -478,7 +497,9 @@ class DataFlowCoordinator:
             self._state = "stopped"
             self._raise_failure()
 
-    def run(self, duration_s: float | None = None) -> FlowReport:
+    def run(
+        self, duration_s: float | None = None, *, freewheel: bool = False, clock: ManualClock | None = None
+    ) -> FlowReport:
         """
         Start the flow, wait until all streams have ended or the time is over, and report. Blocks.
 
@@ -487,13 +508,15 @@ class DataFlowCoordinator:
 
         Args:
             duration_s: Stop after this time; None: until every source has ended.
+            freewheel: Run offline; see `start`. The duration is of the flow's time then.
+            clock: The clock for that.
 
         Raises:
             FlowFailed: A module or worker failed; carries the report.
             ConfigurationError: See `start`.
         """
         _check_duration("run", duration_s)
-        self._start()
+        self._start(_clock_of("run", freewheel, clock))
         assert self._execution is not None
         try:
             finished = self._execution.wait(duration_s)
@@ -608,7 +631,7 @@ class DataFlowCoordinator:
         self._require_own("report")
         execution = self._execution
         began = 0 if execution is None else execution.started_ns
-        until = monotonic_ns() if execution is None or not execution.ended_ns else execution.ended_ns
+        until = 0 if execution is None else execution.ended_ns or execution.now_ns()
         return FlowReport(
             name=self.name,
             duration_s=(until - began) / 1e9 if began else 0.0,
@@ -617,6 +640,7 @@ class DataFlowCoordinator:
             },
             modules={} if execution is None else execution.module_reports(),
             devices={} if execution is None else execution.device_reports(),
+            clock_drifts_ppm={} if execution is None else execution.clock_drifts(),
             events=tuple(self._events),
         )
 
@@ -767,6 +791,8 @@ class DataFlowCoordinator:
         self._publish((PipelinePaused if paused else PipelineResumed)(flow=self.name, pipeline=pipeline))
 
     def _publish(self, event: FlowEvent) -> None:
+        if self._clock is not None:  # it may come from a thread that does not go by it
+            event = msgspec.structs.replace(event, timestamp_ns=self._clock.monotonic_ns())
         self._events.append(event)
 
     def _require_own(self, action: str) -> None:
@@ -805,6 +831,15 @@ class DataFlowCoordinator:
 def _check_duration(owner: str, duration_s: float | None) -> None:
     if duration_s is not None:
         checked_number(owner, "duration_s", duration_s, above=0, most=_LONGEST_S)
+
+
+def _clock_of(owner: str, freewheel: bool, clock: ManualClock | None) -> ManualClock | None:
+    """Return what a flow is to freewheel by; None: it does not."""
+    if clock is not None and not isinstance(clock, ManualClock):
+        raise ConfigurationError(f"{owner}: expected clock to be a ManualClock, got {clock!r}.")
+    if clock is None and checked_switch(owner, "freewheel", freewheel):
+        clock = ManualClock()
+    return clock
 
 
 def _close_open_flows() -> None:

@@ -71,11 +71,12 @@ class Description:
             raise ConfigurationError(f"add: expected a Module, got {type(module).__name__}: {module!r}.")
         name = self._module_name(module, name)
         where = f"module {name!r}"
+        allowed = getattr(module, "placements", _PLACEMENTS)
         if placement is None:
-            placement = "process" if isinstance(module, Source) and module.device_driven else "thread"
+            apart = isinstance(module, Source) and module.device_driven and "process" in allowed
+            placement = "process" if apart else "thread"
         if placement not in _PLACEMENTS:
             raise UnknownName("placement", placement, _PLACEMENTS, where=where)
-        allowed = getattr(module, "placements", _PLACEMENTS)
         if placement not in allowed:
             raise ConfigurationError(
                 f"{where}: {type(module).__name__} runs only with placement {' or '.join(map(repr, allowed))}; "

@@ -288,13 +288,24 @@ class ModuleFailed(FlowError):
         problem: The exception in one line, such as ``"ValueError: no peak"``.
         block_sequence: The sequence number of the block being processed; None outside of processing.
         traceback_text: The formatted traceback, which may come from another process.
+        explanation: What the exception says, if steadyflow raised it on purpose and nobody needs a traceback to know what to do:
+            a device or a file that is not there, an extra that is missing, a wrong name at the start. Else empty.
     """
 
     def __init__(
-        self, module: str, worker: str, problem: str, *, block_sequence: int | None = None, traceback_text: str = ""
+        self,
+        module: str,
+        worker: str,
+        problem: str,
+        *,
+        block_sequence: int | None = None,
+        traceback_text: str = "",
+        explanation: str = "",
     ) -> None:
         self.module = module
         self.worker = worker
+        self.problem = problem
+        self.explanation = explanation
         self.block_sequence = block_sequence
         self.traceback_text = traceback_text
         block = "" if block_sequence is None else f", at block {block_sequence}"

@@ -496,6 +496,16 @@ class Source(Module, ABC):
             ...
 
     @property
+    def real_time_only(self) -> bool:
+        """Whether it goes by a clock of its own, as a device does: then its flow cannot freewheel."""
+        return False
+
+    @property
+    def reopens(self) -> bool:
+        """Whether `setup` can be called again after `produce` has raised `DeviceLost`, to look for the device where it was."""
+        return False
+
+    @property
     def paced(self) -> bool:
         """Whether the blocks come at the pace of real time, so that a late one matters; `live` unless set."""
         return bool(vars(self).get("paced", self.live))

@@ -21,6 +21,7 @@ from steadyflow._native import (
     ring_bell,
 )
 from steadyflow.audio_config import CycleRules, IntakeRules, buffer_blocks
+from steadyflow.clock import Clock, SystemClock
 from steadyflow.codec import codec_for
 from steadyflow.config import PipelineConfig, Rule
 from steadyflow.data import METADATA_MAX_BYTES, Block
@@ -108,6 +109,8 @@ class Pipeline:
         """The rule in force; None until the flow starts, if it is left to the default."""
         self.format: Format | None = None
         """What flows, resolved; None until it is known."""
+        self.clock: Clock = SystemClock()
+        """What its times are of. Set by the coordinator before it is attached."""
         self._announce_pause = announce_pause
         self._switching = threading.Lock()  # pauses come from any thread, and the stop of the flow from another one
         self._pauses_at_start = False  # asked for before there is a ring
@@ -158,7 +161,7 @@ class Pipeline:
             self._consumer_bells = tuple(consumer_bells)
             self._rings = tuple(rings)
         self.format = fmt
-        self._opened_ns = monotonic_ns()
+        self._opened_ns = self.clock.monotonic_ns()
 
     def mark_started(self, now_ns: int) -> None:
         """Start the clock of the throughput anew, unless the application has been sending. Coordinator only."""
@@ -222,7 +225,7 @@ class Pipeline:
     def mark_ended(self) -> None:
         """Stop the clock of the throughput. Coordinator only."""
         if self._ended_ns == 0:
-            self._ended_ns = monotonic_ns()
+            self._ended_ns = self.clock.monotonic_ns()
 
     def detach(self, reason: str) -> None:
         """Close both open ends for good. Coordinator only."""
@@ -424,7 +427,7 @@ class Pipeline:
                 return
             self._pauses_at_start = False
             for ring in self._rings:
-                ring.resume()
+                ring.resume(self.clock.monotonic_ns())
             for bell in self._consumer_bells:
                 ring_bell(*bell)
         self._announce_pause(self.id, False)
@@ -442,7 +445,7 @@ class Pipeline:
         if not rings:
             self._refuse_if_closed()
             raise FlowNotRunning(f"{self.id}: nothing has been counted yet; start the flow first.")
-        until = self._ended_ns or monotonic_ns()
+        until = self._ended_ns or self.clock.monotonic_ns()
         return read_flow_metrics(rings, buffer_size=self.buffer_size, seconds=(until - self._opened_ns) / 1e9)
 
     def __repr__(self) -> str:

@@ -67,6 +67,8 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         pipelines: The metrics of each pipeline, by id.
         modules: What each module did, by name.
         devices: What happened at the devices, by module.
+        clock_drifts_ppm: How much faster a device that captures is than another one that plays what comes of it, in millionths, by
+            ``"mic->speaker"``. Above 0 audio piles up between them, below 0 it runs dry. Known after a second.
         events: What happened, in order.
     """
 
@@ -75,6 +77,7 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
     pipelines: Mapping[str, FlowMetrics]
     modules: Mapping[str, ModuleReport]
     devices: Mapping[str, DeviceReport] = {}
+    clock_drifts_ppm: Mapping[str, float] = {}
     events: tuple[FlowEvent, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,8 +92,8 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         pipelines = _aligned([_PIPELINE_COLUMNS, *self._pipeline_rows()])
         modules = _aligned([_MODULE_COLUMNS, *self._module_rows()])
         devices = ["", *_aligned([DEVICE_COLUMNS, *device_rows(self.devices)])] if self.devices else []
-        missed = [line for name, metrics in self.pipelines.items() for line in missed_lines(name, metrics)]
-        return "\n".join([head, "", *pipelines, "", *modules, *devices, *(["", *missed] if missed else [])])
+        remarks = self._remarks()
+        return "\n".join([head, "", *pipelines, "", *modules, *devices, *(["", *remarks] if remarks else [])])
 
     def __rich__(self) -> Group:
         from rich.console import Group
@@ -105,12 +108,18 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
             return made
 
         tables = [table(f"flow {self.name!r}: {self.duration_s:.3f} s", _PIPELINE_COLUMNS, self._pipeline_rows())]
-        missed = [line for name, metrics in self.pipelines.items() for line in missed_lines(name, metrics)]
-        if missed:
-            tables[0].caption, tables[0].caption_justify = "\n".join(missed), "left"
+        if remarks := self._remarks():
+            tables[0].caption, tables[0].caption_justify = "\n".join(remarks), "left"
         if self.devices:
             tables.append(table("devices", DEVICE_COLUMNS, device_rows(self.devices)))
         return Group(*tables)
+
+    def _remarks(self) -> list[str]:
+        missed = [line for name, metrics in self.pipelines.items() for line in missed_lines(name, metrics)]
+        drifts = [
+            f"{pair}: the clocks of the devices drift by {ppm:+.1f} ppm" for pair, ppm in self.clock_drifts_ppm.items()
+        ]
+        return [*missed, *drifts]
 
     def _pipeline_rows(self) -> Iterable[tuple[str, ...]]:
         for name, metrics in self.pipelines.items():

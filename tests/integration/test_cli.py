@@ -23,7 +23,7 @@ from steadyflow.cli import bench as bench_command
 from steadyflow.cli import main
 from steadyflow.cli.demo import Performance, show
 from steadyflow.cli.failures import describe
-from steadyflow.errors import FileUnreadable, FlowFailed, ModuleFailed, UnknownName
+from steadyflow.errors import FlowFailed, ModuleFailed, UnknownName
 from steadyflow.report import FlowReport
 
 CHECKOUT = Path(__file__).parents[2]
@@ -431,10 +431,11 @@ def test_every_problem_of_a_failed_flow_is_described():
     remote = ModuleFailed(
         "pitch", "worker-1", "ValueError: no peak", block_sequence=7, traceback_text="Traceback: x.py"
     )
-    local = ModuleFailed("take", "main", "FileUnreadable: gone", traceback_text="Traceback: y.py")
-    local.__cause__ = FileUnreadable("take.wav: gone")
+    explained = ModuleFailed(
+        "take", "main", "FileUnreadable: gone", traceback_text="Traceback: y.py", explanation="take.wav: gone"
+    )
 
-    said = describe(FlowFailed("flow 'demo' failed", [remote, local]))
+    said = describe(FlowFailed("flow 'demo' failed", [remote, explained]))
 
     assert "module 'pitch' failed in worker 'worker-1', at block 7: ValueError: no peak" in said
     assert "Traceback: x.py" in said, "the remote traceback"

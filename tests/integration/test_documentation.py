@@ -4,7 +4,8 @@ The pages say what is so: their programs run, print what stands below them, and 
 A block that begins with a comment like `# level.py` or `# flow.toml` is a file: it is saved under that name. A program is
 run by itself; the other Python blocks of a page are what a reader types one after the other, so they are run as one
 script. A block ```text output``` holds what the block before it prints, a program or a command; with `figures-vary`,
-numbers with a point may be others. No block of Python can be left out.
+numbers with a point may be others. No block of Python can be left out. One that opens a device has a sound server of its own to
+open it at, and is skipped where none is installed.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.servers.jack_server import silent_jack_server
 
 from steadyflow.benchmarks import CASES, DEVICE
+
+__all__ = ["silent_jack_server"]
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = {
@@ -110,6 +114,10 @@ def folder(tmp_path):
     return tmp_path
 
 
+def needs_device(text):
+    return "ScriptedDevice" not in text and re.search(r"\b(?:Microphone|Speaker|Duplex)\(", text) is not None
+
+
 def save_files(page, folder):
     for fence in FILES:
         if fence.page == page:
@@ -154,15 +162,19 @@ def test_the_pages_hold_programs():
 
 
 @pytest.mark.parametrize("fence", PROGRAMS, ids=str)
-def test_program_prints_what_the_page_says(fence, folder):
+def test_program_prints_what_the_page_says(fence, folder, request):
+    if needs_device(fence.text):
+        request.getfixturevalue("silent_jack_server")
     save_files(fence.page, folder)
 
     assert_prints(fence, run([sys.executable, "-W", "error", fence.file_name], folder))
 
 
 @pytest.mark.parametrize("page", TYPED)
-def test_what_a_reader_types_prints_what_the_page_says(page, folder):
+def test_what_a_reader_types_prints_what_the_page_says(page, folder, request):
     blocks = TYPED[page]
+    if any(needs_device(fence.text) for fence in blocks):
+        request.getfixturevalue("silent_jack_server")
     save_files(page, folder)
     script = folder / "typed_by_a_reader.py"
     script.write_text(f"print({BETWEEN!r})\n".join(fence.text for fence in blocks), encoding="utf-8")

@@ -32,6 +32,7 @@ from steadyflow import (
     Source,
     Wait,
 )
+from steadyflow.audio import FileSink
 from steadyflow.errors import InsufficientMemory, ModuleFailed, StateError, WorkerDied
 from steadyflow.events import DataFlowStarted, DataFlowStopped, PipelineFailure, WorkerUnresponsive
 from steadyflow.report import FlowReport
@@ -431,6 +432,19 @@ def test_a_module_that_breaks(where, kind, placement):
     assert failed.report.modules["after"].state == "ended"
     if where != "process":
         assert reached == 5, "the stream had come to its end by then"
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_an_error_that_says_what_to_do_is_told_without_its_traceback(tmp_path, placement):
+    with DataFlowCoordinator() as flow:
+        source = flow.add(ScriptedSource(numbered(5), MONO), name="source")
+        sink = flow.add(FileSink(tmp_path / "missing" / "take.wav"), name="sink", placement=placement)
+        flow.connect(source.out, sink.audio, buffer_size=1)
+        (problem,) = failed_run(flow).exceptions
+    assert problem.problem.startswith("steadyflow.errors.FileUnwritable: ")
+    assert problem.explanation == problem.problem.removeprefix("steadyflow.errors.FileUnwritable: ")
+    assert "Traceback" not in problem.explanation
+    assert "Traceback" in problem.traceback_text
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)

@@ -109,3 +109,68 @@ def test_a_server_that_ends_fails_the_flow(pulse_server: PulseServer) -> None:
         assert child.stdout is not None
         assert child.stdout.read() == "DeviceLost True\n"
         assert child.wait(20) == 0
+
+
+RETURN = """
+import json, sys, time
+from steadyflow import BlockFlag, DataFlowCoordinator
+from steadyflow.audio import Microphone
+from steadyflow.events import DeviceLost, DeviceRecovered
+from steadyflow.testing import Collect
+
+flow = DataFlowCoordinator("pulse")
+microphone = flow.add(Microphone("pulse", sample_rate_hz=48_000, channels=1), name="mic")
+collect = flow.add(Collect(), name="collect")
+flow.connect(microphone.out, collect.data, buffer_size=4096)
+flow.start()
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline and not flow.wait(0.02):
+        pass
+
+
+def told(kind):
+    return [event for event in flow.report().events if isinstance(event, kind)]
+
+
+wait_until(lambda: collect.values)
+print("listening", flush=True)
+wait_until(lambda: told(DeviceLost))
+print("lost", len(told(DeviceLost)), flush=True)
+wait_until(lambda: told(DeviceRecovered))
+before = len(collect.values)
+wait_until(lambda: len(collect.values) > before + 10)
+report = flow.stop()
+ends = [arrival.first_frame + len(value) for arrival, value in zip(collect.arrivals, collect.values)]
+holes = [
+    (later.first_frame - end, bool(later.flags & BlockFlag.GAP))
+    for end, later in zip(ends, collect.arrivals[1:])
+    if later.first_frame != end
+]
+print(json.dumps({
+    "recovered": len(told(DeviceRecovered)),
+    "missing": sum(frames for frames, _ in holes),
+    "flagged": all(flagged for _, flagged in holes),
+    "lost": report.devices["mic"].capture.lost_frames,
+    "dropped": report.pipelines["mic.out->collect.data"].dropped_total,
+}))
+"""
+
+
+def test_a_server_that_comes_back_is_captured_from_again(pulse_server: PulseServer) -> None:
+    command = [sys.executable, "-c", RETURN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "listening\n"
+        pulse_server.end()
+        assert child.stdout.readline() == "lost 1\n"
+        pulse_server.start()
+        said = json.loads(child.stdout.read())
+        assert child.wait(20) == 0
+    assert said["recovered"] == 1
+    assert said["dropped"] == 0
+    # Numbered as if the time had passed, and every frame of it is accounted for.
+    assert said["flagged"]
+    assert said["missing"] == said["lost"] > RATE_HZ // 10

@@ -401,7 +401,7 @@ class FanOut(RuleBasedStateMachine):
         if pipe.paused:
             pipe.ring.pause()
         else:
-            pipe.ring.resume()
+            pipe.ring.resume(_native.monotonic_ns())
             _native.ring_bell(self.segment, pipe.bell, 0)
         assert pipe.ring.paused is pipe.paused
 

@@ -106,6 +106,7 @@ def test_module_failed_tells_module_worker_block_and_traceback():
     assert str(error) == "module 'pitch' failed in worker 'dsp', at block 17: ValueError: no peak\nTraceback: ..."
     assert (error.module, error.worker, error.block_sequence) == ("pitch", "dsp", 17)
     assert error.traceback_text == "Traceback: ...\n"
+    assert (error.problem, error.explanation) == ("ValueError: no peak", "")
 
 
 def test_module_failed_outside_of_a_block():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 
 from steadyflow import (
@@ -18,7 +20,8 @@ from steadyflow import (
     Wait,
 )
 from steadyflow.errors import ConfigurationError, UnknownName
-from steadyflow.runtime.layout import chosen_rules
+from steadyflow.runtime.format_resolution import check_complete, find_formats
+from steadyflow.runtime.layout import chosen_rules, topological
 from steadyflow.testing import Collect
 
 MONO = AudioFormat(48_000, 1)
@@ -105,3 +108,39 @@ def test_what_ordered_replicas_send_waits_also_below_a_live_source(flow, replica
     )
     rules = chosen_rules(flow._description.modules, [into, out])
     assert rules == {into.id: DropOldest(), out.id: rule}
+
+
+class Device(Source):
+    """Captures and plays at a rate that it is asked for; what it plays does not matter for that."""
+
+    audio = Input(AudioFormat())
+    out = Output(AudioFormat())
+    live = True
+    device_driven = True
+
+    def resolve_formats(self, inputs):
+        return {"out": MONO}
+
+    def produce(self):
+        yield
+
+
+class Effect(Module):
+    audio = Input(AudioFormat())
+    out = Output(like="audio")
+
+    def process(self, audio):
+        return audio.samples
+
+
+@pytest.mark.parametrize("names", list(permutations(["device", "first", "second"])))
+def test_the_way_through_a_device_and_back_has_the_format_of_what_it_captures(flow, names):
+    for name in names:
+        flow.add(Device() if name == "device" else Effect(), name=name)
+    links = [("device.out", "first.audio"), ("first.out", "second.audio"), ("second.out", "device.audio")]
+    pipelines = [flow.connect(source, target, buffer_size=4) for source, target in links]
+    modules = flow._description.modules
+    found = find_formats(modules, pipelines, topological(modules, pipelines))
+    check_complete(pipelines, found)
+    assert set(found.pipelines.values()) == {MONO}
+    assert found.inputs["device", "audio"] == MONO

@@ -14,8 +14,8 @@ In the order data flows:
 """
 
 from steadyflow.audio.demo_source import DemoSource as DemoSource
-from steadyflow.audio.devices import Device as Device
 from steadyflow.audio.devices import list_devices as list_devices
+from steadyflow.audio.driver import Device as Device
 from steadyflow.audio.duplex import Duplex as Duplex
 from steadyflow.audio.files import FileSink as FileSink
 from steadyflow.audio.files import FileSource as FileSource

@@ -7,7 +7,8 @@ from typing import ClassVar, Final
 
 from steadyflow._native import DeviceStream, monotonic_ns
 from steadyflow.arguments import checked_seconds
-from steadyflow.audio.devices import Device, Direction, Stream, find_again, find_device, list_devices_apart, patience_ns
+from steadyflow.audio.devices import PortAudio
+from steadyflow.audio.driver import Direction, Driver, OpenStream
 from steadyflow.errors import ConfigurationError, DeviceLost, StateError
 from steadyflow.formats import AudioFormat, checked_integer
 from steadyflow.metrics.devices import DeviceReport, audio_format_of, report_of_module
@@ -37,29 +38,57 @@ class DeviceModule(Source):
     blocking = True
     device_driven = True
 
-    _device: int | str | None
+    _driver: Driver
     _latency: str | float
     _native: DeviceStream | None
-    _stream: Stream | None
+    _stream: OpenStream | None
     _started_ns: int
 
     def _choose(self, device: object, latency: object) -> None:
         """Take what all constructors take."""
         owner = type(self).__name__
-        if isinstance(device, bool) or not isinstance(device, int | str | None) or device == "":
-            raise ConfigurationError(f"{owner}: expected device to be a number, a name or None, got {device!r}.")
+        self._driver = _driver_of(owner, device)
         if latency not in ("low", "high"):
             if isinstance(latency, str):
                 raise ConfigurationError(f'{owner}: expected latency to be "low", "high" or seconds, got {latency!r}.')
             latency = checked_seconds(owner, "latency", latency)
-        self._device = device
         self._latency = latency
         self._native = None
         self._stream = None
 
+    @property
+    def real_time_only(self) -> bool:
+        """Whether the device goes by a clock of its own, as any but a scripted one; so the flow cannot freewheel."""
+        return self._driver.real_time_only
+
+    @property
+    def reopens(self) -> bool:
+        """Whether the device can be found again in the process that has lost it."""
+        return self._driver.reopens
+
+    @property
+    def placements(self) -> tuple[str, ...]:
+        """Where it may run. What has its device from the program stays in the program's process."""
+        return ("process", "thread") if isinstance(self._driver, PortAudio) else ("thread",)
+
+    def use(self, device: int | str | Driver | None) -> None:
+        """
+        Take another device than the constructor was given: a `testing.ScriptedDevice`, to test the flow with. Before the start.
+
+        The rate of the flow stays open, or what the constructor was given; a module that was to have a process has a thread
+        where the flow freewheels.
+
+        Raises:
+            ConfigurationError: That is no device.
+            StateError: The flow has been started.
+        """
+        if self.device_account is not None:
+            raise StateError(f"{type(self).__name__}.use: the flow has been started; its device is chosen.")
+        self._driver = _driver_of(type(self).__name__, device)
+
     def _default_rate_hz(self) -> int:
-        """Ask the device for its rate, in a process that ends with it; blocks."""
-        return find_device(type(self).__name__, self._device, self.direction, list_devices_apart).default_sample_rate_hz
+        """Ask the device for its rate; may block."""
+        return self._driver.look_up(type(self).__name__, self.direction).default_sample_rate_hz
 
     def setup(self) -> None:
         """
@@ -74,10 +103,11 @@ class DeviceModule(Source):
         assert self.device_account is not None
         captured, played = audio_format_of(output_ports(self)), audio_format_of(input_ports(self))
         rate_hz = _one_rate_hz(owner, captured, played)
-        device = self._find(owner)
-        self._native = DeviceStream(self.device_account, float(rate_hz), *patience_ns(device))
+        device = self._driver.find(owner, self.direction, self.device_account.device)
+        self.device_account.identify(device.name, device.host)
+        self._native = DeviceStream(self.device_account, float(rate_hz), *self._driver.patience_ns(device))
         self._connect(self._native)
-        self._stream = Stream(
+        self._stream = self._driver.open(
             owner,
             device,
             self.direction,
@@ -87,15 +117,6 @@ class DeviceModule(Source):
             self._latency,
             self._native,
         )
-
-    def _find(self, owner: str) -> Device:
-        assert self.device_account is not None
-        known = self.device_account.device
-        if known is not None:  # it was lost, and another one in its place would be a surprise
-            return find_again(owner, *known, self.direction)
-        device = find_device(owner, self._device, self.direction)
-        self.device_account.identify(device.name, device.host)
-        return device
 
     def _connect(self, native: DeviceStream) -> None:
         """Give the ports to the callback."""
@@ -111,22 +132,32 @@ class DeviceModule(Source):
         Raises:
             DeviceLost: It went away.
         """
-        assert self._native is not None
-        assert self._stream is not None
-        self._stream.start()
+        native, stream = self._native, self._stream
+        assert native is not None
+        assert stream is not None
+        stream.start()
         self._started_ns = heard_ns = looked_ns = monotonic_ns()
-        while True:
-            drained_ns = self._native.drained_ns
-            if drained_ns and looked_ns >= drained_ns:
-                return
-            due_ns = looked_ns + _LOOK_NS
-            yield min(due_ns, drained_ns) if drained_ns else due_ns
-            if monotonic_ns() - looked_ns > 2 * _LOOK_NS:
-                heard_ns = monotonic_ns()  # this thread, and so perhaps the whole process, was stopped meanwhile
-            looked_ns = monotonic_ns()
-            heard_ns = self._look(self._stream, self._native, heard_ns, looked_ns)
+        while not self._has_ended(native, stream):
+            look_ns = looked_ns + _LOOK_NS
+            yield min(each for each in (look_ns, native.drained_ns, stream.call_what_is_due()) if each)
+            now_ns = monotonic_ns()
+            if now_ns < look_ns:
+                continue
+            if now_ns - looked_ns > 2 * _LOOK_NS:
+                heard_ns = now_ns  # this thread, and so perhaps the whole process, was stopped meanwhile
+            looked_ns = now_ns
+            heard_ns = self._look(stream, native, heard_ns, looked_ns)
 
-    def _look(self, stream: Stream, native: DeviceStream, heard_ns: int, looked_ns: int) -> int:
+    def _has_ended(self, native: DeviceStream, stream: OpenStream) -> bool:
+        """Tell whether the last frame was heard, or nothing more is captured and nothing is played."""
+        if stream.has_ended:
+            for port in output_ports(self).values():
+                port.end()
+        if not input_ports(self):
+            return stream.has_ended
+        return 0 < native.drained_ns <= monotonic_ns()
+
+    def _look(self, stream: OpenStream, native: DeviceStream, heard_ns: int, looked_ns: int) -> int:
         """Return when the device was heard last."""
         active = stream.active
         native.check()
@@ -164,6 +195,14 @@ class DeviceModule(Source):
         if self.device_account is None:
             raise StateError(f"{type(self).__name__}.report: the flow has not started; nothing happened yet.")
         return report_of_module(self.device_account, self)
+
+
+def _driver_of(owner: str, device: object) -> Driver:
+    if isinstance(device, Driver):
+        return device
+    if isinstance(device, bool) or not isinstance(device, int | str | None) or device == "":
+        raise ConfigurationError(f"{owner}: expected device to be a number, a name or None, got {device!r}.")
+    return PortAudio(device)
 
 
 def checked_rate_hz(owner: str, sample_rate_hz: int | None) -> int | None:

@@ -15,15 +15,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from steadyflow._native import DeviceStream
+from steadyflow.audio.driver import Device, Direction, Driver, OpenStream
 from steadyflow.errors import ConfigurationError, DeviceUnavailable, MissingExtra, SystemShortage, UnknownName
 from steadyflow.runtime.workers import environment, interpreter
-
-Direction = Literal["input", "output", "duplex"]
 
 COMMON_RATES_HZ: Final = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000)
 
@@ -31,35 +30,6 @@ _JACK: Final = "JACK"
 _CLOSE_TIMEOUT_S: Final = 2.0
 
 _lock = threading.RLock()  # PortAudio's calls are for one thread at a time
-
-
-class Device(msgspec.Struct, frozen=True):
-    """
-    A device as PortAudio lists it.
-
-    Attributes:
-        index: Its number, until PortAudio is initialised again.
-        name: Its name; two host interfaces may have a device of one name.
-        host: The host interface: ``ALSA``, ``JACK Audio Connection Kit``, ...
-        input_channels: How many it captures at most.
-        output_channels: How many it plays at most.
-        default_sample_rate_hz: What it runs at by itself.
-        low_input_latency_ms: What the driver suggests for the shortest way in.
-        low_output_latency_ms: And for the shortest way out.
-        is_default_input: What ``device=None`` captures from.
-        is_default_output: What ``device=None`` plays to.
-    """
-
-    index: int
-    name: str
-    host: str
-    input_channels: int
-    output_channels: int
-    default_sample_rate_hz: int
-    low_input_latency_ms: float
-    low_output_latency_ms: float
-    is_default_input: bool = False
-    is_default_output: bool = False
 
 
 def import_sounddevice(needed_for: str) -> Any:
@@ -214,24 +184,11 @@ def _is_default(device: Device, direction: Direction) -> bool:
     return device.is_default_output if direction == "output" else device.is_default_input
 
 
-class Stream:
+class Stream(OpenStream):
     """
-    An open stream of a device, not started.
+    An open stream of PortAudio; see `Driver.open` for the arguments.
 
-    One thread at a time. Opening, starting and closing may block for hundreds of milliseconds.
-
-    Args:
-        owner: The module, for errors.
-        device: Where from or to.
-        direction: Which.
-        sample_rate_hz: Frames per second.
-        captured: How many channels are captured; None: none.
-        played: How many are played; None: none.
-        latency: ``"low"``, ``"high"`` or seconds, as the driver understands it.
-        native: Its callback is given to PortAudio, and nothing else: no Python runs on the device's threads.
-
-    Raises:
-        DeviceUnavailable: The device refuses the rate or the channels, or is busy.
+    Opening, starting and closing may block for hundreds of milliseconds.
     """
 
     def __init__(
@@ -287,12 +244,7 @@ class Stream:
         atexit.register(self.close)
 
     def start(self) -> None:
-        """
-        Let the callback be called.
-
-        Raises:
-            DeviceUnavailable: The device does not start.
-        """
+        """See `OpenStream.start`."""
         with _lock:
             try:
                 self._stream.start()
@@ -314,7 +266,7 @@ class Stream:
 
     @property
     def latency_s(self) -> float:
-        """What the driver says how long frames are on their way; the longer one of both directions."""
+        """What PortAudio says of it."""
         latency = self._stream.latency
         return float(max(latency) if isinstance(latency, tuple) else latency)
 
@@ -350,11 +302,44 @@ class Stream:
         atexit.unregister(self._sounddevice._exit_handler)
 
 
-def patience_ns(device: Device) -> tuple[int, int]:
+class PortAudio(Driver):
     """
-    Return how far off the clock of a device may be before it has jumped, and how late frames may be without being lost.
+    The devices of this system.
 
-    JACK's times are steady to 30 µs where its driver is on time; those of ALSA's plug-ins, behind which a sound server may be,
-    are good for drift only (docs/decisions/0004).
+    Args:
+        wanted: Which one, by its number or name, or a part of the name; None: the default one.
     """
-    return (20_000_000, 1_000_000) if device.host.startswith(_JACK) else (500_000_000, 200_000_000)
+
+    def __init__(self, wanted: int | str | None) -> None:
+        self._wanted = wanted
+
+    def look_up(self, owner: str, direction: Direction) -> Device:
+        """Do so in a process that ends with it; see `Driver.look_up`."""
+        return find_device(owner, self._wanted, direction, list_devices_apart)
+
+    def find(self, owner: str, direction: Direction, known: tuple[str, str] | None) -> Device:
+        """See `Driver.find`. From its first call on PortAudio is in this process."""
+        return find_device(owner, self._wanted, direction) if known is None else find_again(owner, *known, direction)
+
+    def open(
+        self,
+        owner: str,
+        device: Device,
+        direction: Direction,
+        sample_rate_hz: int,
+        captured: int | None,
+        played: int | None,
+        latency: str | float,
+        native: DeviceStream,
+    ) -> OpenStream:
+        """See `Driver.open`."""
+        return Stream(owner, device, direction, sample_rate_hz, captured, played, latency, native)
+
+    def patience_ns(self, device: Device) -> tuple[int, int]:
+        """See `Driver.patience_ns`."""
+        # JACK's times are steady to 30 µs where its driver is on time; those of ALSA's plug-ins, behind which a sound server may
+        # be, are good for drift only (docs/decisions/0004).
+        return (20_000_000, 1_000_000) if device.host.startswith(_JACK) else (500_000_000, 200_000_000)
+
+    def __repr__(self) -> str:
+        return "the default device" if self._wanted is None else f"device {self._wanted!r}"

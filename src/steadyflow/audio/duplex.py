@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from steadyflow._native import DeviceStream
 from steadyflow.arguments import MAX_BLOCK_FRAMES
 from steadyflow.audio.device_module import DeviceModule, checked_rate_hz
+from steadyflow.audio.driver import Driver
 from steadyflow.errors import ConfigurationError
 from steadyflow.formats import AudioFormat, Format, checked_integer
 from steadyflow.module import Input, Output
@@ -24,7 +25,7 @@ class Duplex(DeviceModule):
 
     Args:
         device: Number or name, or a part of the name, as ``steadyflow devices`` shows them; None: the default one. It has to
-            have both directions.
+            have both directions. Or a `testing.ScriptedDevice`.
         block_frames: The length of the blocks that are captured, 1 to 1,048,576.
         sample_rate_hz: Frames per second; None: what the device runs at.
         channels: How many are captured; the first ones of the device.
@@ -42,7 +43,7 @@ class Duplex(DeviceModule):
 
     def __init__(
         self,
-        device: int | str | None = None,
+        device: int | str | Driver | None = None,
         block_frames: int = 128,
         *,
         sample_rate_hz: int | None = None,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from steadyflow._native import DeviceStream
 from steadyflow.arguments import MAX_BLOCK_FRAMES
 from steadyflow.audio.device_module import DeviceModule, checked_rate_hz
+from steadyflow.audio.driver import Driver
 from steadyflow.formats import AudioFormat, Format, checked_integer
 from steadyflow.module import Output
 
@@ -24,7 +25,8 @@ class Microphone(DeviceModule):
     Its pipelines drop the oldest block when they are full, unless they have another rule that does not wait.
 
     Args:
-        device: Number or name, or a part of the name, as ``steadyflow devices`` shows them; None: the default one.
+        device: Number or name, or a part of the name, as ``steadyflow devices`` shows them; None: the default one. Or
+            a `testing.ScriptedDevice`.
         block_frames: The length of the blocks, 1 to 1,048,576.
         sample_rate_hz: Frames per second; None: what the device runs at.
         channels: How many; the first ones of the device.
@@ -41,7 +43,7 @@ class Microphone(DeviceModule):
 
     def __init__(
         self,
-        device: int | str | None = None,
+        device: int | str | Driver | None = None,
         block_frames: int = 128,
         *,
         sample_rate_hz: int | None = None,

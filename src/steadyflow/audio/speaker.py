@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steadyflow._native import DeviceStream
 from steadyflow.audio.device_module import DeviceModule
+from steadyflow.audio.driver import Driver
 from steadyflow.errors import ConfigurationError
 from steadyflow.formats import AudioFormat
 from steadyflow.module import Input
@@ -22,7 +23,8 @@ class Speaker(DeviceModule):
     what happens when the device goes away, see `DeviceModule`.
 
     Args:
-        device: Number or name, or a part of the name, as ``steadyflow devices`` shows them; None: the default one.
+        device: Number or name, or a part of the name, as ``steadyflow devices`` shows them; None: the default one. Or
+            a `testing.ScriptedDevice`.
         latency: ``"low"``, ``"high"`` or seconds, for the driver.
 
     Raises:
@@ -33,7 +35,7 @@ class Speaker(DeviceModule):
 
     direction = "output"
 
-    def __init__(self, device: int | str | None = None, *, latency: str | float = "low") -> None:
+    def __init__(self, device: int | str | Driver | None = None, *, latency: str | float = "low") -> None:
         self._choose(device, latency)
 
     def _connect(self, native: DeviceStream) -> None:

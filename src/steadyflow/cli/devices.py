@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from steadyflow.audio.devices import Device, list_devices, supported_rates_hz
+from steadyflow.audio.devices import list_devices, supported_rates_hz
+from steadyflow.audio.driver import Device
 
 
 def devices(*, rates: bool, as_json: bool) -> int:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from steadyflow.errors import FileUnreadable, FileUnwritable, FlowError, FlowFailed, ModuleFailed, SystemShortage
-
-_EXPLAINED = (FileUnreadable, FileUnwritable, SystemShortage)
-"""These say what to do; where in a module they were raised helps nobody."""
+from steadyflow.errors import FlowError, FlowFailed, ModuleFailed
 
 
 def describe(problem: Exception) -> str:
@@ -19,8 +16,8 @@ def describe(problem: Exception) -> str:
     """
     if isinstance(problem, FlowFailed):
         return "\n\n".join(describe(each) for each in problem.exceptions)
-    if isinstance(problem, ModuleFailed) and isinstance(problem.__cause__, _EXPLAINED):
-        return str(problem.__cause__)
+    if isinstance(problem, ModuleFailed) and problem.explanation:
+        return problem.explanation  # it says what to do; where in a module it was raised helps nobody
     if isinstance(problem, FlowError):
         return str(problem)
     return "".join(traceback.format_exception(problem)).rstrip()

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from steadyflow.clock import ManualClock
 from steadyflow.coordinator import DataFlowCoordinator
 from steadyflow.errors import FlowError, FlowFailed, Subject, located
 from steadyflow.report import FlowReport
@@ -36,9 +37,12 @@ class FileFlow(DataFlowCoordinator):
         self._document = document
         self._keys: dict[Subject | None, Key] = {}
 
-    def run(self, duration_s: float | None = None) -> FlowReport:
+    def run(
+        self, duration_s: float | None = None, *, freewheel: bool = False, clock: ManualClock | None = None
+    ) -> FlowReport:
         """Run as the base class does; without `duration_s`, as long as the file says."""
-        return super().run(self.duration_s if duration_s is None else duration_s)
+        duration_s = self.duration_s if duration_s is None else duration_s
+        return super().run(duration_s, freewheel=freewheel, clock=clock)
 
     async def run_async(self, duration_s: float | None = None) -> FlowReport:
         """Run as the base class does, in a task of an event loop; without `duration_s`, as long as the file says."""
@@ -63,9 +67,9 @@ class FileFlow(DataFlowCoordinator):
         """Note where a module or a pipeline is described. Loading only."""
         self._keys[subject] = key
 
-    def _start(self) -> None:
+    def _start(self, clock: ManualClock | None = None) -> None:
         with self._places():
-            super()._start()
+            super()._start(clock)
 
     @contextlib.contextmanager
     def _places(self) -> Iterator[None]:

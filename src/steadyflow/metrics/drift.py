@@ -12,6 +12,7 @@ import numpy as np
 
 _MOST_POINTS: Final = 128
 _LEAST_SPAN_NS: Final = 1_000_000_000
+_LONGEST_PAUSE_NS: Final = 1_000_000_000
 _LONGEST_SPAN_NS: Final = 600_000_000_000
 
 
@@ -33,14 +34,17 @@ class ClockRate:
 
     def observe(self, frames: int, now_ns: int) -> None:
         """
-        Take an observation. One that goes back, in frames or time, is of a device that began anew, and so does this.
+        Take an observation. One that goes back, in frames or time, is of a device that began anew, and so does this; the same after a
+        second without any: it was away.
 
         Args:
             frames: How many the device has moved since it began.
             now_ns: When that was read, on the monotonic clock.
         """
-        if self._latest is not None and (frames < self._latest[0] or now_ns < self._latest[1]):
-            self._points, self._spacing_ns = [], 0
+        if self._latest is not None:
+            frames_before, before_ns = self._latest
+            if frames < frames_before or not before_ns <= now_ns <= before_ns + _LONGEST_PAUSE_NS:
+                self._points, self._spacing_ns = [], 0
         self._latest = (frames, now_ns)
         if self._points and now_ns - self._points[-1][1] < self._spacing_ns:
             return
@@ -68,29 +72,13 @@ class ClockRate:
         return frames_per_s / self._nominal_hz * 1e6
 
 
-class ClockDrift:
+def drift_ppm(captured: ClockRate, played: ClockRate) -> float | None:
     """
-    The drift between a capturing and a playing device.
+    Return how much faster than the playing device the capturing one is, in millionths; None: not known yet.
 
-    Args:
-        capture_hz: The nominal rate of the one.
-        playback_hz: That of the other.
+    Above 0, what is captured is more than what is played, and piles up between them; below 0, it runs dry.
     """
-
-    def __init__(self, capture_hz: float, playback_hz: float) -> None:
-        self.capture = ClockRate(capture_hz)
-        """What was observed of the capturing device."""
-        self.playback = ClockRate(playback_hz)
-        """What was observed of the playing device."""
-
-    @property
-    def ppm(self) -> float | None:
-        """
-        How much faster than the playing device the capturing one is, in millionths; None: not known yet.
-
-        Above 0, what is captured is more than what is played, and piles up between them; below 0, it runs dry.
-        """
-        captured, played = self.capture.deviation_ppm, self.playback.deviation_ppm
-        if captured is None or played is None:
-            return None
-        return ((1 + captured / 1e6) / (1 + played / 1e6) - 1) * 1e6
+    capture_ppm, playback_ppm = captured.deviation_ppm, played.deviation_ppm
+    if capture_ppm is None or playback_ppm is None:
+        return None
+    return ((1 + capture_ppm / 1e6) / (1 + playback_ppm / 1e6) - 1) * 1e6

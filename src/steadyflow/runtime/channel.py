@@ -72,6 +72,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     text: str
     block_sequence: int | None
     pipeline: str | None = None
+    explanation: str = ""
 
 
 class Lost(msgspec.Struct, frozen=True, tag="lost"):

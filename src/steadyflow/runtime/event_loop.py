@@ -17,12 +17,14 @@ from typing import Any, Final
 
 from steadyflow._native import AbortFlag, Delivery, Segment, monotonic_ns
 from steadyflow.awaiting import NEVER, BellWatch, Sender
+from steadyflow.clock import ManualClock
 from steadyflow.data import Block
 from steadyflow.module import Module, Source, output_ports
 from steadyflow.runtime.loop import Host, Seat, WorkerLoop, due_time_ns
 from steadyflow.runtime.windows import Windows
 from steadyflow.runtime.wiring import WorkerWiring
 
+_LOOK_UP_S: Final = 0.25
 IDLE_MARGIN_S: Final = 0.001
 """An event loop that something waits for so soon is not idle."""
 
@@ -39,6 +41,34 @@ class IdleSelector(selectors.DefaultSelector):
         return super().select(timeout)
 
 
+class ManualSelector(selectors.DefaultSelector):
+    """A selector that waits by a manual clock: it passes the turn on."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__()
+        self._turns = clock.turns
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if ready or (timeout is not None and timeout <= 0):
+            return ready
+        # Not for ever: another thread, which does not go by the clock, may have something to say.
+        wait_s = _LOOK_UP_S if timeout is None else min(timeout, _LOOK_UP_S)
+        self._turns.sleep_until_readable(self.fileno(), self._turns.now_ns + max(round(wait_s * 1e9), 1))
+        return super().select(0)
+
+
+class ManualEventLoop(asyncio.SelectorEventLoop):
+    """An event loop of which the time is that of a manual clock."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(ManualSelector(clock))
+        self._turns = clock.turns
+
+    def time(self) -> float:
+        return self._turns.now_ns / 1e9
+
+
 class EventLoop(WorkerLoop):
     """Runs the asynchronous modules of one worker; see `WorkerLoop` for the arguments."""
 
@@ -50,11 +80,16 @@ class EventLoop(WorkerLoop):
         abort: AbortFlag,
         host: Host,
         resolve: Callable[[str], type] | None = None,
+        clock: ManualClock | None = None,
     ) -> None:
         super().__init__(wiring, modules, segments, abort, host, resolve)
         self._selector = IdleSelector()
-        # A real-time worker's loop is Python's own, whatever policy the program sets: another one does not say when it is idle.
-        factory = partial(asyncio.SelectorEventLoop, self._selector) if wiring.realtime is not None else None
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+        if clock is not None:
+            factory = partial(ManualEventLoop, clock)
+        elif wiring.realtime is not None:
+            # Python's own, whatever policy the program sets: another one does not say when it is idle.
+            factory = partial(asyncio.SelectorEventLoop, self._selector)
         self._runner = asyncio.Runner(loop_factory=factory)
         self._watch = BellWatch(self._inbox.bell, self._inbox.collect)
         for module in modules.values():

@@ -23,6 +23,7 @@ from steadyflow._native import (
     take_over,
 )
 from steadyflow.audio_config import AudioPipelineConfig
+from steadyflow.clock import ManualClock
 from steadyflow.config import PipelinePriority
 from steadyflow.errors import CorruptedSegment, FlowFailed, WorkerDied
 from steadyflow.events import (
@@ -39,12 +40,22 @@ from steadyflow.events import (
     WorkerUnresponsive,
 )
 from steadyflow.formats import Format
-from steadyflow.metrics.devices import DeviceReport, report_of_module
+from steadyflow.metrics.devices import DeviceReport, report_of_module, stream_rate_hz
+from steadyflow.metrics.drift import drift_ppm
 from steadyflow.module import Source, is_device_driven
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
 from steadyflow.report import AlignedInputReport, ModuleReport
 from steadyflow.runtime.format_resolution import resolve_formats
-from steadyflow.runtime.layout import Layout, check_audio_limits, default_rules, plan_workers, topological
+from steadyflow.runtime.freewheel import freewheeling
+from steadyflow.runtime.graph import upstream_of
+from steadyflow.runtime.layout import (
+    Layout,
+    check_audio_limits,
+    default_rules,
+    edges_between,
+    plan_workers,
+    topological,
+)
 from steadyflow.runtime.open_ends import OpenPlace, views_exhausted
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.replicas import check_around_replicas
@@ -71,6 +82,7 @@ class Execution:
         abort: What makes everything in this process give up.
         publish: Takes events.
         settled: Called once, when the run is over and every block has its fate; may block for a moment.
+        clock: Freewheel by this clock, all in this process; None: run by the system's.
 
     Raises:
         ConfigurationError: The description cannot run (formats, loops, limits).
@@ -86,8 +98,13 @@ class Execution:
         abort: AbortFlag,
         publish: Callable[[FlowEvent], None],
         settled: Callable[[], None],
+        clock: ManualClock | None = None,
     ) -> None:
         self._flow = flow
+        if clock is not None:
+            modules = freewheeling(modules, pipelines)
+        self._clock = clock
+        self._now_ns = monotonic_ns if clock is None else clock.monotonic_ns
         self._modules = modules
         self._pipelines = pipelines
         self._abort = abort
@@ -118,22 +135,25 @@ class Execution:
         places = {pipeline.id: opened[pipeline.id][:4] for pipeline in linked if pipeline.id in opened}
         self._linked = linked
         self._layout = layout = Layout(modules, linked, plans, order, places)
+        if clock is not None:
+            for pipeline in linked:
+                pipeline.clock = clock
         self._connect_pipelines()
         self.workers: dict[str, Worker] = {}
-        devices: list[WatchedDevice] = []
-        for plan, wiring in zip(plans, layout.worker_wirings(plans), strict=True):
+        self._devices: dict[str, WatchedDevice] = {}
+        for number, (plan, wiring) in enumerate(zip(plans, layout.worker_wirings(plans), strict=True)):
             if plan.placement == "process":
                 worker: Worker = ProcessWorker(wiring, self, flow, layout.segments)
             else:
                 instances = {placed.name: placed.module for placed in plan.modules}
-                worker = ThreadWorker(wiring, self, instances, layout.segments, abort)
+                worker = ThreadWorker(wiring, self, instances, layout.segments, abort, clock, number)
             self.workers[plan.name] = worker
             for module in wiring.modules:
                 if module.account is not None:
                     device_driven: Any = modules[module.name].module
                     device_driven.device_account = account = DeviceAccount(*self._at(module.account))
-                    devices.append(WatchedDevice(module.name, account))
-        self._watch = Watch(flow, [*self._watched(), *devices], publish)
+                    self._devices[module.name] = WatchedDevice(module.name, account, stream_rate_hz(device_driven))
+        self._watch = Watch(flow, [*self._watched(), *self._devices.values()], publish, clock)
 
     def _watched(self) -> Iterator[WatchedPipeline]:
         """Say which pipelines are looked at while they run: where somebody waits for the blocks, and a limit or a priority is set."""
@@ -228,12 +248,14 @@ class Execution:
 
     def _release_workers(self) -> None:
         with self._changed:
-            self.started_ns = monotonic_ns()
+            self.started_ns = self._now_ns()
             failed_meanwhile = self._stopping
         for pipeline in self._linked:
             pipeline.mark_started(self.started_ns)
         self._publish(DataFlowStarted(flow=self._flow, workers=tuple(self.workers)))
-        self._watch.start()
+        if self._clock is not None:
+            self._clock.turns.expect(len(self.workers))
+        self._watch.start(len(self.workers))
         for worker in self.workers.values():
             worker.start()
             if failed_meanwhile:
@@ -251,11 +273,17 @@ class Execution:
         """
         Wait until the run is over; False after the time.
 
-        Interrupted by signals' exceptions, such as KeyboardInterrupt.
+        Interrupted by signals' exceptions, such as KeyboardInterrupt. Where the flow freewheels, its time goes on meanwhile.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        if not self._wait(self._is_over, deadline):
-            return False
+        if self._clock is not None and timeout_s is not None:
+            self._clock.sleep(timeout_s)
+            if not self._is_over():
+                return False
+        else:
+            self._let_time_go_on()
+            deadline = None if timeout_s is None else time.monotonic() + timeout_s
+            if not self._wait(self._is_over, deadline):
+                return False
         self._conclude()
         return True
 
@@ -296,6 +324,8 @@ class Execution:
         """End everything that still runs: waiting calls first, then processes by force. Threads cannot be forced."""
         self._stopping = True
         self._abort.set()
+        if self._clock is not None:
+            self._clock.turns.disband()
         self._end_open_sources("the flow was aborted")
         for worker in self.workers.values():
             if not worker.ended:
@@ -343,6 +373,10 @@ class Execution:
             )
         return reports
 
+    def now_ns(self) -> int:
+        """Return the time by the clock of the run."""
+        return self._now_ns()
+
     def device_reports(self) -> dict[str, DeviceReport]:
         """Return what happened at each device, by module."""
         return {
@@ -350,6 +384,21 @@ class Execution:
             for name, placed in self._modules.items()
             if isinstance(placed.module, Source) and (account := placed.module.device_account) is not None
         }
+
+    def clock_drifts(self) -> dict[str, float]:
+        """Return how much faster each device that captures is than each other one that plays what comes of it, as far as known."""
+        upstream = upstream_of(edges_between(self._modules, self._linked))
+        pairs = [
+            (capturing, playing)
+            for playing in self._devices
+            for capturing in self._devices
+            if capturing != playing and capturing in upstream.get(playing, ())
+        ]
+        drifts = {
+            f"{capturing}->{playing}": drift_ppm(self._devices[capturing].rate, self._devices[playing].rate)
+            for capturing, playing in pairs
+        }
+        return {pair: ppm for pair, ppm in drifts.items() if ppm is not None}
 
     def device_places(self) -> dict[str, tuple[Segment, int]]:
         """Return where the callback of each device counts, by module."""
@@ -402,9 +451,17 @@ class Execution:
     def worker_lost(self, worker: Worker, module: str, problem: str) -> None:
         """See `workers.Owner`."""
         self._reclaim(worker, for_successor=True)
-        self._publish(DeviceLost(flow=self._flow, module=module, worker=worker.name, problem=problem))
+        self.device_lost(worker, module, problem)
 
     def worker_recovered(self, worker: Worker, module: str, away_s: float, attempts: int) -> None:
+        """See `workers.Owner`."""
+        self.device_recovered(worker, module, away_s, attempts)
+
+    def device_lost(self, worker: Worker, module: str, problem: str) -> None:
+        """See `workers.Owner`."""
+        self._publish(DeviceLost(flow=self._flow, module=module, worker=worker.name, problem=problem))
+
+    def device_recovered(self, worker: Worker, module: str, away_s: float, attempts: int) -> None:
         """See `workers.Owner`."""
         self._publish(
             DeviceRecovered(flow=self._flow, module=module, worker=worker.name, away_s=away_s, attempts=attempts)
@@ -493,6 +550,11 @@ class Execution:
             for worker in self.workers.values():
                 if not worker.ended:
                     worker.stop()
+        self._let_time_go_on()
+
+    def _let_time_go_on(self) -> None:
+        if self._clock is not None:
+            self._clock.turns.set_limit(self._clock.turns.NO_LIMIT)
 
     def _end_open_sources(self, reason: str) -> None:
         for pipeline in self._linked:
@@ -593,7 +655,7 @@ class Execution:
             for ring in () if pipeline.target_open else pipeline.rings:
                 ring.abandon(DROPPED_FAILED if failed else DROPPED_STOPPED)
         self._publish(DataFlowStopped(flow=self._flow, failed=bool(self.problems)))
-        return monotonic_ns()
+        return self._now_ns()
 
     def _wait(self, condition: Callable[[], bool], deadline: float | None) -> bool:
         with self._changed:

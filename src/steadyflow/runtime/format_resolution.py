@@ -7,9 +7,10 @@ from typing import NamedTuple, TypeAlias
 
 from steadyflow.errors import ConfigurationError, FlowError, FormatClash, UnknownName, concerning, located
 from steadyflow.formats import AnyFormat, Format, agree
-from steadyflow.module import Module, input_ports, output_ports
+from steadyflow.module import Module, input_ports, is_device_driven, output_ports
 from steadyflow.pipeline import Pipeline
 from steadyflow.runtime.aligned_links import check_aligned
+from steadyflow.runtime.graph import strongly_connected
 from steadyflow.runtime.placed import Placed
 
 Resolve: TypeAlias = Callable[[Module, Mapping[str, Format]], Mapping[str, Format]]
@@ -58,9 +59,15 @@ def find_formats(
         FileUnreadable: A source's file tells nothing.
     """
     found = FoundFormats({}, {}, {pipeline.id: pipeline.format for pipeline in pipelines})
-    for name, loop in ((name, group) for group in order for name in group):
+    loops = {name: group for group in order for name in group}
+    devices = [name for name in loops if is_device_driven(modules[name].module)]
+    for name in _asking_order(modules, pipelines, order):
         with concerning(module=name):
-            _find_at(modules, [each for each in pipelines if each.target[0] == name], name, loop, resolve, found)
+            inputs = {} if name in devices else _find_inputs(modules, pipelines, name, loops[name], found)
+            _ask(modules[name].module, name, inputs, resolve, found)
+    for name in devices:
+        with concerning(module=name):
+            _find_inputs(modules, pipelines, name, loops[name], found)
     for pipeline in (pipeline for pipeline in pipelines if pipeline.target_open):
         fmt, wanted = _produced(modules, pipeline, found), found.pipelines[pipeline.id]
         if fmt is not None:
@@ -70,15 +77,35 @@ def find_formats(
     return found
 
 
-def _find_at(
+def _asking_order(
+    modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], order: Sequence[Sequence[str]]
+) -> list[str]:
+    """
+    Return the modules in the order in which they are asked what they send: upstream first.
+
+    What a device captures does not depend on what it is to play, so the way through it and back to it is no loop here.
+    """
+    names = [name for group in order for name in group]
+    edges = [
+        (pipeline.source[0], pipeline.target[0])
+        for pipeline in pipelines
+        if not pipeline.source_open
+        and not pipeline.target_open
+        and not is_device_driven(modules[pipeline.target[0]].module)
+    ]
+    return [name for group in strongly_connected(names, edges) for name in group]
+
+
+def _find_inputs(
     modules: Mapping[str, Placed],
-    into: Sequence[Pipeline],
+    pipelines: Sequence[Pipeline],
     name: str,
     loop: Sequence[str],
-    resolve: Resolve,
     found: FoundFormats,
-) -> None:
+) -> dict[str, Format]:
+    """Find what comes to the connected inputs of a module."""
     module = modules[name].module
+    into = [each for each in pipelines if each.target[0] == name]
     inputs: dict[str, Format] = {}
     for pipeline in into:
         fmt, port = _produced(modules, pipeline, found), input_ports(module)[pipeline.target[1]]
@@ -96,13 +123,18 @@ def _find_at(
                     f"carries {known}, this one {agreed}."
                 )
     check_aligned(name, module, inputs, into, loop)
+    found.inputs.update({(name, port): fmt for port, fmt in inputs.items()})
+    return inputs
+
+
+def _ask(module: Module, name: str, inputs: Mapping[str, Format], resolve: Resolve, found: FoundFormats) -> None:
+    """Ask a module what its outputs send."""
     try:
         outputs = resolve(module, inputs)
     except FlowError as error:
         located(error, f"module {name!r}")
         raise
     _check_answer(module, outputs, f"module {name!r}: resolve_formats")
-    found.inputs.update({(name, port): fmt for port, fmt in inputs.items()})
     found.outputs.update({(name, port): fmt for port, fmt in outputs.items()})
 
 

@@ -262,6 +262,12 @@ def plan_workers(modules: Mapping[str, Placed], order: Sequence[Sequence[str]]) 
 
 
 def _check_placement(plan: WorkerPlan, placed: Placed) -> None:
+    allowed = getattr(placed.module, "placements", (placed.placement,))
+    if placed.placement not in allowed:  # it was allowed when the module was added: its device has been replaced since
+        raise ConfigurationError(
+            f"module {placed.name!r}: expected placement {' or '.join(map(repr, allowed))} for {placed.module!r}, got "
+            f"{placed.placement!r}. Give the device to the constructor, or let the flow freewheel."
+        )
     if plan.placement != placed.placement:
         raise ConfigurationError(
             f"worker {plan.name!r}: expected one placement; module {plan.modules[0].name!r} wants a "

@@ -54,6 +54,12 @@ class Host(Protocol):
     def views_exhausted(self, pipeline: str, limit: int) -> None:
         """Tell that a module keeps as many views of a pipeline as it may. Its worker's thread; must not block."""
 
+    def device_lost(self, module: str, problem: str) -> None:
+        """Tell that a device went away that is looked for in this worker. Its worker's thread; must not block."""
+
+    def device_recovered(self, module: str, away_s: float, attempts: int) -> None:
+        """Tell that it is back. Its worker's thread; must not block."""
+
 
 class Seat:
     """A module in its worker, and how far it has come."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from steadyflow._native import AbortFlag, Segment
+from steadyflow.clock import ManualClock
 from steadyflow.module import Module, is_asynchronous
 from steadyflow.runtime.loop import Host, WorkerLoop
 from steadyflow.runtime.wiring import WorkerWiring
@@ -17,12 +18,13 @@ def make_loop(
     abort: AbortFlag,
     host: Host,
     resolve: Callable[[str], type] | None = None,
+    clock: ManualClock | None = None,
 ) -> WorkerLoop:
-    """Make the loop that the modules of a worker ask for; see `WorkerLoop`."""
+    """Make the loop that the modules of a worker ask for; see `WorkerLoop`. `clock`: what its thread goes by, unless the system's."""
     if any(is_asynchronous(module) for module in modules.values()):
         from steadyflow.runtime.event_loop import EventLoop  # asyncio is slow to import
 
-        return EventLoop(wiring, modules, segments, abort, host, resolve)
+        return EventLoop(wiring, modules, segments, abort, host, resolve, clock)
     from steadyflow.runtime.serving import ServingLoop
 
     return ServingLoop(wiring, modules, segments, abort, host, resolve)

@@ -12,8 +12,11 @@ from typing import Any, Final, TypeVar
 
 from steadyflow._native import monotonic_ns
 from steadyflow.data import Block
+from steadyflow.errors import DeviceLost, DeviceUnavailable
 from steadyflow.module import Source, output_ports
+from steadyflow.runtime.absence import Absence
 from steadyflow.runtime.alignment import Alignment
+from steadyflow.runtime.failure_text import in_one_line
 from steadyflow.runtime.loop import Seat, WorkerLoop, due_time_ns
 from steadyflow.runtime.windows import Windows
 
@@ -38,6 +41,10 @@ class _Production:
 
 class ServingLoop(WorkerLoop):
     """Runs the modules of one worker by calling them."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._away: set[str] = set()  # modules whose device is being looked for
 
     def setup(self) -> bool:
         self._inbox.adopt(in_event_loop=False)
@@ -145,16 +152,38 @@ class ServingLoop(WorkerLoop):
                     production.due_ns = 0
                     return True
         except BaseException as problem:
+            source = seat.module
+            if isinstance(problem, DeviceLost) and isinstance(source, Source) and source.reopens:
+                self._away.add(seat.name)
+                production.steps = self._find_again(seat, source, in_one_line(problem))
+                return True
             if not self._is_abort(problem):
                 _at_once(self._fail(seat, problem, None))
             return False
         _at_once(self._end(seat))
         return False
 
+    def _find_again(self, seat: Seat, source: Source, problem: str) -> Iterator[int | None]:
+        """Look for a device until it is back, and then go on producing."""
+        absence = Absence(seat.name, problem)
+        self._host.device_lost(seat.name, problem)
+        while True:
+            yield monotonic_ns() + round(absence.pause_s * 1e9)
+            absence.attempts += 1
+            try:
+                self._inbox.call(seat.context, source.setup)
+                break
+            except DeviceUnavailable as still_away:
+                absence.problem = in_one_line(still_away)
+        self._away.discard(seat.name)
+        self._host.device_recovered(seat.name, absence.seconds, absence.attempts)
+        steps: Any = source.produce()
+        yield from steps
+
     def _stop(self, productions: list[_Production]) -> None:
         for production in list(productions):
             seat = production.seat
-            if seat.fed_by and seat.state == "running":
+            if seat.fed_by and seat.state == "running" and seat.name not in self._away:
                 # It ends when it has played what still comes.
                 for port in output_ports(seat.module).values():
                     port.end()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from steadyflow._native import DeviceAccount, monotonic_ns
+from steadyflow.clock import ManualClock
 from steadyflow.events import BudgetExceeded, BudgetRestored, ConsumerSharesLock, DeviceXrun, FlowEvent
 from steadyflow.metrics.budgets import LIMIT, BudgetWatch, ConsumerCycles, LockWatch
 from steadyflow.metrics.devices import DeviceWatch, missed_deadlines
+from steadyflow.metrics.drift import ClockRate
 from steadyflow.metrics.flow_metrics import read_worst_block
 from steadyflow.metrics.histogram import Histogram
 from steadyflow.pipeline import Pipeline
@@ -103,16 +106,22 @@ class WatchedDevice:
     Args:
         module: The module that it drives.
         account: What its callback counts.
+        nominal_hz: The rate that it should have.
     """
 
-    def __init__(self, module: str, account: DeviceAccount) -> None:
+    def __init__(self, module: str, account: DeviceAccount, nominal_hz: int) -> None:
+        self.rate = ClockRate(nominal_hz)
+        """The rate that it has."""
         self._module = module
         self._account = account
         self._watch = DeviceWatch()
 
     def look(self, flow: str, now_ns: int) -> list[FlowEvent]:
         """Read its account, and return what was missed. Does not disturb it."""
-        news = self._watch.look(now_ns, missed_deadlines(self._account.counts()))
+        counts = self._account.counts()
+        if counts["cycles"]:
+            self.rate.observe(counts["frames"] + counts["lost_frames"], counts["last_cycle_ns"])
+        news = self._watch.look(now_ns, missed_deadlines(counts))
         return [] if news is None else [DeviceXrun(flow=flow, module=self._module, **news._asdict())]
 
 
@@ -131,27 +140,42 @@ class Watch:
         flow: The name of the flow.
         watched: What is looked at; without any, there is no thread.
         publish: Takes events; must not block.
+        clock: Where the flow freewheels: its clock, by which this looks, too.
     """
 
-    def __init__(self, flow: str, watched: Sequence[Watched], publish: Callable[[FlowEvent], None]) -> None:
+    def __init__(
+        self,
+        flow: str,
+        watched: Sequence[Watched],
+        publish: Callable[[FlowEvent], None],
+        clock: ManualClock | None = None,
+    ) -> None:
         self._flow = flow
         self._watched = watched
         self._publish = publish
+        self._clock = clock
+        self._now_ns = monotonic_ns if clock is None else clock.monotonic_ns
         self._ending = threading.Event()
         self._looking = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Begin to look."""
-        if self._watched:
-            self._thread = threading.Thread(target=self._run, name="steadyflow-watch", daemon=True)
-            self._thread.start()
+    def start(self, order: int) -> None:
+        """Begin to look; by a manual clock as the one who comes in this order."""
+        if not self._watched:
+            return
+        if self._clock is None:
+            run: Callable[[], None] = self._run
+        else:
+            self._clock.turns.expect(1)
+            run = partial(self._run_by, self._clock, order)
+        self._thread = threading.Thread(target=run, name="steadyflow-watch", daemon=True)
+        self._thread.start()
 
     def look(self) -> None:
         """Look once. Any thread."""
         with self._looking:
             for watched in self._watched:
-                for event in watched.look(self._flow, monotonic_ns()):
+                for event in watched.look(self._flow, self._now_ns()):
                     self._publish(event)
 
     def end(self, timeout_s: float) -> None:
@@ -166,3 +190,14 @@ class Watch:
     def _run(self) -> None:
         while not self._ending.wait(LOOK_INTERVAL_S):
             self.look()
+
+    def _run_by(self, clock: ManualClock, order: int) -> None:
+        turns = clock.turns
+        turns.keep()
+        try:
+            turns.take_seat(order, follows=True)
+            # Until no worker is left.
+            while turns.sleep_until(clock.monotonic_ns() + round(LOOK_INTERVAL_S * 1e9)):
+                self.look()
+        finally:
+            turns.leave()

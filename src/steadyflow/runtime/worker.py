@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from steadyflow._native import AbortFlag, Segment, watch_lifeline
-from steadyflow.errors import CorruptedSegment, DeviceLost, FlowError
+from steadyflow.errors import CorruptedSegment, DeviceLost, FlowError, StateError
 from steadyflow.module import Module
 from steadyflow.runtime.arguments import decode_arguments
 from steadyflow.runtime.channel import (
@@ -36,7 +36,7 @@ from steadyflow.runtime.channel import (
     Start,
     Stop,
 )
-from steadyflow.runtime.failure_text import in_one_line, with_traceback
+from steadyflow.runtime.failure_text import explanation, in_one_line, with_traceback
 from steadyflow.runtime.loop import WorkerLoop
 from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import MainScript
@@ -76,6 +76,14 @@ class _RemoteHost:
     def views_exhausted(self, pipeline: str, limit: int) -> None:
         self._channel.send(Exhausted(pipeline, limit))
 
+    def device_lost(self, module: str, problem: str) -> None:
+        raise StateError(
+            f"{module}: expected a device that is looked for here to be in the program's process; {problem}"
+        )
+
+    def device_recovered(self, module: str, away_s: float, attempts: int) -> None:
+        raise StateError(f"{module}: expected a device that is looked for here to be in the program's process")
+
 
 def _leave_at_once(code: int) -> NoReturn:
     """End without telling libraries: where the server of a device is gone, they wait for it for ever."""
@@ -87,7 +95,7 @@ def _leave_at_once(code: int) -> NoReturn:
 def _failed(module: str | None, problem: BaseException, text: str, block_sequence: int | None) -> Failed:
     if isinstance(problem, CorruptedSegment) and problem.pipeline:
         return Failed(module, problem.problem, text, block_sequence, problem.pipeline)
-    return Failed(module, in_one_line(problem), text, block_sequence)
+    return Failed(module, in_one_line(problem), text, block_sequence, explanation=explanation(problem, block_sequence))
 
 
 def main(arguments: list[str]) -> int:

@@ -16,9 +16,11 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from steadyflow._native import AbortFlag, Segment, monotonic_ns
+from steadyflow._native import AbortFlag, Segment
+from steadyflow.clock import ManualClock
 from steadyflow.errors import ConfigurationError, CorruptedSegment, FlowError, ModuleFailed, SystemShortage, WorkerDied
 from steadyflow.module import Module
+from steadyflow.runtime.absence import Absence
 from steadyflow.runtime.channel import (
     Abort,
     Channel,
@@ -35,7 +37,7 @@ from steadyflow.runtime.channel import (
     Start,
     Stop,
 )
-from steadyflow.runtime.failure_text import in_one_line
+from steadyflow.runtime.failure_text import explanation, in_one_line
 from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import main_script_package, main_script_path
 from steadyflow.runtime.pools import pool_environment
@@ -43,10 +45,6 @@ from steadyflow.runtime.scheduling import Scheduling
 from steadyflow.runtime.wiring import WorkerWiring
 
 WorkerState: TypeAlias = Literal["created", "starting", "ready", "running", "recovering", "ended", "failed", "died"]
-
-FIRST_PAUSE_S: Final = 0.1
-LONGEST_PAUSE_S: Final = 5.0
-"""How long a worker that has lost its device waits before it looks for it, the first time and at most."""
 
 LONGEST_ATTEMPT_S: Final = 10.0
 """How long a process may need to find the device, before it is killed and another one tries."""
@@ -75,6 +73,12 @@ class Owner(Protocol):
 
     def worker_given_up(self, worker: Worker) -> None:
         """Tell that no other process follows the one that was lost, because the flow stops."""
+
+    def device_lost(self, worker: Worker, module: str, problem: str) -> None:
+        """Tell that a module has lost its device, and looks for it where it is."""
+
+    def device_recovered(self, worker: Worker, module: str, away_s: float, attempts: int) -> None:
+        """Tell that it has found it again."""
 
     def worker_ended(self, worker: Worker) -> None:
         """Tell that nothing of the worker runs any more; called once for each started worker."""
@@ -179,6 +183,8 @@ class ThreadWorker(Worker):
         modules: The instances it runs, by name.
         segments: The flow's segments.
         abort_flag: Shared by all threads of the flow.
+        clock: Where the flow freewheels: what this thread goes by, taking turns with the others.
+        order: Among those that take turns.
     """
 
     def __init__(
@@ -188,10 +194,14 @@ class ThreadWorker(Worker):
         modules: Mapping[str, Module],
         segments: Sequence[Segment],
         abort_flag: AbortFlag,
+        clock: ManualClock | None = None,
+        order: int = 0,
     ) -> None:
         super().__init__(wiring, owner)
         self.pid = os.getpid()
-        self._loop = make_loop(wiring, modules, segments, abort_flag, self)
+        self._clock = clock
+        self._order = order
+        self._loop = make_loop(wiring, modules, segments, abort_flag, self, clock=clock)
         self._released = threading.Event()
         self._go = False
         self._thread = threading.Thread(target=self._run, name=f"steadyflow-{wiring.name}", daemon=True)
@@ -236,7 +246,12 @@ class ThreadWorker(Worker):
             self._owner.worker_failed(self, problem, module)  # the module is not to blame
             return
         failure = ModuleFailed(
-            module, self.name, in_one_line(problem), block_sequence=block_sequence, traceback_text=text
+            module,
+            self.name,
+            in_one_line(problem),
+            block_sequence=block_sequence,
+            traceback_text=text,
+            explanation=explanation(problem, block_sequence),
         )
         failure.__cause__ = problem
         self._owner.worker_failed(self, failure, module)
@@ -249,7 +264,25 @@ class ThreadWorker(Worker):
         """See `loop.Host`."""
         self._owner.views_exhausted(pipeline, limit)
 
+    def device_lost(self, module: str, problem: str) -> None:
+        """See `loop.Host`."""
+        self._owner.device_lost(self, module, problem)
+
+    def device_recovered(self, module: str, away_s: float, attempts: int) -> None:
+        """See `loop.Host`."""
+        self._owner.device_recovered(self, module, away_s, attempts)
+
     def _run(self) -> None:
+        if self._clock is None:
+            self._live()
+            return
+        self._clock.turns.keep()
+        try:
+            self._live()
+        finally:  # after the end was told: who sees that nobody is left sees that they have ended
+            self._clock.turns.leave()
+
+    def _live(self) -> None:
         state: WorkerState = "ended"
         try:
             if self._loop.setup():
@@ -257,6 +290,8 @@ class ThreadWorker(Worker):
                 self._owner.worker_ready(self)
                 self._released.wait()
                 if self._go:
+                    if self._clock is not None:
+                        self._clock.turns.take_seat(self._order)
                     self.state = "running"
                     self._loop.run()
                 else:
@@ -281,25 +316,6 @@ class ThreadWorker(Worker):
                 self._owner.worker_ended(self)
 
 
-class _Absence:
-    """The time from the loss of a device to its return."""
-
-    def __init__(self, module: str, problem: str) -> None:
-        self.module = module
-        self.problem = problem
-        self.began_ns = monotonic_ns()
-        self.attempts = 0
-
-    @property
-    def seconds(self) -> float:
-        return (monotonic_ns() - self.began_ns) / 1e9
-
-    @property
-    def pause_s(self) -> float:
-        """How long to wait before the next attempt: twice as long as before each."""
-        return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self.attempts, 16)))
-
-
 class ProcessWorker(Worker):
     """
     A worker in a process: its own interpreter, so its own interpreter lock.
@@ -322,7 +338,7 @@ class ProcessWorker(Worker):
         self._killed = False
         self._leaving = threading.Event()  # told to end
         self._lost: Lost | None = None
-        self._absence: _Absence | None = None
+        self._absence: Absence | None = None
         self._started = False
         self._patience: threading.Timer | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -501,6 +517,7 @@ class ProcessWorker(Worker):
             told.problem,
             block_sequence=told.block_sequence,
             traceback_text=told.text,
+            explanation=told.explanation,
         )
 
     def _conclude(self) -> bool:
@@ -539,7 +556,7 @@ class ProcessWorker(Worker):
         if self._absence is None:
             # A process that crashed is a device that was lost: nothing else is in it.
             lost = self._lost or Lost(self.wiring.modules[0].name, str(self._death(code)))
-            self._absence = _Absence(lost.module, lost.problem)
+            self._absence = Absence(lost.module, lost.problem)
             self.state = "recovering"
             self._owner.worker_lost(self, lost.module, lost.problem)
         self._lost = None

@@ -249,9 +249,9 @@ def duplex_in_process(running: Running) -> dict[str, Any]:
     duplex = flow.add(Duplex(DEVICE, block_frames=running.frames), placement="process", realtime=True)
     passing = flow.add(Pass(), placement="process", realtime=True)
     there = flow.connect(duplex.out, passing.audio, buffer_size=BUFFER_BLOCKS, priority="critical")
-    # No room for more: what would have to wait longer is a delay that stays.
+    # No room for more than is filled: what piles up in a stall would be a delay that stays (docs/decisions/0004).
     fill_ms = 2 * running.frames / RATE_HZ * 1e3
-    back = flow.connect(passing.out, duplex.audio, buffer_size=3, target_fill_ms=fill_ms, priority="critical")
+    back = flow.connect(passing.out, duplex.audio, buffer_size=2, target_fill_ms=fill_ms, priority="critical")
     with flow:
         flow.start()
         running.hold()
@@ -301,7 +301,7 @@ def duplex_by_rtmixer(running: Running) -> dict[str, Any]:
             while captured.read_available >= running.frames:
                 block = bytes(captured.read(running.frames))
                 # As much room as ours has: what would have to wait longer is a delay that stays.
-                if playing[0] in stream.actions and to_play.read_available >= 3 * running.frames:
+                if playing[0] in stream.actions and to_play.read_available >= 2 * running.frames:
                     counts["dropped"] += 1
                 else:
                     to_play.write(block)
@@ -412,7 +412,7 @@ CONTESTANTS: Final = (
         "steadyflow",
         "duplex",
         duplex_in_process,
-        note="Duplex through a process, realtime=True, two periods of jitter buffer",
+        note="Duplex through a process, realtime=True, two periods of jitter buffer and no room for more",
     ),
     Contestant("sounddevice", "duplex", duplex_in_callback, "sounddevice", note="a callback in Python"),
     Contestant("rtmixer", "duplex", duplex_by_rtmixer, "rtmixer", note="from ring to ring, twice a period"),
