@@ -5,7 +5,8 @@
 #
 # make stub    write src/steadyflow/_native.pyi anew from the native module
 # make prove   kill the data plane at every instruction, and search every order of its memory accesses
-# make sanitize  the native tests under the address, undefined-behaviour and thread sanitizers
+# make sanitize  the native tests under the address and undefined-behaviour sanitizers, and under the thread sanitizer
+#                                                                                            (SANITIZERS=undefined)
 # make venv    only the environment, .venv
 # make clean   remove all that was made
 #
@@ -16,9 +17,13 @@ VENV ?= .venv
 BUILD ?= build
 ARGS ?=
 PYTEST ?=
+# One build and run of the native tests for each.
+SANITIZERS ?= address,undefined thread
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
+# None of the native tests judges a time, so they may run beside each other.
+CTEST := ctest --output-on-failure --no-tests=error --parallel $(shell nproc)
 # Files *and* folders: a file that was removed changes only its folder.
 SOURCES := CMakeLists.txt pyproject.toml LICENSE $(wildcard README.md) \
     $(shell find native src \( -path native/tests -o -name __pycache__ \) -prune -o -print)
@@ -36,7 +41,7 @@ bench: $(VENV)/.installed $(VENV)/.extras-bench
 test: $(VENV)/.installed $(VENV)/.extras-dev native-test
 	tools/install-audio-servers
 	rm -rf $(BUILD)/coverage && mkdir -p $(BUILD)/coverage
-	$(VENV)/bin/python -m coverage run -m pytest $(PYTEST)
+	$(if $(PYTEST),$(VENV)/bin/python -m coverage run -m pytest $(PYTEST),$(VENV)/bin/python tools/run_tests.py)
 	$(VENV)/bin/python -m coverage combine --quiet
 	$(VENV)/bin/python -m coverage report --fail-under=$(if $(PYTEST),0,90)
 
@@ -56,7 +61,7 @@ native-build: $(VENV)/.build-tools
 	    && cmake --build $(BUILD)/native
 
 native-test: native-build
-	. $(VENV)/bin/activate && ctest --test-dir $(BUILD)/native --output-on-failure --no-tests=error
+	. $(VENV)/bin/activate && $(CTEST) --test-dir $(BUILD)/native
 
 prove: native-build
 	$(BUILD)/native/stepper
@@ -64,12 +69,12 @@ prove: native-build
 
 # The thread sanitizer of older compilers cannot live with much address randomisation, hence setarch.
 sanitize: $(VENV)/.build-tools
-	. $(VENV)/bin/activate && for sanitizer in address undefined thread; do \
-	    cmake -S . -B $(BUILD)/sanitize-$$sanitizer -G Ninja --log-level=WARNING \
-	        -DSTEADYFLOW_MODULE=OFF -DSTEADYFLOW_TESTS=ON -DSTEADYFLOW_SANITIZE=$$sanitizer \
-	    && cmake --build $(BUILD)/sanitize-$$sanitizer \
-	    && setarch --addr-no-randomize \
-	        ctest --test-dir $(BUILD)/sanitize-$$sanitizer --output-on-failure --no-tests=error || exit 1; \
+	. $(VENV)/bin/activate && for sanitizers in $(SANITIZERS); do \
+	    folder=$(BUILD)/sanitize-$$(echo $$sanitizers | tr , -) \
+	    && cmake -S . -B $$folder -G Ninja --log-level=WARNING \
+	        -DSTEADYFLOW_MODULE=OFF -DSTEADYFLOW_TESTS=ON -DSTEADYFLOW_SANITIZE=$$sanitizers \
+	    && cmake --build $$folder \
+	    && setarch --addr-no-randomize $(CTEST) --test-dir $$folder || exit 1; \
 	done
 
 venv: $(VENV)/.build-tools

@@ -219,10 +219,6 @@ private:
 }  // namespace
 
 int main(int argument_count, char** arguments) {
-#ifdef __SANITIZE_THREAD__
-    std::puts("lanes_processes: not run, the thread sanitizer does not follow fork()");
-    return 0;
-#endif
     const auto [blocks, seed] = effort_of("lanes_processes", argument_count, arguments, 2000);
     std::uint64_t runs = 0;
     for (std::uint32_t replicas = 2; replicas <= 3; ++replicas) {

@@ -90,10 +90,6 @@ void run_with_producer_apart(const Branch& branch, std::uint64_t blocks, std::ui
 }  // namespace
 
 int main(int argument_count, char** arguments) {
-#ifdef __SANITIZE_THREAD__
-    std::puts("ring_processes: not run, the thread sanitizer does not follow fork()");
-    return 0;
-#endif
     const auto [blocks, seed] = effort_of("ring_processes", argument_count, arguments, 3000);
     std::uint64_t runs = 0;
     const auto own_seed = [&] { return Random::mix(seed + ++runs); };

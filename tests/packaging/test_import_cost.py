@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+
+from tests.uncovered import uncovered_environment
 
 HEAVY = {"asyncio", "concurrent.futures", "multiprocessing", "rich", "soundfile", "sounddevice", "typer"}
 # Events are no part of this: reports hold them, and they cost less than half a millisecond.
@@ -22,8 +23,9 @@ def loaded_by(statement):
     """Names of the modules that a fresh interpreter loads for this statement."""
     code = f"import sys; before = set(sys.modules); {statement}; print(*set(sys.modules) - before, sep='\\n')"
     # Coverage in the child would load things of its own.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=uncovered_environment()
+    )
     return set(done.stdout.split())
 
 

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tests.uncovered import uncovered_environment
 
 CHECKOUT = Path(__file__).parents[2]
 MADE_HERE = shutil.ignore_patterns(
@@ -27,7 +28,7 @@ pytestmark = [
 
 def run(*command, cwd):
     # Coverage is for our tests, not for the tools of a build.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    environment = uncovered_environment()
     # CMake and ninja were installed beside this interpreter.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     done = subprocess.run(
@@ -62,10 +63,11 @@ def sdist(tmp_path_factory):
 @pytest.fixture(scope="module")
 def wheel(sdist, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    # With the build requirements that are installed here: no network.
+    # With the build requirements that are installed here: no network. Not optimised, which takes most of the time:
+    # what is asked is whether everything is there.
     run(
         *("-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-build-isolation", "--no-index"),
-        *("--wheel-dir", str(folder), str(sdist)),
+        *("--wheel-dir", str(folder), "--config-settings=cmake.build-type=Debug", str(sdist)),
         cwd=folder,
     )
     (made,) = folder.glob("*.whl")

@@ -216,7 +216,7 @@ def test_other_systems_are_named(monkeypatch):
 
     assert "darwin" in capabilities._shared_memory().reason
     assert "darwin" in capabilities._futex("arm64").reason
-    attempt, priority, limit = capabilities._realtime()
+    attempt, priority, limit = capabilities.probe_realtime()
     assert "darwin" in attempt.reason
     assert (priority, limit) == (0, None)
 

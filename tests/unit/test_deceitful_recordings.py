@@ -14,6 +14,7 @@ import lz4.frame
 import pytest
 import zstandard
 from tests.recorded import BEGINNING, channel_record, chunk_record, make_blocks, read, record, tiny_messages, write
+from tests.uncovered import uncovered_environment
 
 from steadyflow import BytesFormat
 from steadyflow.errors import FileUnreadable
@@ -80,7 +81,12 @@ def test_a_chunk_of_tiny_messages_needs_its_own_size(path, name, data_bytes):
         file.write_bytes(BEGINNING + chunk_record(data, name=name, compress=COMPRESSIONS[name]))
 
     done = subprocess.run(
-        [sys.executable, "-c", READ_ALL, small, path], capture_output=True, text=True, timeout=300, check=True
+        [sys.executable, "-c", READ_ALL, small, path],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+        env=uncovered_environment(),
     )
 
     messages, blocks, grown_bytes = map(int, done.stdout.splitlines()[1].split())

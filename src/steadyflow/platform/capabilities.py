@@ -125,7 +125,7 @@ def probe_capabilities(root: Path = Path("/")) -> Capabilities:
     """
     names = os.uname()
     total_bytes, available_bytes, limit_bytes = _memory(root)
-    realtime, priority, priority_limit = _realtime()
+    realtime, priority, priority_limit = probe_realtime()
     rtkit, rtkit_priority = _rtkit()
     locked, locked_limit_bytes = _locked_memory()
     libraries = _libraries()
@@ -290,7 +290,7 @@ def _clock_read_ns() -> int:
 # --- what helps to be on time ------------------------------------------------------------------------------------
 
 
-def _realtime() -> tuple[Attempt, int, int | None]:
+def probe_realtime() -> tuple[Attempt, int, int | None]:
     """Return (attempt, highest priority granted, RLIMIT_RTPRIO), tried by a thread that ends with its priority."""
     if sys.platform != "linux":
         return Attempt(allowed=False, reason=f"SCHED_FIFO is asked for on Linux only, this is {sys.platform}"), 0, None

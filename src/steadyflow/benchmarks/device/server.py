@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from steadyflow.benchmarks.harness import interrupt_deferred
 from steadyflow.errors import SystemShortage
-from steadyflow.platform import probe_capabilities
+from steadyflow.platform.capabilities import probe_realtime
 
 __all__ = ["DummyServer"]
 
@@ -51,8 +51,8 @@ class DummyServer:
                 f"with your system's packages: jackd2 on Debian and Ubuntu, jack2 on Fedora and Arch."
             )
         # Real-time where that is allowed: the threads that JACK makes for its clients are then, too.
-        realtime = probe_capabilities().realtime.allowed
-        if not ((realtime and self._comes_up("--realtime")) or self._comes_up("--no-realtime")):
+        realtime, _, _ = probe_realtime()
+        if not ((realtime.allowed and self._comes_up("--realtime")) or self._comes_up("--no-realtime")):
             raise SystemShortage(
                 f"steadyflow bench device: expected jackd to start with its dummy driver; it said: "
                 f"{' '.join(self._log.read_text(errors='replace').split())[-600:]}"
