@@ -80,7 +80,7 @@ Log expected(const Scripts& scripts) {
 Log got(const Scripts& scripts) {
     ManualTime time(start_ns);
     time.expect(static_cast<unsigned>(scripts.size()));
-    time.set_limit(ManualTime::no_limit);
+    time.go_on_until(ManualTime::no_limit);
     std::vector<std::array<int, 2>> pipes(scripts.size());
     for (auto& pair : pipes) CHECK_EQUAL(0, create_waker(*reinterpret_cast<int(*)[2]>(pair.data())));
     Log log;
@@ -132,8 +132,8 @@ void check_limit() {
         time.leave_seat();
     });
     const auto until = [&](Nanoseconds moment_ns) {
-        time.set_limit(moment_ns);
-        while (!time.wait_until_still(1'000'000'000)) {
+        time.go_on_until(moment_ns);
+        while (!time.wait_until(moment_ns, 1'000'000'000)) {
         }
     };
     until(start_ns);
@@ -153,7 +153,7 @@ void check_follower() {
     situation = "one who follows";
     ManualTime time(start_ns);
     time.expect(2);
-    time.set_limit(ManualTime::no_limit);
+    time.go_on_until(ManualTime::no_limit);
     std::vector<Nanoseconds> looks;
     std::thread follower([&] {
         time.take_seat(1, true);
@@ -176,6 +176,46 @@ void check_follower() {
     CHECK_EQUAL(start_ns + 35, time.now_ns());
 }
 
+// Where nobody has anything to do at any time, time stands still, until something comes from outside.
+void check_standstill() {
+    situation = "a standstill";
+    ManualTime time(start_ns);
+    time.expect(2);
+    time.go_on_until(ManualTime::no_limit);
+    int pipe[2];
+    CHECK_EQUAL(0, create_waker(pipe));
+    std::thread leader([&] {
+        time.take_seat(0, false);
+        CHECK(time.sleep(pipe[0], -1));
+        CHECK_EQUAL(start_ns, time.now_ns());
+        time.leave_seat();
+    });
+    std::thread follower([&] {
+        time.take_seat(1, true);
+        time.sleep(-1, start_ns + 10);
+        CHECK_EQUAL(start_ns, time.now_ns());
+        time.leave_seat();
+    });
+    while (!time.wait_until(start_ns, 1'000'000'000)) {
+    }
+    CHECK_EQUAL(1, write(pipe[1], "", 1));
+    leader.join();
+    follower.join();
+    close(pipe[0]);
+    close(pipe[1]);
+}
+
+void check_no_seat() {
+    situation = "no seat";
+    ManualTime time(start_ns);
+    time.sleep(-1, start_ns + 1'000'000);
+    CHECK_EQUAL(start_ns, time.now_ns());
+    time.go_on_until(start_ns + 5);
+    time.stand_still();
+    CHECK(time.wait_until(start_ns + 5, 0));
+    CHECK_EQUAL(start_ns + 5, time.now_ns());
+}
+
 void check_disbanding() {
     situation = "turns that end";
     ManualTime time(start_ns);
@@ -190,11 +230,19 @@ void check_disbanding() {
         time.sleep(-1, ManualTime::no_limit);
         time.leave_seat();
     });
-    while (!time.wait_until_still(1'000'000'000)) {
+    while (!time.wait_until(start_ns, 1'000'000'000)) {
     }
     time.disband();
     sleeping.join();
     waiting.join();
+    // Who still sleeps then does so for real, and time goes on by it.
+    std::thread late([&] {
+        time.take_seat(2, false);
+        while (time.now_ns() < start_ns + 2'000'000) time.sleep(-1, start_ns + 2'000'000);
+        time.leave_seat();
+    });
+    late.join();
+    CHECK_EQUAL(start_ns + 2'000'000, time.now_ns());
 }
 
 }  // namespace
@@ -203,6 +251,8 @@ int main() {
     check_turns();
     check_limit();
     check_follower();
+    check_standstill();
+    check_no_seat();
     check_disbanding();
     return 0;
 }
