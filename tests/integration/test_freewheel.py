@@ -586,26 +586,36 @@ def test_a_device_that_is_unplugged_is_found_again() -> None:
 
 
 class Reluctant(ScriptedDevice):
-    """Is there again before it opens."""
+    """Is there again before it opens, or before it starts."""
 
-    def __init__(self, script: Any, refusals: int) -> None:
+    def __init__(self, script: Any, refuses: str) -> None:
         super().__init__(script)
-        self.opened = 0
-        self.refusals = refusals
+        self.attempts = 0
+        self.refuses = refuses
 
     def open(self, *arguments: Any) -> Any:
-        self.opened += 1
-        if 1 < self.opened <= 1 + self.refusals:
+        self.attempts += 1
+        refuses = 1 < self.attempts <= 4
+        if refuses and self.refuses == "open":
             raise DeviceUnavailable("it is still being used")
-        return super().open(*arguments)
+        stream = super().open(*arguments)
+        if refuses:
+            stream.start = self._refuse_to_start
+            stream.was_unplugged = True  # it never ran
+        return stream
+
+    def _refuse_to_start(self) -> None:
+        raise DeviceUnavailable("it is still being used")
 
 
-def test_a_device_that_does_not_open_at_once_is_tried_again() -> None:
+@pytest.mark.parametrize("refuses", ["open", "start"])
+def test_a_device_that_does_not_come_up_at_once_is_tried_again(refuses: str) -> None:
     signal = noise(PERIOD * 600)
-    device = Reluctant([signal[: PERIOD * 300], Unplugged(0.05), signal[PERIOD * 300 :]], refusals=3)
+    device = Reluctant([signal[: PERIOD * 300], Unplugged(0.05), signal[PERIOD * 300 :]], refuses)
     report, collect = captured(device)
-    (recovered,) = kinds(report, DeviceRecovered)
-    assert (recovered.attempts, device.opened) == (4, 5)
+    (lost,), (recovered,) = kinds(report, DeviceLost), kinds(report, DeviceRecovered)
+    assert lost.timestamp_ns < recovered.timestamp_ns
+    assert (recovered.attempts, device.attempts) == (4, 5)
     assert np.concatenate(collect.values).tobytes() == signal.tobytes()
 
 

@@ -146,6 +146,8 @@ class DeviceModule(Source):
         except DeviceUnavailable as refusal:
             assert self.device_account is not None
             if self.device_account.counts()["cycles"]:  # it was there before, so it is looked for again
+                stream.give_up()
+                self._stream = None
                 raise DeviceLost(str(refusal)) from refusal
             raise
         self._started_ns = heard_ns = looked_ns = monotonic_ns()
