@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 from steadyflow._native import DeviceStream, monotonic_ns
 from steadyflow.arguments import checked_seconds
 from steadyflow.audio.devices import PortAudio
-from steadyflow.audio.driver import Direction, Driver, OpenStream
+from steadyflow.audio.driver import Direction, Driver, OpenStream, StreamRequest
 from steadyflow.errors import ConfigurationError, DeviceLost, DeviceUnavailable, StateError
 from steadyflow.formats import AudioFormat, checked_integer
 from steadyflow.metrics.devices import DeviceReport, audio_format_of, report_of_module
@@ -109,13 +109,15 @@ class DeviceModule(Source):
         self._connect(native)
         try:
             self._stream = self._driver.open(
-                owner,
-                device,
-                self.direction,
-                rate_hz,
-                None if captured is None else captured.channels,
-                None if played is None else played.channels,
-                self._latency,
+                StreamRequest(
+                    owner,
+                    device,
+                    self.direction,
+                    rate_hz,
+                    None if captured is None else captured.channels,
+                    None if played is None else played.channels,
+                    self._latency,
+                ),
                 native,
             )
         except BaseException:

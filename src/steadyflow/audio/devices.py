@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from steadyflow._native import DeviceStream
-from steadyflow.audio.driver import Device, Direction, Driver, OpenStream
+from steadyflow.audio.driver import Device, Direction, Driver, OpenStream, StreamRequest
 from steadyflow.errors import ConfigurationError, DeviceUnavailable, MissingExtra, SystemShortage, UnknownName
 from steadyflow.runtime.workers import environment, interpreter
 
@@ -191,51 +191,34 @@ class Stream(OpenStream):
     Opening, starting and closing may block for hundreds of milliseconds.
     """
 
-    def __init__(
-        self,
-        owner: str,
-        device: Device,
-        direction: Direction,
-        sample_rate_hz: int,
-        captured: int | None,
-        played: int | None,
-        latency: str | float,
-        native: DeviceStream,
-    ) -> None:
-        self._sounddevice = sounddevice = import_sounddevice(owner)
-        self._owner = owner
-        self._device = device
+    def __init__(self, request: StreamRequest, native: DeviceStream) -> None:
+        self._sounddevice = sounddevice = import_sounddevice(request.owner)
+        self._owner = owner = request.owner
+        self._device = device = request.device
         self._native = native  # the callback uses it as long as the stream is open
         self._closed = False
-        self.sample_rate_hz = sample_rate_hz
-        for channels, most, way in (
-            (captured, device.input_channels, "input"),
-            (played, device.output_channels, "output"),
-        ):
-            if channels is not None and channels > most:
-                raise DeviceUnavailable(
-                    f"{owner}: expected at most {most} channels, which device {device.name!r} has for {way}; got {channels}."
-                )
-        wanted = [channels for channels in (captured, played) if channels is not None]
+        self.sample_rate_hz = request.sample_rate_hz
+        request.check_channels()
+        wanted = [channels for channels in (request.captured, request.played) if channels is not None]
         cast = sounddevice._ffi.cast
         with _lock:
             try:
                 # The interface for libraries that bring a callback in C: see sounddevice's _StreamBase.
                 self._stream = sounddevice._StreamBase(
-                    kind=direction,
-                    samplerate=sample_rate_hz,
+                    kind=request.direction,
+                    samplerate=request.sample_rate_hz,
                     blocksize=0,  # the server's own period: PortAudio would add a buffer for any other
                     device=device.index,
-                    channels=wanted if direction == "duplex" else wanted[0],
+                    channels=wanted if request.direction == "duplex" else wanted[0],
                     dtype="float32",
-                    latency=latency,
+                    latency=request.latency,
                     callback=cast("PaStreamCallback*", native.callback),
                     userdata=cast("void*", native.user_data),
                     wrap_callback=None,
                 )
             except (sounddevice.PortAudioError, ValueError) as error:
                 raise DeviceUnavailable(
-                    f"{owner}: device {device.name!r} ({device.host}) does not open at {sample_rate_hz} Hz with "
+                    f"{owner}: device {device.name!r} ({device.host}) does not open at {request.sample_rate_hz} Hz with "
                     f"{' and '.join(map(str, wanted))} channel{'s' * (wanted != [1])}: {error}. It says that it runs at {device.default_sample_rate_hz} Hz; "
                     f"`steadyflow devices` shows what there is."
                 ) from None
@@ -321,19 +304,9 @@ class PortAudio(Driver):
         """See `Driver.find`. From its first call on PortAudio is in this process."""
         return find_device(owner, self._wanted, direction) if known is None else find_again(owner, *known, direction)
 
-    def open(
-        self,
-        owner: str,
-        device: Device,
-        direction: Direction,
-        sample_rate_hz: int,
-        captured: int | None,
-        played: int | None,
-        latency: str | float,
-        native: DeviceStream,
-    ) -> OpenStream:
+    def open(self, wanted: StreamRequest, native: DeviceStream) -> OpenStream:
         """See `Driver.open`."""
-        return Stream(owner, device, direction, sample_rate_hz, captured, played, latency, native)
+        return Stream(wanted, native)
 
     def patience_ns(self, device: Device) -> tuple[int, int]:
         """See `Driver.patience_ns`."""

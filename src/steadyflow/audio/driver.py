@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from steadyflow._native import DeviceStream
+from steadyflow.errors import DeviceUnavailable
 
 Direction = Literal["input", "output", "duplex"]
 
@@ -39,6 +40,46 @@ class Device(msgspec.Struct, frozen=True):
     low_output_latency_ms: float
     is_default_input: bool = False
     is_default_output: bool = False
+
+
+class StreamRequest(NamedTuple):
+    """
+    What a module asks of its device.
+
+    Args:
+        owner: The module, for errors.
+        device: Where from or to.
+        direction: Which.
+        sample_rate_hz: Frames per second.
+        captured: How many channels are captured; None: none.
+        played: How many are played; None: none.
+        latency: ``"low"``, ``"high"`` or seconds, as the driver understands it.
+    """
+
+    owner: str
+    device: Device
+    direction: Direction
+    sample_rate_hz: int
+    captured: int | None
+    played: int | None
+    latency: str | float
+
+    def check_channels(self) -> None:
+        """
+        Check that the device has so many.
+
+        Raises:
+            DeviceUnavailable: It has fewer.
+        """
+        for channels, most, way in (
+            (self.captured, self.device.input_channels, "input"),
+            (self.played, self.device.output_channels, "output"),
+        ):
+            if channels is not None and channels > most:
+                raise DeviceUnavailable(
+                    f"{self.owner}: expected at most {most} channels, which device {self.device.name!r} has for {way}; got "
+                    f"{channels}."
+                )
 
 
 class OpenStream(ABC):
@@ -126,28 +167,12 @@ class Driver(ABC):
         """
 
     @abstractmethod
-    def open(
-        self,
-        owner: str,
-        device: Device,
-        direction: Direction,
-        sample_rate_hz: int,
-        captured: int | None,
-        played: int | None,
-        latency: str | float,
-        native: DeviceStream,
-    ) -> OpenStream:
+    def open(self, wanted: StreamRequest, native: DeviceStream) -> OpenStream:
         """
         Open a stream. May block for hundreds of milliseconds.
 
         Args:
-            owner: The module, for errors.
-            device: Where from or to.
-            direction: Which.
-            sample_rate_hz: Frames per second.
-            captured: How many channels are captured; None: none.
-            played: How many are played; None: none.
-            latency: ``"low"``, ``"high"`` or seconds, as the driver understands it.
+            wanted: What is asked for.
             native: Its callback is called, and nothing else: no Python runs on the device's threads.
 
         Raises:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from steadyflow._native import DeviceStream, monotonic_ns
 from steadyflow.arguments import MAX_BLOCK_FRAMES, checked_number, checked_seconds
-from steadyflow.audio.driver import Device, Direction, Driver, OpenStream
+from steadyflow.audio.driver import Device, Direction, Driver, OpenStream, StreamRequest
 from steadyflow.errors import ConfigurationError, DeviceUnavailable, StateError
 from steadyflow.formats import checked_integer
 
@@ -155,36 +155,20 @@ class ScriptedDevice(Driver):
             raise DeviceUnavailable(f"{owner}: expected the device {self._device.name!r} to be back; it is unplugged.")
         return self._device
 
-    def open(
-        self,
-        owner: str,
-        device: Device,
-        direction: Direction,
-        sample_rate_hz: int,
-        captured: int | None,
-        played: int | None,
-        latency: str | float,
-        native: DeviceStream,
-    ) -> OpenStream:
+    def open(self, wanted: StreamRequest, native: DeviceStream) -> OpenStream:
         """See `Driver.open`. Does not block."""
+        owner, name = wanted.owner, wanted.device.name
         if self._stream is not None:
             if not self._stream.is_closed:
-                raise DeviceUnavailable(f"{owner}: the device {device.name!r} is busy: another module has it open.")
+                raise DeviceUnavailable(f"{owner}: the device {name!r} is busy: another module has it open.")
             if not self._stream.was_unplugged:
                 raise StateError(f"{owner}: expected a device of which the script has not run; make one for each run.")
-        for channels, most, way in (
-            (captured, device.input_channels, "input"),
-            (played, device.output_channels, "output"),
-        ):
-            if channels is not None and channels > most:
-                raise DeviceUnavailable(
-                    f"{owner}: expected at most {most} channels, which device {device.name!r} has for {way}; got {channels}."
-                )
-        if sample_rate_hz != self.sample_rate_hz:
+        wanted.check_channels()
+        if wanted.sample_rate_hz != self.sample_rate_hz:
             raise DeviceUnavailable(
-                f"{owner}: device {device.name!r} does not open at {sample_rate_hz} Hz; it runs at {self.sample_rate_hz} Hz."
+                f"{owner}: device {name!r} does not open at {wanted.sample_rate_hz} Hz; it runs at {self.sample_rate_hz} Hz."
             )
-        self._stream = ScriptedStream(self, captured, played, native)
+        self._stream = ScriptedStream(self, wanted.captured, wanted.played, native)
         return self._stream
 
     def patience_ns(self, device: Device) -> tuple[int, int]:
