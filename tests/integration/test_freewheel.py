@@ -8,10 +8,12 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +29,7 @@ from steadyflow import (
     Module,
     Output,
     Source,
+    load_flow,
 )
 from steadyflow.audio import Duplex, Microphone, Speaker, Tone
 from steadyflow.clock import SystemClock
@@ -746,6 +749,39 @@ def test_a_device_can_be_replaced_for_a_test() -> None:
         with pytest.raises(StateError, match="its device is chosen"):
             microphone.use(None)
     assert np.concatenate(collect.values).tobytes() == signal.tobytes()
+
+
+FLOW_FILE = """
+[flow]
+name = "level"
+duration_s = 2.0
+
+[modules.mic]
+use = "steadyflow.audio:Microphone"
+arguments = { device = "my interface" }
+
+[modules.file]
+use = "steadyflow.audio:FileSink"
+arguments = { path = "%s" }
+
+[[pipelines]]
+from = "mic.out"
+to = "file.audio"
+buffer_size = 32
+"""
+
+
+def test_a_flow_from_a_file_runs_offline_for_as_long_as_the_file_says(tmp_path: Path) -> None:
+    written = tmp_path / "written.wav"
+    (tmp_path / "flow.toml").write_text(FLOW_FILE % written)
+    flow = load_flow(tmp_path / "flow.toml")
+    with flow:
+        microphone = flow.modules["mic"]
+        assert isinstance(microphone, Microphone)
+        microphone.use(ScriptedDevice([noise(RATE_HZ * 5)]))
+        report = flow.run(freewheel=True)
+    assert report.duration_s == 2
+    assert soundfile.info(written).frames == 2 * RATE_HZ
 
 
 def test_a_script_runs_once() -> None:
