@@ -124,11 +124,34 @@ PyObject* block_encoded_metadata(PyObject* self, void*) {
     return encoded;
 }
 
+PyObject* block_has_metadata(PyObject* self, void*) {
+    auto* block = reinterpret_cast<BlockObject*>(self);
+    const bool some = block->metadata != nullptr && (PyBytes_Check(block->metadata) || PyDict_Size(block->metadata) > 0);
+    return PyBool_FromLong(some ? 1 : 0);
+}
+
 PyObject* block_repr(PyObject* self) {
     auto* block = reinterpret_cast<BlockObject*>(self);
     return PyUnicode_FromFormat("<Block %llu: %S, %u frames, flags %u>",
                                 static_cast<unsigned long long>(block->sequence), block->format, block->frames,
                                 static_cast<unsigned>(block->flags));
+}
+
+// How many frames the array of a block has; 0 where it is none.
+std::uint32_t frames_of(PyObject* data, PyObject* format) noexcept {
+    if (!PyArray_Check(data)) return 0;
+    auto* array = reinterpret_cast<PyArrayObject*>(data);
+    // Planar blocks have their frames on the second axis; the format knows.
+    int axis = 0;
+    if (PyArray_NDIM(array) > 1 && format != Py_None) {
+        PyObject* layout = PyObject_GetAttrString(format, "layout");
+        if (layout == nullptr) PyErr_Clear();
+        else {
+            axis = PyUnicode_Check(layout) && PyUnicode_CompareWithASCIIString(layout, "planar") == 0 ? 1 : 0;
+            Py_DECREF(layout);
+        }
+    }
+    return PyArray_NDIM(array) == 0 ? 1 : static_cast<std::uint32_t>(PyArray_DIM(array, axis));
 }
 
 PyObject* block_new(PyTypeObject*, PyObject* args, PyObject* keywords) {
@@ -151,21 +174,6 @@ PyObject* block_new(PyTypeObject*, PyObject* args, PyObject* keywords) {
         PyErr_Format(PyExc_TypeError, "metadata: expected a dict, got %.100s", Py_TYPE(metadata)->tp_name);
         return nullptr;
     }
-    std::uint32_t frames = 0;
-    if (PyArray_Check(data)) {
-        auto* array = reinterpret_cast<PyArrayObject*>(data);
-        // Planar blocks have their frames on the second axis; the format knows.
-        int axis = 0;
-        if (PyArray_NDIM(array) > 1 && format != Py_None) {
-            PyObject* layout = PyObject_GetAttrString(format, "layout");
-            if (layout == nullptr) PyErr_Clear();
-            else {
-                axis = PyUnicode_Check(layout) && PyUnicode_CompareWithASCIIString(layout, "planar") == 0 ? 1 : 0;
-                Py_DECREF(layout);
-            }
-        }
-        frames = PyArray_NDIM(array) == 0 ? 1 : static_cast<std::uint32_t>(PyArray_DIM(array, axis));
-    }
     BlockObject* block = make_block(Py_NewRef(data), Py_XNewRef(metadata), format, nullptr);
     if (block == nullptr) return nullptr;
     block->timestamp_ns = timestamp_ns;
@@ -173,10 +181,41 @@ PyObject* block_new(PyTypeObject*, PyObject* args, PyObject* keywords) {
     block->sequence = sequence;
     block->flags = flags;
     block->sent_ns = sent_ns;
-    block->frames = frames;
+    block->frames = frames_of(data, format);
     track(block);
     return reinterpret_cast<PyObject*>(block);
 }
+
+PyObject* block_derived(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+    if (count != 2 && count != 3) {
+        PyErr_Format(PyExc_TypeError, "derived: expected data, format and perhaps flags, got %zd arguments", count);
+        return nullptr;
+    }
+    const long flags = count == 3 ? PyLong_AsLong(arguments[2]) : 0;
+    if (PyErr_Occurred() != nullptr) return nullptr;
+    auto* original = reinterpret_cast<BlockObject*>(self);
+    // Bytes cannot be changed, a dict can.
+    const bool is_dict = original->metadata != nullptr && PyDict_Check(original->metadata);
+    PyObject* metadata = is_dict ? PyDict_Copy(original->metadata) : Py_XNewRef(original->metadata);
+    if (is_dict && metadata == nullptr) return nullptr;
+    BlockObject* block = make_block(Py_NewRef(arguments[0]), metadata, arguments[1], nullptr, original->pipeline);
+    if (block == nullptr) return nullptr;
+    block->timestamp_ns = original->timestamp_ns;
+    block->first_frame = original->first_frame;
+    block->sequence = original->sequence;
+    block->flags = count == 3 ? static_cast<std::uint16_t>(flags) : original->flags;
+    block->sent_ns = original->sent_ns;
+    block->frames = frames_of(arguments[0], arguments[1]);
+    track(block);
+    return reinterpret_cast<PyObject*>(block);
+}
+
+PyMethodDef methods[] = {
+    {"derived", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(block_derived)), METH_FASTCALL,
+     "derived(data, format, flags=None, /)\n--\n\nReturns a block with the same stamps, metadata and, unless given, flags that "
+     "carries something else."},
+    {nullptr, nullptr, 0, nullptr},
+};
 
 PyMemberDef members[] = {
     {"format", T_OBJECT, offsetof(BlockObject, format), READONLY, "Format: what the payload is."},
@@ -202,6 +241,7 @@ PyGetSetDef properties[] = {
      nullptr},
     {"metadata", block_metadata, nullptr, "dict: the sender's own fields; empty if there are none.", nullptr},
     {"payload", block_payload, nullptr, "The payload as it travels: the array, or the bytes that `data` decodes.", nullptr},
+    {"has_metadata", block_has_metadata, nullptr, "bool: whether the sender gave fields of its own; decodes nothing.", nullptr},
     {"encoded_metadata", block_encoded_metadata, nullptr, "bytes: the metadata as it travels, MessagePack; empty if none.",
      nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
@@ -245,6 +285,7 @@ void register_block(nb::module_& module) {
         {Py_tp_clear, reinterpret_cast<void*>(block_clear)},
         {Py_tp_new, reinterpret_cast<void*>(block_new)},
         {Py_tp_repr, reinterpret_cast<void*>(block_repr)},
+        {Py_tp_methods, methods},
         {Py_tp_members, members},
         {Py_tp_getset, properties},
         {Py_tp_doc, const_cast<char*>(documentation)},

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -19,19 +18,6 @@ inline RingConsumer consuming_end(std::shared_ptr<Segment> segment, std::uint64_
     if (bell_segment) producer_bell = Bell(std::move(bell_segment), producer_bell_offset);
     BufferPool pool(segment, pool_offset);
     return RingConsumer(Ring(std::move(segment), ring_offset), std::move(pool), std::move(producer_bell), consumer, process);
-}
-
-inline std::optional<SampleType> sample_type_of(const PayloadSpec& spec) noexcept {
-    if (spec.kind != PayloadKind::audio) return std::nullopt;
-    if (spec.packed) return SampleType::s24;
-    switch (spec.type_number) {
-        case NPY_FLOAT32: return SampleType::f32;
-        case NPY_FLOAT64: return SampleType::f64;
-        case NPY_INT16: return SampleType::s16;
-        case NPY_INT32: return SampleType::s32;
-        case NPY_UINT8: return SampleType::u8;
-        default: return std::nullopt;
-    }
 }
 
 // Throws Corrupted, with the name of the pipeline, where what flows cannot be made up.

@@ -12,6 +12,7 @@
 
 #include "account.hpp"
 #include "block.hpp"
+#include "conversion.hpp"
 #include "delivery.hpp"
 #include "device.hpp"
 #include "event_loop.hpp"
@@ -402,7 +403,13 @@ void register_ends(nb::module_& module) {
              "timestamp_ns"_a, "first_frame"_a, "frames"_a, "flags"_a, "What blocks sent from now on inherit.")
         .def_prop_ro("calls", [](const ModuleContext& context) { return context.calls; })
         .def_prop_ro("busy_ns", [](const ModuleContext& context) { return context.busy_ns; })
-        .def_rw("busy", &ModuleContext::busy, "Whether the module is at work: then nothing is taken for it.")
+        .def_prop_rw(
+            "busy", [](const ModuleContext& context) { return context.busy; },
+            [](ModuleContext& context, bool busy) {
+                context.busy = busy;
+                context.active = context.active && busy;  // what it sends later is made of nothing that came
+            },
+            "busy"_a, "Whether the module is at work: then nothing is taken for it.")
         .def_rw("order", &ModuleContext::order, "Its place in the order of the flow, upstream first.");
     nb::class_<Target>(module, "Target", "Where a pipeline ends.")
         .def(nb::new_([](std::string name, const PayloadSpec& spec, nb::object format, nb::object decoder, nb::object call,
@@ -488,11 +495,15 @@ void register_ends(nb::module_& module) {
         .def("close", &Output::close, "reason"_a, "From now on send() raises PipelineClosed.")
         .def("detach", &Output::detach)
         .def_prop_ro("is_connected", &Output::is_connected)
-        .def_prop_ro("has_ended", &Output::has_ended);
+        .def_prop_ro("has_ended", &Output::has_ended)
+        .def_prop_ro("waiting_blocks", &Output::waiting_blocks,
+                     "How many blocks wait at this moment, in the pipeline in which the most do; 0 where all are handed over by a\n"
+                     "call. Any thread; does not block.");
 
     register_event_loop(module);
     register_realtime(module);
     register_manual_time(module);
+    register_conversion(module);
     nb::class_<Inbox>(module, "Inbox", "The receiving side of a worker, or of one open end.")
         .def(nb::init<SegmentPointer, std::uint64_t, unsigned, AbortFlag>(), "segment"_a, "bell_offset"_a, "process"_a,
              "abort"_a)

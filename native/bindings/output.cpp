@@ -1,8 +1,10 @@
 #include "output.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <utility>
 
+#include "account.hpp"
 #include "bell_seat.hpp"
 #include "inbox.hpp"
 #include "view.hpp"
@@ -400,6 +402,12 @@ void Output::feed_from(std::shared_ptr<DeviceStream> device, std::uint32_t block
 
 void Output::let_go_of_device() {
     if (const auto device = std::exchange(device_, nullptr)) device->end_capture();
+}
+
+std::uint64_t Output::waiting_blocks() const {
+    std::uint64_t most = 0;
+    for (const auto& link : rings_.links()) most = std::max(most, read_account(link->producer.ring()).fill);
+    return most;
 }
 
 void Output::end() {

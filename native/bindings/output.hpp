@@ -74,6 +74,8 @@ public:
     void close(std::string reason);
     bool is_connected() const noexcept { return !rings_.empty() || !fused_.empty(); }
     bool has_ended() const noexcept { return ended_; }
+    // How many blocks wait at this moment, in the pipeline in which the most do; 0 where blocks are handed over by a call.
+    std::uint64_t waiting_blocks() const;
     void detach();
     const Bell& bell() const;
 

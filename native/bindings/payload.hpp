@@ -4,10 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "buffers.hpp"
 #include "python.hpp"
+#include "sample_type.hpp"
 
 namespace steadyflow {
 
@@ -99,5 +101,19 @@ struct PayloadSpec {
         return array;
     }
 };
+
+// Nothing where a format is not of audio.
+inline std::optional<SampleType> sample_type_of(const PayloadSpec& spec) noexcept {
+    if (spec.kind != PayloadKind::audio) return std::nullopt;
+    if (spec.packed) return SampleType::s24;
+    switch (spec.type_number) {
+        case NPY_FLOAT32: return SampleType::f32;
+        case NPY_FLOAT64: return SampleType::f64;
+        case NPY_INT16: return SampleType::s16;
+        case NPY_INT32: return SampleType::s32;
+        case NPY_UINT8: return SampleType::u8;
+        default: return std::nullopt;
+    }
+}
 
 }  // namespace steadyflow

@@ -57,11 +57,16 @@
         def metadata(self) -> dict[str, MetadataValue]:
             """The sender's own fields; empty if there are none."""
         @property
+        def has_metadata(self) -> bool:
+            """Whether the sender gave fields of its own; decodes nothing."""
+        @property
         def encoded_metadata(self) -> bytes:
             """The metadata as it travels, MessagePack; empty if there is none."""
         @property
         def sent_ns(self) -> int:
             """CLOCK_MONOTONIC time at which the block entered its pipeline, in nanoseconds."""
+        def derived(self, data: Any, format: Format | None, flags: int = ..., /) -> Block:
+            """Return a block with the same stamps, metadata and, unless given, flags that carries something else."""
 
 ^steadyflow\._native\.Loan\.__enter__$:
     def __enter__(self) -> NDArray[Any]:
@@ -132,4 +137,8 @@
 ^steadyflow\._native\.Delivery\.output_for$:
     \from steadyflow.module import OutputPort
     def output_for(self, result: object) -> OutputPort:
+        \doc
+
+^steadyflow\._native\.SampleConverter\.convert$:
+    def convert(self, data: object, first_frame: int = 0) -> NDArray[Any] | None:
         \doc

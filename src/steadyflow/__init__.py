@@ -4,9 +4,12 @@ steadyflow: real-time data flow for Python audio.
 The layout, in the order in which data flows:
 
     errors, clock, arguments           who caused what; the one clock; what constructors accept
-    data, formats, codec               what flows
+    channel_layouts, data, formats     what flows, and how it is described
+    codec, libsndfile                  how it becomes bytes, and comes from files
+    conversion, transform              how one format becomes another
     _native, payload, pipeline, config how it is carried and linked
     audio_pipeline, audio_config       the same for audio, with limits in ms
+    converting_end                     an open end that converts
     realtime, aligned, module          who works on it
     events, metrics, report            what is known about it
     runtime                            where it runs: layout, workers, processes
@@ -26,6 +29,7 @@ from steadyflow.aligned import Aligned
 from steadyflow.audio_config import AudioPipelineConfig
 from steadyflow.audio_pipeline import AudioDataPipeline
 from steadyflow.config import DropNewest, DropOldest, Fail, Latest, PipelineConfig, PipelinePriority, Rule, Wait
+from steadyflow.conversion import ConversionOptions
 from steadyflow.coordinator import DataFlowCoordinator
 from steadyflow.data import Block, BlockFlag, FlowData
 from steadyflow.errors import (
@@ -39,9 +43,10 @@ from steadyflow.errors import (
     ReceiveTimeout,
     SendTimeout,
     StateError,
+    TransformError,
 )
 from steadyflow.flow_files import load_flow
-from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, BytesFormat, Format, StructFormat
+from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, BytesFormat, CarrierFormat, Format, StructFormat
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.module import Input, Module, Output, Source, module
 from steadyflow.observation import ObservableFlow, Observation, ObservedPipeline, observable_flows, observe
@@ -51,7 +56,7 @@ from steadyflow.report import FlowReport
 from steadyflow.version import __version__ as __version__
 
 if typing.TYPE_CHECKING:
-    from steadyflow import audio, events, recording, testing
+    from steadyflow import audio, events, recording, testing, transform
 
 __all__ = [
     "Aligned",
@@ -63,6 +68,8 @@ __all__ = [
     "Block",
     "BlockFlag",
     "BytesFormat",
+    "CarrierFormat",
+    "ConversionOptions",
     "DataFlowCoordinator",
     "DropNewest",
     "DropOldest",
@@ -95,6 +102,7 @@ __all__ = [
     "Source",
     "StateError",
     "StructFormat",
+    "TransformError",
     "Wait",
     "audio",
     "events",
@@ -104,9 +112,10 @@ __all__ = [
     "observe",
     "recording",
     "testing",
+    "transform",
 ]
 
-_LAZY = frozenset({"audio", "events", "recording", "testing"})
+_LAZY = frozenset({"audio", "events", "recording", "testing", "transform"})
 
 
 def __getattr__(name: str) -> typing.Any:

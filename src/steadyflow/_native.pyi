@@ -68,11 +68,16 @@ class Block:
     def metadata(self) -> dict[str, MetadataValue]:
         """The sender's own fields; empty if there are none."""
     @property
+    def has_metadata(self) -> bool:
+        """Whether the sender gave fields of its own; decodes nothing."""
+    @property
     def encoded_metadata(self) -> bytes:
         """The metadata as it travels, MessagePack; empty if there is none."""
     @property
     def sent_ns(self) -> int:
         """CLOCK_MONOTONIC time at which the block entered its pipeline, in nanoseconds."""
+    def derived(self, data: Any, format: Format | None, flags: int = ..., /) -> Block:
+        """Return a block with the same stamps, metadata and, unless given, flags that carries something else."""
 
 class Loan:
     """
@@ -405,7 +410,7 @@ class ModuleContext:
         """Whether the module is at work: then nothing is taken for it."""
 
     @busy.setter
-    def busy(self, arg: bool, /) -> None: ...
+    def busy(self, busy: bool) -> None: ...
 
     @property
     def order(self) -> int:
@@ -501,6 +506,13 @@ class OutputCore:
 
     @property
     def has_ended(self) -> bool: ...
+
+    @property
+    def waiting_blocks(self) -> int:
+        """
+        How many blocks wait at this moment, in the pipeline in which the most do; 0 where all are handed over by a
+        call. Any thread; does not block.
+        """
 
 class Bell:
     """
@@ -655,6 +667,32 @@ class ManualTime:
 
     NO_LIMIT: Final[int] = ...
     """(arg: object, /) -> int"""
+
+class SampleConverter:
+    """
+    Converts sample type, channels and layout of audio in one pass.
+
+    `matrix`: by rows, one for each channel that comes out; empty: channel by channel. `from_swapped`,
+    `to_swapped`: the other byte order than this machine's.
+    """
+
+    def __init__(self, source: PayloadSpec, target: PayloadSpec, matrix: Sequence[float], dither: bool, from_swapped: bool = False, to_swapped: bool = False) -> None: ...
+
+    def convert(self, data: object, first_frame: int = 0) -> NDArray[Any] | None:
+        """
+        Returns a new array; None if `data` is no array of the source format: type, shape, contiguity, or no frames.
+
+        `first_frame`: of the stream, for the dither. Does not block; allocates the result. Any thread, one at a time; the
+        GIL is released for 65,536 samples and more.
+        """
+
+    @property
+    def clipped(self) -> int:
+        """How many samples were limited to full scale."""
+
+    @property
+    def not_a_number(self) -> int:
+        """How many were no numbers, and became 0."""
 
 class Inbox:
     """The receiving side of a worker, or of one open end."""

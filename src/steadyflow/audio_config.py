@@ -7,8 +7,10 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 
 from steadyflow.config import LATE, Latest, PipelineConfig, PipelinePriority, Rule, check_duration
+from steadyflow.conversion import ConversionOptions
 from steadyflow.errors import ConfigurationError, UnknownName
 from steadyflow.formats import AudioFormat, Format
+from steadyflow.validation import Validation
 
 _MAX_PREROLL_MS: Final = 3_600_000.0
 
@@ -26,12 +28,15 @@ class AudioPipelineConfig(PipelineConfig):
         priority: ``"critical"``, ``"high"``, ``"normal"`` or ``"low"``: which input a worker serves first.
         backpressure_strategy: The rule for a full pipeline; None: `Wait()` where the source can wait, else
             `DropOldest()`.
-        transformation_required: Not available yet.
+        transformation_required: Whether the pipeline may convert, on its consumer's side, where its ends do not agree; else they
+            are refused.
         late: What happens to a block that is older than ``max_latency_ms`` when its turn comes: ``"pass"`` counts it (by
             what steadyflow added); ``"drop"`` drops it, and the next block says `BlockFlag.DISCONTINUITY`; ``"conceal"``
             drops it, too, and gives in its place a block as long, made of the last one fading to silence within 20 ms, that
             says `BlockFlag.GAP`. It fills gaps of up to 1 s between blocks in the same way.
         target_fill_ms: A jitter buffer: the consumer gets nothing before so much audio waits, and again after it ran dry.
+        conversion: How it converts, where there is a choice; None: as `ConversionOptions` says.
+        validation: What its audio is checked for on the consumer's side; None: nothing.
         preroll_ms: What an input keeps while its module does not want it (``self.audio.hold()``), and gives first when it
             does (``self.audio.release()``); 0 keeps nothing. None: it cannot be held.
         max_buffer_ms: How much audio may wait. In blocks of the greatest length of the format, whatever theirs is.
@@ -57,12 +62,23 @@ class AudioPipelineConfig(PipelineConfig):
         backpressure_strategy: Rule | None = None,
         transformation_required: bool = False,
         late: Literal["pass", "drop", "conceal"] = "pass",
+        conversion: ConversionOptions | None = None,
+        validation: Validation | None = None,
         target_fill_ms: float | None = None,
         preroll_ms: float | None = None,
         max_buffer_ms: float | None = None,
     ) -> None:
         self._store(target_fill_ms=target_fill_ms, preroll_ms=preroll_ms, max_buffer_ms=max_buffer_ms)
-        super().__init__(buffer_size, max_latency_ms, priority, backpressure_strategy, transformation_required, late)
+        super().__init__(
+            buffer_size,
+            max_latency_ms,
+            priority,
+            backpressure_strategy,
+            transformation_required,
+            late,
+            conversion,
+            validation,
+        )
 
     @classmethod
     def _checked(cls, name: str, value: Any) -> Any:

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from steadyflow.errors import BlockTooLarge, ConfigurationError, DataError, FormatMismatch
-from steadyflow.formats import BytesFormat, Format, StructFormat
+from steadyflow.formats import BytesFormat, CarrierFormat, Format, StructFormat
 
 
 class Codec(Protocol):
@@ -63,6 +63,8 @@ def codec_for(fmt: Format, *, where: str = "") -> Codec | None:
             return StructCodec(fmt, where=where)
         case BytesFormat():
             return BytesCodec(fmt, where=where)
+        case CarrierFormat() if fmt.is_bytes:
+            return BytesCodec(BytesFormat(fmt.max_payload_bytes), where=where)
     return None
 
 

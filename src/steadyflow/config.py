@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Never, Self, TypeAlias
 
 import msgspec
 
+from steadyflow.conversion import ConversionOptions, conversion_from_table
 from steadyflow.errors import ConfigurationError, UnknownName
 from steadyflow.formats import checked_integer
+from steadyflow.validation import Validation, validation_from_table
 
 if TYPE_CHECKING:
     # At run time only who has a file pays for it.
@@ -146,6 +148,14 @@ def rule_to_table(rule: Rule) -> dict[str, Any]:
     return {"kind": kind, **{name: value for name, value in options.items() if value != default[name]}}
 
 
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "backpressure_strategy": rule_from_table,
+    "conversion": conversion_from_table,
+    "validation": validation_from_table,
+}
+"""How a file's value becomes an option's, where it is not the same."""
+
+
 # --- pipelines ----------------------------------------------------------------------------------------------------
 
 
@@ -182,9 +192,12 @@ class PipelineConfig:
         priority: ``"critical"``, ``"high"``, ``"normal"`` or ``"low"``: which input a worker serves first.
         backpressure_strategy: The rule for a full pipeline; None: `Wait()` where the source can wait, else
             `DropOldest()`.
-        transformation_required: Not available yet.
+        transformation_required: Whether the pipeline may convert, on its consumer's side, where its ends do not agree; else they
+            are refused.
         late: What happens to a block over its limit: ``"pass"`` counts it; ``"drop"`` drops it before its consumer sees it,
             by its age, and the next block says `BlockFlag.DISCONTINUITY`. ``"conceal"`` is for audio.
+        conversion: How it converts, where there is a choice; None: as `ConversionOptions` says.
+        validation: What its audio is checked for on the consumer's side; None: nothing.
 
     Raises:
         UnknownName: There is no such option or value.
@@ -194,10 +207,12 @@ class PipelineConfig:
     __slots__ = (
         "backpressure_strategy",
         "buffer_size",
+        "conversion",
         "late",
         "max_latency_ms",
         "priority",
         "transformation_required",
+        "validation",
     )
 
     buffer_size: int
@@ -206,6 +221,8 @@ class PipelineConfig:
     backpressure_strategy: Rule | None
     transformation_required: bool
     late: str
+    conversion: ConversionOptions | None
+    validation: Validation | None
 
     OPTIONS: ClassVar[tuple[str, ...]] = (
         "buffer_size",
@@ -214,6 +231,8 @@ class PipelineConfig:
         "backpressure_strategy",
         "transformation_required",
         "late",
+        "conversion",
+        "validation",
     )
 
     def __new__(cls, *_args: Any, **options: Any) -> Self:
@@ -224,7 +243,7 @@ class PipelineConfig:
                     f"{cls.__name__}: {name} is a limit of audio; write AudioPipelineConfig({name}={value!r}, ...)."
                 )
             if name not in cls.OPTIONS:
-                raise UnknownName("option", name, cls.available_options(), where=cls.__name__)
+                raise UnknownName("option", name, cls.OPTIONS, where=cls.__name__)
         return super().__new__(cls)
 
     def __init__(
@@ -235,6 +254,8 @@ class PipelineConfig:
         backpressure_strategy: Rule | None = None,
         transformation_required: bool = False,
         late: Literal["pass", "drop", "conceal"] = "pass",
+        conversion: ConversionOptions | None = None,
+        validation: Validation | None = None,
     ) -> None:
         self._store(
             buffer_size=buffer_size,
@@ -243,6 +264,8 @@ class PipelineConfig:
             backpressure_strategy=backpressure_strategy,
             transformation_required=transformation_required,
             late=late,
+            conversion=conversion,
+            validation=validation,
         )
         self._check_together()
 
@@ -266,13 +289,19 @@ class PipelineConfig:
                     f"{owner}: expected backpressure_strategy to be a rule such as DropOldest() or "
                     f"Wait(timeout_ms=5000), got {value!r}."
                 )
-            case "transformation_required":
-                if value:
-                    raise ConfigurationError(
-                        f"{owner}: transformation_required=True is not available yet: pipelines do not convert. "
-                        f"Declare the same format on both ends, or put a module between them that converts."
-                    )
-                return False
+            case "transformation_required" if not isinstance(value, bool):
+                raise ConfigurationError(
+                    f"{owner}: expected transformation_required to be True or False, got {value!r}. How to convert is said by "
+                    f"conversion=ConversionOptions(...)."
+                )
+            case "conversion" if value is not None and not isinstance(value, ConversionOptions):
+                raise ConfigurationError(
+                    f'{owner}: expected conversion to be ConversionOptions(quality="VHQ", ...), got {value!r}.'
+                )
+            case "validation" if value is not None and not isinstance(value, Validation):
+                raise ConfigurationError(
+                    f'{owner}: expected validation to be Validation(mode="full", ...), got {value!r}. None checks nothing.'
+                )
             case "late":
                 return cls._checked_late(value)
         return value
@@ -289,16 +318,16 @@ class PipelineConfig:
         return value
 
     def _check_together(self) -> None:
+        if self.conversion is not None and not self.transformation_required:
+            raise ConfigurationError(
+                f"{type(self).__name__}: expected transformation_required=True beside conversion=, got False: nothing would be "
+                f"converted."
+            )
         if self.late == "drop" and self.max_latency_ms is None:
             raise ConfigurationError(
                 f'{type(self).__name__}: expected max_latency_ms beside late="drop", got None: without a limit no block is '
                 f"late. Say how old a block may be."
             )
-
-    @classmethod
-    def available_options(cls) -> tuple[str, ...]:
-        """Return the options that a message may offer."""
-        return tuple(name for name in cls.OPTIONS if name != "transformation_required")
 
     @staticmethod
     def class_for(options: Iterable[str], late: object = "pass") -> type[PipelineConfig]:
@@ -362,8 +391,8 @@ class PipelineConfig:
                 continue
             with problems.noted(document.where(*key, name)):
                 if name not in made.OPTIONS:
-                    raise UnknownName("option", name, [*beside, *made.available_options()])
-                options[name] = rule_from_table(value) if name == "backpressure_strategy" else value
+                    raise UnknownName("option", name, [*beside, *made.OPTIONS])
+                options[name] = _READERS[name](value) if name in _READERS else value
                 # Each by itself: so it is known which one is wrong, and one that is does not hide another.
                 made._checked(name, options[name])
         if "buffer_size" not in options and not problems.found:  # a misspelt one is not a missing one

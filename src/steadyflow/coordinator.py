@@ -37,7 +37,7 @@ from steadyflow.events import (
     PipelineResumed,
     RuleSwitched,
 )
-from steadyflow.formats import AnyFormat, Format, agree
+from steadyflow.formats import AnyFormat, Format
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.module import InputPort, Module, OutputPort
 from steadyflow.pipeline import Pipeline
@@ -45,6 +45,7 @@ from steadyflow.realtime import Realtime
 from steadyflow.report import FlowReport
 from steadyflow.runtime.main_script import stop_if_replaying
 from steadyflow.runtime.placed import Placement
+from steadyflow.validation import check_validation
 
 if TYPE_CHECKING:
     # Loaded when a flow needs them, not at import: they bring subprocess, sockets and the encoding of arguments.
@@ -266,7 +267,9 @@ class DataFlowCoordinator:
         pipeline_id = f"{'.'.join(filter(None, source_key))}->{'.'.join(filter(None, target_key))}"
         if pipeline_id in self._description.pipelines:
             raise DuplicateLink(f"{pipeline_id}: these two are linked already. One pipeline is enough.")
-        fmt = declared_format(pipeline_id, output, input, format)
+        if output is None and input is None and format is not None:
+            check_validation(pipeline_id, format, config.validation)
+        fmt, accepted = declared_format(pipeline_id, output, input, format, config)
         pipeline = (AudioDataPipeline if isinstance(config, AudioPipelineConfig) else Pipeline)(
             pipeline_id,
             source_key,
@@ -277,6 +280,7 @@ class DataFlowCoordinator:
             announce_pause=self._announce_pause,
         )
         pipeline.format = fmt if fmt is not None and fmt.is_resolved and not isinstance(fmt, AnyFormat) else None
+        pipeline.accepted = accepted
         if pipeline.source_open:
             if pipeline.format is None:
                 raise ConfigurationError(
@@ -386,18 +390,27 @@ class DataFlowCoordinator:
 
     def transform_data(self, data: object, from_format: Format, to_format: Format) -> object:
         """
-        Convert data from one format to another. Equal formats need no conversion: the data itself is returned.
+        Convert data whole from one format to another. Where they agree, the data itself is returned.
 
-        Conversion between different formats comes with a later version; until then they are refused.
+        Any thread; does not disturb the flow; allocates. For a stream use `steadyflow.transform.DataTransformer`.
+
+        Args:
+            data: Bare data, a `FlowData` or a `Block`.
+            from_format: What it is.
+            to_format: What it is to be; what is open in it stays as it is.
+
+        Returns:
+            The same kind of thing.
 
         Raises:
-            FormatClash: The formats differ; names both.
+            FormatClash: Nothing converts the one to the other; says what is missing.
+            TransformError: The data is not of its format; says the step, what was expected, and what came.
+            ConfigurationError: That is no format, or not a complete one.
+            MissingExtra: What a step needs is not installed.
         """
-        for name, fmt in (("from_format", from_format), ("to_format", to_format)):
-            if not isinstance(fmt, Format):
-                raise ConfigurationError(f"transform_data: expected {name} to be a format, got {fmt!r}.")
-        agree(from_format, to_format, where="transform_data")
-        return data
+        from steadyflow.transform.transformer import convert
+
+        return convert(data, from_format, to_format, where="transform_data")
 
     def pipeline(self, pipeline: PipelineId) -> Pipeline:
         """
@@ -653,6 +666,7 @@ class DataFlowCoordinator:
                 name: link.statistics() for name, link in list(self._description.pipelines.items()) if link.has_metrics
             },
             modules={} if execution is None else execution.module_reports(),
+            conversions={} if execution is None else execution.conversion_reports(),
             devices={} if execution is None else execution.device_reports(),
             clock_drifts_ppm={} if execution is None else execution.clock_drifts(),
             events=tuple(self._events),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from itertools import count
 from typing import Any, Final
 
 from steadyflow._native import MAX_PROCESSES
 from steadyflow.arguments import checked_switch
-from steadyflow.errors import ConfigurationError, DuplicateName, UnknownName
+from steadyflow.config import PipelineConfig
+from steadyflow.errors import ConfigurationError, DuplicateName, FormatClash, SystemShortage, UnknownName
 from steadyflow.formats import AnyFormat, Format, agree, checked_integer
 from steadyflow.module import (
     Input,
@@ -217,9 +219,16 @@ def _check_for_process(placed: Placed) -> None:
 
 
 def declared_format(
-    pipeline_id: str, output: OutputPort | None, input: InputPort | None, format: Format | None
-) -> Format | None:
-    """Return what is known about a new pipeline before the start; refuses what can never agree."""
+    pipeline_id: str, output: OutputPort | None, input: InputPort | None, format: Format | None, config: PipelineConfig
+) -> tuple[Format | None, Format | None]:
+    """
+    Return what is known about a new pipeline before the start; refuses what can never agree.
+
+    Returns:
+        What flows on it; and what an open target takes, if the pipeline may convert.
+    """
+    if config.transformation_required and (output is not None or input is not None):
+        return _declared_ends(pipeline_id, output, input, format, config)
     fmt = format
     if output is not None:
         declared = output.declaration.format
@@ -231,7 +240,36 @@ def declared_format(
             fmt = None if isinstance(accepted, AnyFormat) else accepted
         else:
             fmt = agree(fmt, accepted, where=pipeline_id)
-    return fmt
+    return fmt, None
+
+
+def _declared_ends(
+    pipeline_id: str, output: OutputPort | None, input: InputPort | None, format: Format | None, config: PipelineConfig
+) -> tuple[Format | None, Format | None]:
+    """Do the same for a pipeline that may convert: its ends need not agree."""
+    declared: Format | None = None if output is None else output.declaration.format
+    if isinstance(declared, AnyFormat):
+        declared = None
+    carried: Format | None
+    accepted: Format | None
+    if input is None:
+        carried, accepted = declared, format
+    else:
+        accepted = input.declaration.format
+        carried = format if declared is None else declared
+        if carried is None and output is None and accepted.is_resolved:
+            carried = accepted  # nobody says anything else
+        if declared is not None and format is not None:
+            carried = agree(declared, format, where=pipeline_id)
+    if carried is not None and carried.is_resolved and accepted is not None and not isinstance(accepted, AnyFormat):
+        try:
+            agree(carried, accepted, where=pipeline_id)
+        except FormatClash:
+            from steadyflow.transform.transformer import make_plan
+
+            with contextlib.suppress(SystemShortage):  # an extra that is missing here may be there where it runs
+                make_plan(carried, accepted, config.conversion, where=pipeline_id)  # what is impossible is told at once
+    return carried, accepted if input is None else None
 
 
 def _wrong_end(kind: str, example: str, got: object) -> str:

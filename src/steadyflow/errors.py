@@ -16,6 +16,7 @@ The errors of steadyflow: one tree, ordered by who caused them.
     ├── DataError (ValueError)                  you sent something that the pipeline does not carry
     │   ├── FormatMismatch                      wrong type, shape, rate or channels
     │   ├── BlockTooLarge                       more than the format allows
+    │   ├── TransformError                      what a conversion cannot take
     │   └── MetadataTooLarge                    more than a block has room for
     ├── StateError (RuntimeError)               the right call at the wrong time
     │   ├── FlowNotRunning
@@ -190,6 +191,22 @@ class FormatMismatch(DataError):
 
 class BlockTooLarge(DataError):
     """The block is larger than its format allows."""
+
+
+class TransformError(DataError):
+    """
+    A step of a conversion got what it does not take, or what the pipeline's checks reject.
+
+    What can be known before the start, such as formats that nothing converts, is a `FormatClash`.
+
+    Args:
+        message: The step, what was expected, and what came.
+        dropped: Whether a flow goes on without the block, or else its module fails; None: as `ConversionOptions.on_error` says.
+    """
+
+    def __init__(self, message: str, *, dropped: bool | None = None) -> None:
+        super().__init__(message)
+        self.dropped = dropped
 
 
 class MetadataTooLarge(DataError):

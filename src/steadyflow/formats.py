@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import force_setattr
 
+from steadyflow.channel_layouts import CHANNEL_LAYOUTS, DISCRETE, POSITIONS, ChannelLayout, usual_layout
 from steadyflow.errors import ConfigurationError, FormatClash, LimitExceeded, UnknownName
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ Layout: TypeAlias = Literal["interleaved", "planar"]
 StructClass: TypeAlias = type[msgspec.Struct]
 
 MAX_PAYLOAD_BYTES: Final = 1 << 30
+MAX_WINDOW_FRAMES: Final = 1 << 24
 
 # Packed s24 has no numpy type: it travels as bytes, with a last axis of 3.
 _SAMPLE_DTYPES: Final[dict[str, np.dtype[Any]]] = {
@@ -40,6 +42,9 @@ _SAMPLE_DTYPES: Final[dict[str, np.dtype[Any]]] = {
 }
 _LAYOUTS: Final = ("interleaved", "planar")
 
+SAMPLE_BITS: Final[dict[str, int]] = {"u8": 8, "s16": 16, "s24": 24, "f32": 24, "s32": 32, "f64": 53}
+"""How many bits of a sample a type keeps."""
+
 
 class AudioFormat(msgspec.Struct, frozen=True):
     """
@@ -51,9 +56,12 @@ class AudioFormat(msgspec.Struct, frozen=True):
         sample_type: ``"f32"``, ``"f64"``, ``"s16"``, ``"s24"`` (packed), ``"s32"`` or ``"u8"``.
         layout: ``"interleaved"``: shape (frames, channels); ``"planar"``: shape (channels, frames).
         max_block_frames: The longest block that an output sends; says nothing on an input.
+        channel_layout: ``"mono"``, ``"stereo"``, ``"2.1"``, ``"quad"``, ``"5.1"``, ``"7.1"`` or ``"discrete"``; says how many
+            channels there are. None: nobody said it; see `positions`.
 
     Raises:
-        ConfigurationError: A value is impossible.
+        UnknownName: There is no such sample type or layout.
+        ConfigurationError: A value is impossible, or the layout has another number of channels.
     """
 
     sample_rate_hz: int | None = None
@@ -61,10 +69,13 @@ class AudioFormat(msgspec.Struct, frozen=True):
     sample_type: SampleType = "f32"
     layout: Layout = "interleaved"
     max_block_frames: int = 4096
+    channel_layout: ChannelLayout | None = None
 
     def __post_init__(self) -> None:
         if self.sample_rate_hz is not None:
             _force_integer(self, "sample_rate_hz", 768_000)
+        if self.channel_layout is not None:
+            _force_channels(self, self.channel_layout)
         if self.channels is not None:
             _force_integer(self, "channels", 1024)
         _force_integer(self, "max_block_frames", 1 << 24)
@@ -79,6 +90,13 @@ class AudioFormat(msgspec.Struct, frozen=True):
     def is_resolved(self) -> bool:
         """Whether rate and channels are known, so that blocks can be allocated."""
         return self.sample_rate_hz is not None and self.channels is not None
+
+    @property
+    def positions(self) -> str | None:
+        """The layout of the channels: as named, or mono and stereo of one and two, discrete of more; None if their number is open."""
+        if self.channel_layout is None and self.channels is not None:
+            return usual_layout(self.channels)
+        return self.channel_layout
 
     @property
     def max_payload_bytes(self) -> int:
@@ -110,6 +128,37 @@ class AudioFormat(msgspec.Struct, frozen=True):
         shape = (frames, channels) if self.layout == "interleaved" else (channels, frames)
         return (*shape, 3) if self.sample_type == "s24" else shape
 
+    def same_samples(self, other: AudioFormat) -> bool:
+        """
+        Tell whether blocks of both are the same to whoever works on them; the greatest length of a block does not matter.
+
+        Args:
+            other: The other one; nothing is left open in either.
+        """
+        return (
+            self.sample_rate_hz == other.sample_rate_hz
+            and self.channels == other.channels
+            and self.sample_type == other.sample_type
+            and self.layout == other.layout
+            and self.positions == other.positions
+        )
+
+    def filled_from(self, other: AudioFormat) -> AudioFormat:
+        """
+        Return the same format with what is open in it taken from another one.
+
+        Args:
+            other: Whose rate, channels and, if their number is the same, names of channels are taken.
+        """
+        channels = self.channels if self.channels is not None else other.channels
+        keeps_names = self.channel_layout is None and channels == other.channels
+        return msgspec.structs.replace(
+            self,
+            sample_rate_hz=self.sample_rate_hz if self.sample_rate_hz is not None else other.sample_rate_hz,
+            channels=channels,
+            channel_layout=other.channel_layout if keeps_names else self.channel_layout,
+        )
+
     def _known_channels(self) -> int:
         if self.channels is None:
             raise ConfigurationError(f"{self} has no number of channels yet. Give AudioFormat(channels=...).")
@@ -121,6 +170,8 @@ class AudioFormat(msgspec.Struct, frozen=True):
             channels = "any channels"
         else:
             channels = f"{self.channels} channel{'' if self.channels == 1 else 's'}"
+        if self.channel_layout is not None:
+            channels += f" ({self.channel_layout})"
         return f"audio {rate}, {channels}, {self.sample_type}, {self.layout}"
 
 
@@ -246,6 +297,123 @@ class BytesFormat(msgspec.Struct, frozen=True):
         return f"bytes, up to {self.max_bytes}"
 
 
+CARRIERS: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "dlpack": (("f32", "f64", "s16", "s32", "u8"), ("interleaved", "planar")),
+    "buffer": (("f32", "f64", "s16", "s24", "s32", "u8"), ("interleaved", "planar")),
+    "array": (("f32", "f64", "s16", "s32", "u8"), ("interleaved",)),
+    "pcm": (("f32", "f64", "s16", "s24", "s32", "u8"), ("interleaved",)),
+    "wav": (("f32", "f64", "s16", "s24", "s32", "u8"), ("interleaved",)),
+    "flac": (("s16", "s24"), ("interleaved",)),
+    "arrow": (("f32", "f64", "s16", "s32", "u8"), ("planar",)),
+    "typed_array": (("f32", "f64", "s16", "s32", "u8"), ("interleaved", "planar")),
+}
+"""What audio may be carried in besides arrays of numpy: by name, the sample types and layouts that fit."""
+
+BYTE_CARRIERS: Final = frozenset({"pcm", "wav", "flac", "typed_array"})
+"""Those that are bytes, and so may travel as they are."""
+
+_CARRIER_HEADER_BYTES: Final = 65_536
+
+
+class CarrierFormat(msgspec.Struct, frozen=True):
+    """
+    Audio in something else than an array of numpy, which `steadyflow.transform` converts from and to.
+
+    Args:
+        carrier: ``"dlpack"`` (torch and friends), ``"buffer"`` (whatever has Python's buffer protocol), ``"array"``
+            (`array.array`), ``"pcm"`` (bytes without a header), ``"wav"`` or ``"flac"`` (the bytes of a file), ``"arrow"`` (a
+            `pyarrow.RecordBatch`, a column for each channel), ``"typed_array"`` (bytes that JavaScript maps to a typed array).
+        audio: What it holds; None: what comes, in the nearest sample type that fits. Where the data itself says what it holds, and
+            is converted whole, it may stay open.
+        big_endian: Of PCM: the highest byte first. Samples of this machine's order otherwise, which is the lowest first.
+
+    Raises:
+        UnknownName: There is no such carrier.
+        ConfigurationError: It cannot hold such samples.
+    """
+
+    carrier: str
+    audio: AudioFormat | None = None
+    big_endian: bool = False
+
+    def __post_init__(self) -> None:
+        if self.carrier not in CARRIERS:
+            raise UnknownName("carrier", self.carrier, CARRIERS, where="CarrierFormat")
+        if self.big_endian and self.carrier != "pcm":
+            raise ConfigurationError(f"CarrierFormat: expected big_endian of pcm only, got {self.carrier}.")
+        if self.audio is None:
+            return
+        given: object = self.audio  # not checked yet
+        if not isinstance(given, AudioFormat):
+            raise ConfigurationError(f"CarrierFormat: expected audio to be an AudioFormat or None, got {given!r}.")
+        types, layouts = CARRIERS[self.carrier]
+        if self.audio.sample_type not in types:
+            raise ConfigurationError(
+                f"CarrierFormat: expected samples that {self.carrier} holds, {', '.join(types)}; got {self.audio.sample_type}. "
+                f"Say AudioFormat(..., sample_type={types[0]!r})."
+            )
+        if self.audio.layout not in layouts:
+            if self.audio.layout != "interleaved":
+                raise ConfigurationError(
+                    f"CarrierFormat: expected samples as {self.carrier} holds them, {' or '.join(layouts)}; got "
+                    f"{self.audio.layout}."
+                )
+            # Nobody said it, and there is only one.
+            force_setattr(self, "audio", msgspec.structs.replace(self.audio, layout=layouts[0]))
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether it is known what it holds."""
+        return self.audio is not None and self.audio.is_resolved
+
+    @property
+    def layout(self) -> Layout:
+        """How the samples lie that it holds."""
+        return self.held.layout
+
+    @property
+    def held(self) -> AudioFormat:
+        """
+        What it holds.
+
+        Raises:
+            ConfigurationError: Nobody said it.
+        """
+        if self.audio is None:
+            raise ConfigurationError(
+                f"{self} does not say what it holds. Give CarrierFormat({self.carrier!r}, AudioFormat(...))."
+            )
+        return self.audio
+
+    def holding(self, audio: AudioFormat) -> CarrierFormat:
+        """Return the same carrier with other audio, in the nearest sample type and layout that it holds."""
+        types, layouts = CARRIERS[self.carrier]
+        wide_enough = [each for each in types if SAMPLE_BITS[each] >= SAMPLE_BITS[audio.sample_type]]
+        nearest = min(wide_enough or types, key=lambda each: abs(SAMPLE_BITS[each] - SAMPLE_BITS[audio.sample_type]))
+        return msgspec.structs.replace(
+            self,
+            audio=msgspec.structs.replace(
+                audio,
+                sample_type=audio.sample_type if audio.sample_type in types else nearest,
+                layout=audio.layout if audio.layout in layouts else layouts[0],
+            ),
+        )
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether the data is bytes, which may flow as they are."""
+        return self.carrier in BYTE_CARRIERS
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The size of the longest block: its samples and what stands around them."""
+        return self.held.max_payload_bytes + _CARRIER_HEADER_BYTES
+
+    def __str__(self) -> str:
+        order = " big-endian" if self.big_endian else ""
+        return f"{self.carrier}{order} of {self.audio or 'any audio'}"
+
+
 class AnyFormat(msgspec.Struct, frozen=True):
     """Whatever the other end of the pipeline says."""
 
@@ -268,7 +436,7 @@ class AnyFormat(msgspec.Struct, frozen=True):
         return "any format"
 
 
-Format: TypeAlias = AudioFormat | ArrayFormat | StructFormat | BytesFormat | AnyFormat
+Format: TypeAlias = AudioFormat | ArrayFormat | StructFormat | BytesFormat | CarrierFormat | AnyFormat
 
 
 def agree(produced: Format, accepted: Format, *, where: str) -> Format:
@@ -297,6 +465,12 @@ def agree(produced: Format, accepted: Format, *, where: str) -> Format:
         raise _clash(produced, accepted, where, "kind")
     if isinstance(produced, AudioFormat) and isinstance(accepted, AudioFormat):
         return _agree_on_audio(produced, accepted, where)
+    if isinstance(produced, CarrierFormat) and isinstance(accepted, CarrierFormat):
+        if (produced.carrier, produced.big_endian) != (accepted.carrier, accepted.big_endian):
+            raise _clash(produced, accepted, where, "carrier")
+        if produced.audio is None or accepted.audio is None:
+            return produced if accepted.audio is None else accepted
+        return msgspec.structs.replace(produced, audio=_agree_on_audio(produced.audio, accepted.audio, where))
     for field in ("dtype", "shape", "type"):
         if getattr(produced, field, None) != getattr(accepted, field, None):
             raise _clash(produced, accepted, where, field)
@@ -304,11 +478,12 @@ def agree(produced: Format, accepted: Format, *, where: str) -> Format:
 
 
 def _agree_on_audio(produced: AudioFormat, accepted: AudioFormat, where: str) -> AudioFormat:
-    open_fields: dict[str, int | None] = {}
-    for field in ("sample_rate_hz", "channels", "sample_type", "layout"):
+    open_fields: dict[str, Any] = {}
+    for field in ("sample_rate_hz", "channels", "sample_type", "layout", "channel_layout"):
         ours, theirs = getattr(produced, field), getattr(accepted, field)
         if ours is None:
-            open_fields[field] = theirs
+            if theirs is not None:
+                open_fields[field] = theirs
         elif theirs is not None and ours != theirs:
             raise _clash(produced, accepted, where, field)
     return msgspec.structs.replace(produced, **open_fields) if open_fields else produced
@@ -317,7 +492,7 @@ def _agree_on_audio(produced: AudioFormat, accepted: AudioFormat, where: str) ->
 def _clash(produced: Format, accepted: Format, where: str, field: str) -> FormatClash:
     return FormatClash(
         f"{where}: the output produces {produced}, but the input accepts {accepted}; the {field} differs. "
-        f"Declare the same on both ends, or put a module between them that converts."
+        f"Declare the same on both ends, or let the pipeline convert: transformation_required=True."
     )
 
 
@@ -333,15 +508,29 @@ def format_to_wire(fmt: Format) -> dict[str, Any]:
     """
     match fmt:
         case AudioFormat():
-            return {"kind": "audio", **msgspec.structs.asdict(fmt)}
+            return {"kind": "audio", **_audio_to_wire(fmt)}
         case ArrayFormat():
             return {"kind": "array", "dtype": fmt.dtype.str, "shape": list(fmt.shape)}
         case StructFormat():
             return {"kind": "struct", "type": class_path(fmt.type), "max_bytes": fmt.max_bytes}
         case BytesFormat():
             return {"kind": "bytes", "max_bytes": fmt.max_bytes}
+        case CarrierFormat():
+            return {
+                "kind": "carrier",
+                "carrier": fmt.carrier,
+                "audio": None if fmt.audio is None else _audio_to_wire(fmt.audio),
+                "big_endian": fmt.big_endian,
+            }
         case AnyFormat():
             return {"kind": "any"}
+
+
+def _audio_to_wire(fmt: AudioFormat) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(fmt)
+    if fmt.channel_layout is None:  # so that who knows no names understands what has none
+        del fields["channel_layout"]
+    return fields
 
 
 def format_from_wire(wire: Mapping[str, Any], resolve: Callable[[str], type] | None = None) -> Format:
@@ -362,8 +551,10 @@ def format_from_wire(wire: Mapping[str, Any], resolve: Callable[[str], type] | N
     if kind == "struct":
         fields["type"] = (resolve or resolve_class)(fields.get("type", ""))
     try:
+        if kind == "carrier":
+            fields["audio"] = None if fields["audio"] is None else AudioFormat(**fields["audio"])
         return _KINDS[kind](**fields)
-    except TypeError as error:
+    except (TypeError, KeyError) as error:
         raise ConfigurationError(f"expected the description of a format, got {dict(wire)}: {error}") from None
 
 
@@ -372,6 +563,7 @@ _KINDS: Final[dict[str, Callable[..., Format]]] = {
     "array": ArrayFormat,
     "struct": StructFormat,
     "bytes": BytesFormat,
+    "carrier": CarrierFormat,
     "any": AnyFormat,
 }
 
@@ -448,6 +640,22 @@ def checked_integer(owner: str, name: str, value: object, most: int) -> int:
 
 def _force_integer(fmt: msgspec.Struct, field: str, most: int) -> None:
     force_setattr(fmt, field, checked_integer(type(fmt).__name__, field, getattr(fmt, field), most))
+
+
+def _force_channels(fmt: AudioFormat, channel_layout: str) -> None:
+    """Let the name of a layout say how many channels there are."""
+    if channel_layout not in CHANNEL_LAYOUTS:
+        raise UnknownName("channel layout", channel_layout, CHANNEL_LAYOUTS, where="AudioFormat")
+    if channel_layout == DISCRETE:
+        return
+    places = POSITIONS[channel_layout]
+    if fmt.channels is None:
+        force_setattr(fmt, "channels", len(places))
+    elif fmt.channels != len(places):
+        raise ConfigurationError(
+            f"AudioFormat: expected {len(places)} channels, because channel_layout={channel_layout!r} has {', '.join(places)}; got "
+            f"channels={fmt.channels!r}. Leave channels out, or name another layout."
+        )
 
 
 def _check_payload(fmt: AudioFormat | ArrayFormat) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from steadyflow._native import DeviceAccount, DeviceFeed, OutputCore
 from steadyflow.aligned import Aligned, check_methods, check_names
 from steadyflow.errors import ConfigurationError, StateError, UnknownName
-from steadyflow.formats import AnyFormat, AudioFormat, Format, checked_integer
+from steadyflow.formats import MAX_WINDOW_FRAMES, AnyFormat, AudioFormat, Format, checked_integer
 
 if TYPE_CHECKING:
     from steadyflow.awaiting import Sender
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 M = TypeVar("M")
 
 _ANY: Final = AnyFormat()
-
-MAX_WINDOW_FRAMES: Final = 1 << 24
 
 # --- ports, declared ----------------------------------------------------------------------------------------------
 
@@ -45,17 +43,26 @@ class Input:
         format: What it accepts; open fields of an `AudioFormat` take what comes.
         window_frames: Collect blocks of audio into windows of this many frames.
         hop_frames: How many frames a window starts after the one before; None: windows do not overlap.
+        pad_last: At the end, and before a discontinuity, give what is left, too: filled up with silence, and its metadata say how
+            many ``padded_frames`` there are.
 
     Raises:
         ConfigurationError: Windows of something else than audio, or of an impossible size.
     """
 
-    __slots__ = ("format", "hop_frames", "window_frames")
+    __slots__ = ("format", "hop_frames", "pad_last", "window_frames")
 
     def __init__(
-        self, format: Format = _ANY, *, window_frames: int | None = None, hop_frames: int | None = None
+        self,
+        format: Format = _ANY,
+        *,
+        window_frames: int | None = None,
+        hop_frames: int | None = None,
+        pad_last: bool = False,
     ) -> None:
         _check_format("Input", format)
+        if pad_last and window_frames is None:
+            raise ConfigurationError("Input: pad_last needs window_frames, the length of what is padded.")
         if window_frames is None and hop_frames is not None:
             raise ConfigurationError("Input: hop_frames needs window_frames, the length of what hops.")
         if window_frames is not None:
@@ -68,6 +75,7 @@ class Input:
         self.format = format
         self.window_frames = window_frames
         self.hop_frames = hop_frames
+        self.pad_last = pad_last
 
     @overload
     def __get__(self, instance: None, owner: type) -> Input: ...
@@ -80,7 +88,8 @@ class Input:
     def __repr__(self) -> str:
         window = "" if self.window_frames is None else f", window_frames={self.window_frames}"
         hop = "" if self.hop_frames is None else f", hop_frames={self.hop_frames}"
-        return f"Input({self.format!r}{window}{hop})"
+        padded = ", pad_last=True" if self.pad_last else ""
+        return f"Input({self.format!r}{window}{hop}{padded})"
 
 
 class Output:

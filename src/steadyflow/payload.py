@@ -15,7 +15,7 @@ from steadyflow._native import Block, PayloadSpec
 from steadyflow.codec import codec_for, kind_of
 from steadyflow.data import BlockFlag, FlowData, encode_metadata
 from steadyflow.errors import BlockTooLarge, ConfigurationError, FormatMismatch
-from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format
+from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, CarrierFormat, Format
 
 Prepared: TypeAlias = tuple[object, int | None, int | None, int, bytes | None]
 
@@ -45,6 +45,11 @@ def native_spec(fmt: Format) -> PayloadSpec:
         return PayloadSpec(_ARRAY, fmt.dtype.str, 1, False, False, 0, list(fmt.shape), fmt.max_payload_bytes)
     if isinstance(fmt, AnyFormat):
         raise ConfigurationError("AnyFormat describes nothing that could be allocated; a pipeline needs a real format.")
+    if isinstance(fmt, CarrierFormat) and not fmt.is_bytes:
+        raise ConfigurationError(
+            f"{fmt} is an object of one process, which no pipeline carries. Send an array, and let the input that wants the object "
+            f"declare it."
+        )
     return PayloadSpec(_BYTES, "u1", 1, False, False, 0, [], fmt.max_payload_bytes)
 
 
@@ -79,13 +84,13 @@ class Preparer:
         if isinstance(data, FlowData):
             self._check_declared(data.format)
             metadata = encode_metadata(data.metadata) if data.metadata else None
-            return self._payload(data.data), data.timestamp_ns, data.first_frame, data.flags, metadata
+            return self.payload(data.data), data.timestamp_ns, data.first_frame, data.flags, metadata
         if isinstance(data, Block):
             self._check_declared(data.format)
             metadata = encode_metadata(data.metadata) if data.metadata else None
             flags = data.flags & ~_OWN_TO_PIPELINE
-            return self._payload(data.data), data.timestamp_ns, data.first_frame, flags, metadata
-        return self._payload(data), None, None, 0, None
+            return self.payload(data.data), data.timestamp_ns, data.first_frame, flags, metadata
+        return self.payload(data), None, None, 0, None
 
     def _check_declared(self, declared: Format | None) -> None:
         """Compare what the sender says about the data with what the pipeline carries."""
@@ -93,12 +98,12 @@ class Preparer:
             return
         mine = self._format
         if isinstance(declared, AudioFormat) and isinstance(mine, AudioFormat):
-            fields = ("sample_rate_hz", "channels", "sample_type", "layout")
+            fields = ("sample_rate_hz", "channels", "sample_type", "layout", "channel_layout")
             # The size of the block is checked on the block itself.
             different = [
                 name
                 for name in fields
-                if getattr(declared, name) is not None and getattr(declared, name) != getattr(mine, name)
+                if getattr(declared, name) is not None and getattr(declared, name) != _said(mine, name)
             ]
             if not different:
                 return
@@ -108,12 +113,23 @@ class Preparer:
                 f"{self._name}: expected {what}; got {got}. The pipeline carries {mine}, the data is {declared}. "
                 f"Convert the data, or declare this format where the pipeline is made."
             )
-        if type(declared) is type(mine) and not isinstance(mine, ArrayFormat):
+        if isinstance(declared, CarrierFormat) and isinstance(mine, CarrierFormat):
+            same = (declared.carrier, declared.big_endian) == (mine.carrier, mine.big_endian)
+            if same and (declared.audio is None or declared.audio.filled_from(mine.held).same_samples(mine.held)):
+                return
+        elif type(declared) is type(mine) and not isinstance(mine, ArrayFormat):
             if getattr(declared, "type", None) is getattr(mine, "type", None):
                 return
         raise FormatMismatch(f"{self._name}: expected {mine}; got data of {declared}.")
 
-    def _payload(self, data: object) -> object:
+    def payload(self, data: object) -> object:
+        """
+        Return bare data as the data plane takes it: an array, contiguous and aligned, or encoded bytes.
+
+        Raises:
+            FormatMismatch: See `__call__`.
+            BlockTooLarge: Likewise.
+        """
         if self._codec is not None:
             return self._codec.encode(data)
         fmt = self._format
@@ -161,6 +177,11 @@ class Preparer:
             f"{self._name}: expected {expected}; got {got}. The pipeline carries {self._format}; "
             f"the array has dtype {data.dtype} and shape {data.shape}."
         )
+
+
+def _said(fmt: AudioFormat, name: str) -> object:
+    """Return a field of a format; of its channels, what they are where nobody named them."""
+    return fmt.positions if name == "channel_layout" else getattr(fmt, name)
 
 
 def _audio_shape(fmt: AudioFormat) -> str:

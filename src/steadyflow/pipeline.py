@@ -24,6 +24,7 @@ from steadyflow.audio_config import CycleRules, IntakeRules, buffer_blocks
 from steadyflow.clock import Clock, SystemClock
 from steadyflow.codec import codec_for
 from steadyflow.config import PipelineConfig, Rule
+from steadyflow.conversion import ConversionPlan, StepReport
 from steadyflow.data import METADATA_MAX_BYTES, Block
 from steadyflow.errors import EndOfStream, FlowNotRunning, PipelineClosed, ReceiveTimeout, StateError
 from steadyflow.formats import Format
@@ -32,6 +33,7 @@ from steadyflow.payload import Preparer, native_spec
 
 if TYPE_CHECKING:
     from steadyflow.awaiting import Receiver, Sender
+    from steadyflow.converting_end import ConvertingEnd
 
 DROPPED_FAILED: Final = 4
 DROPPED_STOPPED: Final = 5
@@ -82,7 +84,8 @@ class Pipeline:
     Receive the oldest block, ``receive(timeout_s=None)``; only on a pipeline with an open target.
 
     Waits without the interpreter lock. The block is committed before it is returned. Several threads may call; each
-    block goes to one. Raises `FlowNotRunning` before the start, `ReceiveTimeout`, `EndOfStream`, `PipelineClosed`.
+    block goes to one. Raises `FlowNotRunning` before the start, `ReceiveTimeout`, `EndOfStream`, `PipelineClosed`; and
+    `TransformError` where the pipeline converts or checks, a block does not allow it, and it does not say to go on without it.
 
     While it waits in the thread of an event loop, the loop stands still; where a task of that loop is what sends, for
     ever. Await `receive_async` there.
@@ -108,7 +111,11 @@ class Pipeline:
         self.rule: Rule | None = config.backpressure_strategy
         """The rule in force; None until the flow starts, if it is left to the default."""
         self.format: Format | None = None
-        """What flows, resolved; None until it is known."""
+        """What flows, resolved; None until it is known. Where the pipeline converts, what its source sends."""
+        self.conversion: ConversionPlan | None = None
+        """What is done with it on the consumer's side; None where the ends agree, and until it is known."""
+        self.accepted: Format | None = None
+        """What an open target asked for, where the pipeline may convert; None: what flows."""
         self.clock: Clock = SystemClock()
         """What its times are of. Set by the coordinator before it is attached."""
         self._announce_pause = announce_pause
@@ -122,6 +129,8 @@ class Pipeline:
         self._ended_ns = 0
         self._output: OutputCore | None = None
         self._inbox: Inbox | None = None
+        self._converting: ConvertingEnd | None = None  # before the application, where it asked for another format
+        self._reports: tuple[StepReport, ...] = ()  # of what that did, once the flow is closed
         self._producer_bells: tuple[tuple[Segment, int], ...] = ()
         self._consumer_bells: tuple[tuple[Segment, int, int], ...] = ()
         self._sender: Sender | None = None  # the open ends as event loops use them
@@ -189,10 +198,25 @@ class Pipeline:
         for bell in others:
             self._output.add_consumer(self.id, *bell)
 
-    def open_target(self, inbox: Inbox) -> None:
-        """Let the application receive. Coordinator only."""
+    def open_target(self, inbox: Inbox, told: Callable[[int, str, int], None]) -> None:
+        """
+        Let the application receive. Coordinator only.
+
+        Args:
+            inbox: Where the blocks come.
+            told: Called with sequence, reason and number of a block that could not be converted, and was dropped.
+        """
+        if self.conversion is not None or self.config.validation is not None:
+            from steadyflow.converting_end import ConvertingEnd
+            from steadyflow.transform.stream import StreamConversion
+            from steadyflow.transform.transformer import Conversion, make_plan
+
+            assert self.format is not None
+            plan = self.conversion or make_plan(self.format, self.format, where=self.id)
+            stream = StreamConversion(Conversion(plan, self.config.validation), told)
+            self._converting = ConvertingEnd(self.id, inbox, stream)
         self._inbox = inbox
-        self.receive = inbox.receive
+        self.receive = inbox.receive if self._converting is None else self._converting.receive
         self._wake_those_who_wait_for_start()
 
     def set_rule(self, rule: Rule) -> None:
@@ -299,6 +323,8 @@ class Pipeline:
             from steadyflow.awaiting import Receiver
 
             self._receiver = receiver = Receiver(self.id, inbox)
+        if self._converting is not None:
+            return await self._converting.receive_async(receiver, timeout_s, entered_ns or monotonic_ns())
         return await receiver.receive(timeout_s, entered_ns)
 
     async def _inbox_of_started_flow(self, timeout_s: float | None) -> Inbox:
@@ -370,6 +396,8 @@ class Pipeline:
         """
         self._refuse_if_closed()
         rings, producer_bells = self._rings, self._producer_bells  # close() may take them away
+        if self._converting is not None:
+            self._converting.forget()
         flushed = sum(ring.flush() for ring in rings)
         for bell in producer_bells:
             ring_bell(*bell, ROOM_BIT)
@@ -432,6 +460,11 @@ class Pipeline:
                 ring_bell(*bell)
         self._announce_pause(self.id, False)
 
+    def conversion_reports(self) -> tuple[StepReport, ...]:
+        """Return what each step has done of the conversion at an open target; nothing elsewhere. Any thread; allocates."""
+        converting = self._converting
+        return self._reports if converting is None else converting.reports()
+
     def statistics(self) -> FlowMetrics:
         """
         Read its metrics. Does not disturb the flow; any thread; allocates.
@@ -456,8 +489,9 @@ class Pipeline:
 
     def _refuse_from_now_on(self, reason: str) -> None:
         self._closed = reason
+        self._reports = self.conversion_reports()
         # The mapping goes with the last reference to it.
-        self._output = self._inbox = None
+        self._output = self._inbox = self._converting = None
         self._sender = self._receiver = None
         self._rings = self._producer_bells = self._consumer_bells = ()
         self.send = self.loan = self._refuse_send

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from steadyflow.conversion import StepReport
 from steadyflow.events import FlowEvent
 from steadyflow.metrics.devices import DeviceReport
 from steadyflow.metrics.flow_metrics import FlowMetrics
@@ -66,6 +67,8 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         duration_s: From the start of the sources to the end of the last worker, or to now.
         pipelines: The metrics of each pipeline, by id.
         modules: What each module did, by name.
+        conversions: What each step did of what stands before a target, by pipeline: checks, conversions, windows. Of a module
+            in a process, when that has ended.
         devices: What happened at the devices, by module.
         clock_drifts_ppm: How much faster a device that captures is than another one that plays what comes of it, in millionths, by
             ``"mic->speaker"``. Above 0 audio piles up between them, below 0 it runs dry. Known after a second.
@@ -76,6 +79,7 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float
     pipelines: Mapping[str, FlowMetrics]
     modules: Mapping[str, ModuleReport]
+    conversions: Mapping[str, tuple[StepReport, ...]] = {}
     devices: Mapping[str, DeviceReport] = {}
     clock_drifts_ppm: Mapping[str, float] = {}
     events: tuple[FlowEvent, ...]
@@ -92,8 +96,12 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         pipelines = _aligned([_PIPELINE_COLUMNS, *self._pipeline_rows()])
         modules = _aligned([_MODULE_COLUMNS, *self._module_rows()])
         devices = ["", *_aligned([DEVICE_COLUMNS, *device_rows(self.devices)])] if self.devices else []
+        steps = list(self._step_rows())
+        conversions = ["", *_aligned([_STEP_COLUMNS, *steps])] if steps else []
         remarks = self._remarks()
-        return "\n".join([head, "", *pipelines, "", *modules, *devices, *(["", *remarks] if remarks else [])])
+        return "\n".join(
+            [head, "", *pipelines, "", *modules, *conversions, *devices, *(["", *remarks] if remarks else [])]
+        )
 
     def __rich__(self) -> Group:
         from rich.console import Group
@@ -110,6 +118,8 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         tables = [table(f"flow {self.name!r}: {self.duration_s:.3f} s", _PIPELINE_COLUMNS, self._pipeline_rows())]
         if remarks := self._remarks():
             tables[0].caption, tables[0].caption_justify = "\n".join(remarks), "left"
+        if steps := list(self._step_rows()):
+            tables.append(table("conversions", _STEP_COLUMNS, steps))
         if self.devices:
             tables.append(table("devices", DEVICE_COLUMNS, device_rows(self.devices)))
         return Group(*tables)
@@ -139,9 +149,26 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         for name, module in self.modules.items():
             yield name, module.worker, str(module.calls), f"{module.busy_ms:.1f}", module.state
 
+    def _step_rows(self) -> Iterable[tuple[str, ...]]:
+        """Return a row for each step of a conversion; windows alone, which a module asks for itself, are none."""
+        for pipeline, steps in self.conversions.items():
+            for step in steps if any(not each.step.startswith("windows") for each in steps) else ():
+                yield (
+                    pipeline,
+                    step.step,
+                    str(step.calls),
+                    str(step.frames),
+                    f"{step.ns_per_frame:.1f}",
+                    f"{step.copied_bytes / 1e6:.1f}",
+                    str(step.clipped + step.not_a_number),
+                    str(step.invalid),
+                    str(step.rejected),
+                )
+
 
 _PIPELINE_COLUMNS = ("pipeline", "sent", "delivered", "dropped", "p50 ms", "p99 ms", "max ms", "late", "health")
 DEVICE_COLUMNS = ("module", "device", "cycles", "worst load %", "xruns", "lost frames", "underruns", "drift ppm")
+_STEP_COLUMNS = ("pipeline", "step", "calls", "frames", "ns/frame", "copied MB", "clipped", "invalid", "rejected")
 _MODULE_COLUMNS = ("module", "worker", "calls", "busy ms", "state")
 
 

@@ -335,23 +335,19 @@ def test_the_five_operations_as_written(flow):
 
 
 @pytest.mark.parametrize(
-    ("have", "want", "differs"),
+    ("have", "want"),
     [
-        (MONO, STEREO, "channels"),
-        (MONO, AudioFormat(44_100, 1), "sample_rate_hz"),
-        (MONO, AudioFormat(48_000, 1, "s16"), "sample_type"),
-        (MONO, AudioFormat(48_000, 1, layout="planar"), "layout"),
-        (ArrayFormat("f4", 3), ArrayFormat("f4", 4), "shape"),
-        (MONO, BytesFormat(), "kind"),
+        (ArrayFormat("f4", 3), ArrayFormat("f4", 4)),
+        (MONO, BytesFormat()),
+        (AudioFormat(48_000, 3), STEREO),
     ],
 )
-def test_different_formats_are_not_converted_yet_and_both_are_named(flow, have, want, differs):
+def test_what_nothing_converts_is_refused_and_both_are_named(flow, have, want):
     with pytest.raises(FormatClash) as caught:
         flow.transform_data(BLOCK, have, want)
     assert str(caught.value).startswith("transform_data: ")
     assert str(have) in str(caught.value)
     assert str(want) in str(caught.value)
-    assert differs in str(caught.value)
 
 
 @pytest.mark.parametrize("fmt", [MONO, AudioFormat(48_000, 1, "s24"), ArrayFormat("c8", (2, 2)), BytesFormat()])
@@ -507,7 +503,7 @@ def test_a_misspelt_end_is_answered_with_the_nearest(flow, ends, message):
         ({"buffer_size": 2, "late": "dorp"}, r"unknown value of late 'dorp'; did you mean 'drop'\?"),
         ({"buffer_size": 0}, "buffer_size"),
         ({"buffer_size": 2, "late": "drop"}, "expected max_latency_ms beside"),
-        ({"buffer_size": 2, "transformation_required": True}, "not available yet"),
+        ({"buffer_size": 2, "transformation_required": 1}, "expected transformation_required to be True or False"),
         ({"buffer_size": 2, "backpressure_strategy": "drop_oldest"}, "expected backpressure_strategy to be a rule"),
         ({"buffer_size": 2, "max_latency_ms": 0}, "max_latency_ms"),
     ],

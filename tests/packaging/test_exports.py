@@ -7,7 +7,7 @@ import types
 
 import steadyflow
 
-LAZY = {"audio", "events", "recording", "testing"}
+LAZY = {"audio", "events", "recording", "testing", "transform"}
 """Parts that load when they are first used."""
 
 CONTRACT = {

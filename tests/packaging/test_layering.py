@@ -16,10 +16,13 @@ PACKAGE = Path(__file__).parents[2] / "src" / "steadyflow"
 # the architecture. A new file or folder of the package gets its place here.
 LAYERS = [
     {"_native"},  # knows nothing of ours: it looks up Python names when it is called
-    {"version", "errors", "clock", "arguments", "data", "formats", "codec", "payload", "platform", "toml", "awaiting"},
+    {"version", "errors", "clock", "arguments", "data", "formats", "codec", "payload", "platform", "toml", "awaiting"}
+    | {"channel_layouts", "libsndfile"},
+    {"conversion", "validation"},  # plain values
+    {"transform"},
     {"config", "audio_config", "realtime"},
     {"aligned", "module", "events", "metrics"},
-    {"pipeline", "audio_pipeline", "report", "recording"},  # a pipeline reads its own metrics
+    {"pipeline", "audio_pipeline", "converting_end", "report", "recording"},  # a pipeline reads its own metrics
     {"runtime"},
     {"diagrams", "description"},
     {"coordinator", "observation"},

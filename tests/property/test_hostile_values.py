@@ -19,7 +19,8 @@ from steadyflow.formats import AudioFormat, StructFormat
 from steadyflow.metrics.flow_metrics import FlowMetrics, read_flow_metrics
 from steadyflow.report import FlowReport
 from steadyflow.runtime.alignment import Alignment
-from steadyflow.runtime.windows import Windows
+from steadyflow.transform import Conversion, make_plan
+from steadyflow.transform.windows import WindowStage
 
 unhurried = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -207,10 +208,25 @@ def block(timestamp_ns, first_frame, flags, frames=32):
 @given(stamps, st.integers(1, 80), st.integers(1, 100))
 def test_windows_of_stamps_that_are_anything(blocks, window, hop):
     got = []
-    windows = Windows(got.append, None, _native.ModuleContext(), MONO, window, hop)
+    windows = WindowStage(MONO, window, hop)
     for timestamp_ns, first_frame, flag, follows in blocks:
-        windows.push(block(timestamp_ns, got[-1].first_frame + window if follows and got else first_frame, flag))
+        first = got[-1].first_frame + window if follows and got else first_frame
+        got += windows.push(block(timestamp_ns, first, flag))
     assert all(each.frames == window for each in got)
+
+
+@settings(unhurried, max_examples=200)
+@given(stamps, st.sampled_from([(48_000, 16_000), (16_000, 48_000), (44_100, 48_000)]))
+def test_resampling_of_stamps_that_are_anything(blocks, rates):
+    source_hz, target_hz = rates
+    fmt = AudioFormat(source_hz, 1, max_block_frames=64)
+    work = Conversion(make_plan(fmt, AudioFormat(target_hz, 1)))
+    made = []
+    for timestamp_ns, first_frame, flag, follows in blocks:
+        first = made[-1].first_frame if follows and made else first_frame
+        made += work.push(block(timestamp_ns, min(first, 2**64 - 1), flag))
+    made += work.flush()
+    assert sum(each.frames for each in made) > 0
 
 
 @settings(unhurried, max_examples=500)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from steadyflow.conversion import StepReport
 from steadyflow.runtime.channel import (
     Abort,
     Channel,
@@ -55,7 +56,17 @@ MESSAGES = [
     Failed("pitch", "ValueError: no peak", "Traceback ...\n", 7),
     Failed(None, "ImportError: µ", "", None),
     Ended("pitch"),
-    Done({"pitch": (3, 10**12, "ended", {})}),
+    Done(
+        {
+            "pitch": (
+                3,
+                10**12,
+                "ended",
+                {},
+                {"a->pitch": (StepReport(step="rate", calls=1, frames=2, copied_bytes=3, busy_ns=4),)},
+            )
+        }
+    ),
 ]
 
 

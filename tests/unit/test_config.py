@@ -146,10 +146,10 @@ def test_the_buffer_size_has_no_default():
         PipelineConfig()
 
 
-def test_what_is_not_available_is_not_offered():
-    with pytest.raises(UnknownName) as caught:
+def test_a_misspelt_option_gets_all_that_there_are():
+    with pytest.raises(UnknownName, match="did you mean 'transformation_required'") as caught:
         PipelineConfig(buffer_size=2, transformation_requird=True)
-    assert caught.value.known == ("buffer_size", "max_latency_ms", "priority", "backpressure_strategy", "late")
+    assert caught.value.known == PipelineConfig.OPTIONS
 
 
 def test_a_misspelt_buffer_size_is_not_a_missing_one():
@@ -170,7 +170,9 @@ def test_a_misspelt_buffer_size_is_not_a_missing_one():
         ({"priority": 3}, "unknown priority 3"),
         ({"backpressure_strategy": "drop_oldest"}, r"a rule such as DropOldest\(\)"),
         ({"backpressure_strategy": DropOldest}, r"a rule such as DropOldest\(\)"),
-        ({"transformation_required": True}, "not available yet"),
+        ({"transformation_required": 1}, "expected transformation_required to be True or False, got 1"),
+        ({"conversion": {"quality": "HQ"}}, r"expected conversion to be ConversionOptions\(quality="),
+        ({"validation": "full"}, r"expected validation to be Validation\(mode="),
         ({"late": "drop"}, 'expected max_latency_ms beside late="drop", got None'),
         ({"late": "conceal", "max_latency_ms": 2}, r"write AudioPipelineConfig\(late=\"conceal\""),
         ({"target_fill_ms": 5}, r"a limit of audio; write AudioPipelineConfig\(target_fill_ms=5"),

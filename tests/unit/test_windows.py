@@ -11,7 +11,10 @@ from steadyflow import _native
 from steadyflow.data import Block, BlockFlag
 from steadyflow.errors import ConfigurationError
 from steadyflow.formats import AudioFormat
-from steadyflow.runtime.windows import Windows
+from steadyflow.runtime.input_stages import InputStages
+from steadyflow.transform import Conversion, make_plan
+from steadyflow.transform.stream import StreamConversion
+from steadyflow.transform.windows import WindowStage
 
 # What one example takes depends on what else this machine does.
 unhurried = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,7 +25,9 @@ BREAKS = (BlockFlag.DISCONTINUITY, BlockFlag.GAP, None)  # None: no flag, but fr
 
 def made(fmt=MONO, window=4, hop=2, *, keep=None, output=None, process=None):
     keep = [] if keep is None else keep
-    return Windows(process or keep.append, output, _native.ModuleContext(), fmt, window, hop)
+    conversion = Conversion(make_plan(fmt, fmt, window_frames=window, hop_frames=hop))
+    stream = StreamConversion(conversion, lambda *_: None)
+    return InputStages(stream, process or keep.append, output, _native.ModuleContext())
 
 
 def ramp(first, frames, fmt=MONO):
@@ -213,14 +218,20 @@ def test_a_result_that_has_nowhere_to_go():
 
 def test_memory_is_not_taken_block_by_block():
     """One buffer for all: it is moved within, however long the stream is."""
-    got = []
-    windows = made(window=64, hop=63, keep=got)
-    buffer = windows._samples
+    stage = WindowStage(MONO, 64, 63)
+    buffer = stage._samples
     for block in chunked(0, [64] * 100):
-        windows.push(block)
-        got.clear()
-    assert windows._samples is buffer
-    assert len(windows._stamps) <= 3
+        assert 1 <= len(list(stage.push(block))) <= 2
+    assert stage._samples is buffer
+    assert len(stage._fields._stamps) <= 3
+
+
+def test_windows_are_made_one_by_one_as_they_are_asked_for():
+    stage = WindowStage(AudioFormat(48_000, 1, max_block_frames=4096), 48, 1)
+    block = Block(np.zeros((4096, 1), np.float32), MONO)
+    first = next(iter(stage.push(block)))
+    assert first.first_frame == 0
+    assert stage._sequence == 1
 
 
 def test_hops_are_even():

@@ -5,6 +5,8 @@ In the order data flows:
 
 - `FileSource`, `DemoSource`, `Tone`, `Microphone`: where audio comes from
 - `LevelMeter` (sends `Level`), `PitchDetector` (sends `Pitch`): what is measured
+- `Converter`: from one format to another, where a pipeline cannot convert
+- `DriftCorrector`: between two devices, whose clocks are never the same
 - `FileSink`, `Speaker`: where it goes
 - `Duplex`: both at once, on one clock
 - `DeviceReport` (of `CaptureReport`, `PlaybackReport`): what happened at a device
@@ -13,8 +15,10 @@ In the order data flows:
 - `list_devices` (gives `Device`): what there is to capture from and play to
 """
 
+from steadyflow.audio.converter import Converter as Converter
 from steadyflow.audio.demo_source import DemoSource as DemoSource
 from steadyflow.audio.devices import list_devices as list_devices
+from steadyflow.audio.drift_corrector import DriftCorrector as DriftCorrector
 from steadyflow.audio.driver import Device as Device
 from steadyflow.audio.duplex import Duplex as Duplex
 from steadyflow.audio.files import FileSink as FileSink
@@ -39,9 +43,11 @@ from steadyflow.metrics.devices import PlaybackReport as PlaybackReport
 
 __all__ = [
     "CaptureReport",
+    "Converter",
     "DemoSource",
     "Device",
     "DeviceReport",
+    "DriftCorrector",
     "Duplex",
     "FileSink",
     "FileSource",

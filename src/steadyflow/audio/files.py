@@ -20,6 +20,7 @@ from steadyflow.clock import Clock, SystemClock
 from steadyflow.data import Block, BlockFlag, FlowData
 from steadyflow.errors import ConfigurationError, FileUnreadable, FileUnwritable, UnknownName
 from steadyflow.formats import AudioFormat, Format, checked_integer
+from steadyflow.libsndfile import load_soundfile, reason
 from steadyflow.module import Input, Module, Output, Source
 
 # An unpaced source reads this much at once and cuts its blocks from it: a call for each small block costs more than
@@ -67,7 +68,7 @@ class FileSource(Source):
         self._path = checked_path("FileSource", path)
         self._block_frames = checked_integer("FileSource", "block_frames", block_frames, MAX_BLOCK_FRAMES)
         self.paced = checked_switch("FileSource", "realtime_pace", realtime_pace)
-        containers.load_soundfile("audio.FileSource")
+        load_soundfile("audio.FileSource")
 
     def resolve_formats(self, inputs: Mapping[str, Format]) -> Mapping[str, Format]:
         """
@@ -192,7 +193,7 @@ class FileSink(Module):
             raise UnknownName(f"sample type of {self._container}", sample_type, subtypes, where=where)
         self._sample_type = sample_type
         self._subtype = subtypes[sample_type]
-        containers.load_soundfile("audio.FileSink")
+        load_soundfile("audio.FileSink")
 
     def setup(self) -> None:
         """
@@ -270,9 +271,9 @@ class FileSink(Module):
         try:
             self._file.write(samples)
         # soundfile asserts that everything was written.
-        except (containers.load_soundfile("audio.FileSink").SoundFileError, AssertionError) as error:
+        except (load_soundfile("audio.FileSink").SoundFileError, AssertionError) as error:
             file, self._file = self._file, None
-            with contextlib.suppress(containers.load_soundfile("audio.FileSink").SoundFileError):
+            with contextlib.suppress(load_soundfile("audio.FileSink").SoundFileError):
                 file.close()
             self._fail(error)
         self._written_frames += len(samples)
@@ -284,7 +285,7 @@ class FileSink(Module):
         file, self._file = self._file, None
         try:
             file.close()
-        except containers.load_soundfile("audio.FileSink").SoundFileError as error:
+        except load_soundfile("audio.FileSink").SoundFileError as error:
             self._fail(error)
         # Without frames there is not always a header.
         if self._written_frames and containers.stored_frames(self._path) != self._written_frames:
@@ -295,7 +296,7 @@ class FileSink(Module):
         self._written_frames = containers.rescue(self._path, self._container, self._written_frames)
         why = containers.why_not_longer(self._path)
         if why is None:
-            why = "the system did not store everything" if error is None else containers.reason(error)
+            why = "the system did not store everything" if error is None else reason(error)
         kept = "The file is readable up to there" if self._written_frames else "Nothing of it can be read"
         raise FileUnwritable(
             f"{self._path}: {why}, at {self._reached()}. {kept}. Make room, or choose another folder."

@@ -8,7 +8,16 @@ from typing import Any
 import msgspec
 
 from steadyflow.config import rule_to_table
-from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, BytesFormat, Format, StructFormat, agree
+from steadyflow.formats import (
+    AnyFormat,
+    ArrayFormat,
+    AudioFormat,
+    BytesFormat,
+    CarrierFormat,
+    Format,
+    StructFormat,
+    agree,
+)
 from steadyflow.module import Module, input_ports, output_ports
 from steadyflow.pipeline import Pipeline
 from steadyflow.runtime.layout import chosen_rules, plan_workers, topological
@@ -172,6 +181,8 @@ def _known_format(modules: Mapping[str, Placed], pipeline: Pipeline) -> Format:
     accepted: Format = AnyFormat()
     if not pipeline.source_open:
         produced = _declared_output(modules[pipeline.source[0]].module, pipeline.source[1])
+    if pipeline.config.transformation_required:
+        return produced
     if not pipeline.target_open:
         accepted = input_ports(modules[pipeline.target[0]].module)[pipeline.target[1]].declaration.format
     return agree(produced, accepted, where=pipeline.id)
@@ -199,5 +210,7 @@ def _describe_format(fmt: Format) -> str | None:
             return fmt.type.__name__
         case BytesFormat():
             return "bytes"
+        case CarrierFormat():
+            return fmt.carrier if fmt.audio is None else f"{fmt.carrier}, {_describe_format(fmt.audio)}"
         case AnyFormat():
             return None

@@ -64,6 +64,27 @@ class ViewsExhausted(FlowEvent, frozen=True, kw_only=True):
     limit: int
 
 
+class BlockRejected(FlowEvent, frozen=True, kw_only=True):
+    """
+    A block was dropped before its module saw it: it could not be converted, or did not pass a check, and its pipeline says to go on.
+
+    Published for the first one, and at most once a second.
+
+    Args:
+        pipeline: The pipeline.
+        module: The module that would have got it.
+        block_sequence: The number of the block.
+        reason: What was expected, and what came.
+        rejected: How many were dropped so far, by that worker.
+    """
+
+    pipeline: str
+    module: str
+    block_sequence: int
+    reason: str
+    rejected: int
+
+
 class BudgetExceeded(FlowEvent, frozen=True, kw_only=True):
     """
     Three of the last ten blocks of a pipeline took longer than their deadline, from their sending to the end of the work.

@@ -132,7 +132,7 @@ def _optional_tables(around: Key) -> tuple[str, ...]:
         case ("modules", _):
             return ("arguments",)
         case ("pipelines", int()):
-            return ("backpressure_strategy",)
+            return ("backpressure_strategy", "conversion", "validation")
     return ()
 
 

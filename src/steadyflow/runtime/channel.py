@@ -14,12 +14,16 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from steadyflow.conversion import StepReport
 from steadyflow.errors import FlowError, LimitExceeded
 from steadyflow.report import AlignedInputReport
 from steadyflow.runtime.scheduling import Scheduling
 
-ModuleReports: TypeAlias = dict[str, tuple[int, int, str, dict[str, AlignedInputReport]]]
-"""What the modules of a worker did, by name: calls, busy ns, state, and what became of aligned inputs."""
+ModuleDid: TypeAlias = tuple[int, int, str, dict[str, AlignedInputReport], dict[str, tuple[StepReport, ...]]]
+"""Calls, busy ns, state, what became of aligned inputs, and what was converted for a module, by pipeline."""
+
+ModuleReports: TypeAlias = dict[str, ModuleDid]
+"""What the modules of a worker did, by name."""
 
 
 class Setup(msgspec.Struct, frozen=True, tag="setup"):
@@ -95,6 +99,15 @@ class Exhausted(msgspec.Struct, frozen=True, tag="exhausted"):
     limit: int
 
 
+class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
+    """From the worker: a block was dropped before its module, the latest of so many."""
+
+    pipeline: str
+    sequence: int
+    reason: str
+    rejected: int
+
+
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """From the worker, last: what its modules did."""
 
@@ -119,7 +132,20 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 Message: TypeAlias = (
-    Setup | Start | Stop | Abort | Ready | Revoked | Failed | Lost | Ended | Exhausted | Done | Observed | Refused
+    Setup
+    | Start
+    | Stop
+    | Abort
+    | Ready
+    | Revoked
+    | Failed
+    | Lost
+    | Ended
+    | Exhausted
+    | Rejected
+    | Done
+    | Observed
+    | Refused
 )
 
 _LENGTH: Final = struct.Struct("!I")

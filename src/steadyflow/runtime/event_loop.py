@@ -19,8 +19,8 @@ from steadyflow._native import AbortFlag, Delivery, ManualTime, Segment, monoton
 from steadyflow.awaiting import NEVER, BellWatch, Sender
 from steadyflow.data import Block
 from steadyflow.module import Module, Source, output_ports
+from steadyflow.runtime.input_stages import InputStages
 from steadyflow.runtime.loop import Host, Seat, WorkerLoop, due_time_ns
-from steadyflow.runtime.windows import Windows
 from steadyflow.runtime.wiring import WorkerWiring
 
 T = TypeVar("T")
@@ -170,9 +170,12 @@ class EventLoop(WorkerLoop):
             self._begin(partial(delivery.call, delivery))
 
     def _target_call(
-        self, seat: Seat, process: Callable[[Block], Any], windows: Windows | None
+        self, seat: Seat, process: Callable[[Block], Any], stages: InputStages | None
     ) -> Callable[..., object]:
-        return partial(self._work, seat, process if windows is None else windows.push_async)
+        return partial(self._work, seat, process if stages is None else stages.push_async)
+
+    def _flush_call(self, stages: InputStages) -> Callable[[], object]:
+        return stages.flush_async
 
     async def _work(self, seat: Seat, process: Callable[[Block], Any], delivery: Delivery) -> None:
         block = delivery.block

@@ -26,8 +26,10 @@ from steadyflow._native import (
 from steadyflow.audio_config import AudioPipelineConfig
 from steadyflow.clock import ManualClock
 from steadyflow.config import PipelinePriority
+from steadyflow.conversion import StepReport, added_up
 from steadyflow.errors import CorruptedSegment, FlowFailed, WorkerDied
 from steadyflow.events import (
+    BlockRejected,
     DataFlowStarted,
     DataFlowStopped,
     DeviceLost,
@@ -45,7 +47,8 @@ from steadyflow.metrics.devices import DeviceReport, report_of_module, stream_ra
 from steadyflow.metrics.drift import drift_ppm
 from steadyflow.module import Source, is_device_driven
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
-from steadyflow.report import AlignedInputReport, ModuleReport
+from steadyflow.report import ModuleReport
+from steadyflow.runtime.channel import ModuleDid
 from steadyflow.runtime.format_resolution import resolve_formats
 from steadyflow.runtime.freewheel import freewheeling
 from steadyflow.runtime.graph import upstream_of
@@ -59,7 +62,7 @@ from steadyflow.runtime.layout import (
     plan_workers,
     topological,
 )
-from steadyflow.runtime.open_ends import OpenPlace, views_exhausted
+from steadyflow.runtime.open_ends import OpenPlace, block_rejected, views_exhausted
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.replicas import check_around_replicas
 from steadyflow.runtime.watch import Watch, WatchedDevice, WatchedPipeline
@@ -210,7 +213,8 @@ class Execution:
             else:
                 pipeline.move_consumers(consumer_bells)
             if pipeline.target_open:
-                pipeline.open_target(self._receiver(pipeline, pipeline.format, wiring))
+                told = block_rejected(pipeline, self._flow, self._publish)
+                pipeline.open_target(self._receiver(pipeline, pipeline.format, wiring), told)
 
     def _receiver(self, pipeline: Pipeline, fmt: Format, wiring: PipelineWiring) -> Inbox:
         lanes = [
@@ -379,7 +383,7 @@ class Execution:
 
     def module_reports(self) -> dict[str, ModuleReport]:
         """Return what each module did: what its worker told, or what was seen of it."""
-        replicas: dict[str, list[tuple[int, int, str, dict[str, AlignedInputReport]]]] = {}
+        replicas: dict[str, list[ModuleDid]] = {}
         for worker in self.workers.values():
             told = worker.module_reports()
             for module in worker.wiring.modules:
@@ -387,7 +391,7 @@ class Execution:
                 replicas.setdefault(module.name, []).append(did)
         reports: dict[str, ModuleReport] = {}
         for name, each in replicas.items():
-            calls, busy_ns, states, aligned = zip(*each, strict=True)
+            calls, busy_ns, states, aligned, _ = zip(*each, strict=True)
             reports[name] = ModuleReport(
                 worker=self._modules[name].shown_workers,
                 calls=sum(calls),
@@ -396,6 +400,12 @@ class Execution:
                 aligned=aligned[0],  # a module that aligns its inputs has no replicas
             )
         return reports
+
+    def conversion_reports(self) -> dict[str, tuple[StepReport, ...]]:
+        """Return what each step of each conversion did, by pipeline."""
+        told = [did[4] for worker in self.workers.values() for did in worker.module_reports().values()]
+        told += [{pipeline.id: steps} for pipeline in self._linked if (steps := pipeline.conversion_reports())]
+        return added_up(told)
 
     def now_ns(self) -> int:
         """Return the time by the clock of the run."""
@@ -428,7 +438,7 @@ class Execution:
         """Return where the callback of each device counts, by module."""
         return {name: self._at(place) for name, place in self._layout.accounts.items()}
 
-    def _seen_from_outside(self, module: str, worker: Worker) -> tuple[int, int, str, dict[str, AlignedInputReport]]:
+    def _seen_from_outside(self, module: str, worker: Worker) -> ModuleDid:
         """Tell what a module did by what its pipelines counted: of a process that has not reported yet, or never will."""
         calls = busy_ns = 0
         for pipeline in self._linked:
@@ -436,7 +446,7 @@ class Execution:
                 received, worked_ns = ring.consumed(worker.wiring.replica)
                 calls += received
                 busy_ns += worked_ns
-        return calls, busy_ns, "stopped" if worker.ended else "running", {}
+        return calls, busy_ns, "stopped" if worker.ended else "running", {}, {}
 
     def failure(self, report: object) -> FlowFailed | None:
         """Return the error of a failed run; None if nothing failed."""
@@ -516,6 +526,19 @@ class Execution:
         """See `workers.Owner`."""
         module = self._layout.wirings[pipeline].target[0]
         self._publish(ViewsExhausted(flow=self._flow, pipeline=pipeline, module=module, limit=limit))
+
+    def block_rejected(self, pipeline: str, sequence: int, reason: str, rejected: int) -> None:
+        """See `workers.Owner`."""
+        self._publish(
+            BlockRejected(
+                flow=self._flow,
+                pipeline=pipeline,
+                module=self._layout.wirings[pipeline].target[0],
+                block_sequence=sequence,
+                reason=reason,
+                rejected=rejected,
+            )
+        )
 
     def _warn_of_refusals(self) -> None:
         # In the caller's thread, where a filter that makes warnings errors stops the flow and not a monitor.

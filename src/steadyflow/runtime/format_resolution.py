@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
+from steadyflow.conversion import ConversionPlan
 from steadyflow.errors import ConfigurationError, FlowError, FormatClash, UnknownName, concerning, located
-from steadyflow.formats import AnyFormat, Format, agree
-from steadyflow.module import Module, input_ports, is_device_driven, output_ports
+from steadyflow.formats import AnyFormat, AudioFormat, Format, agree
+from steadyflow.module import Input, Module, aligned_inputs, input_ports, is_device_driven, output_ports
 from steadyflow.pipeline import Pipeline
 from steadyflow.runtime.aligned_links import check_aligned
 from steadyflow.runtime.graph import strongly_connected
 from steadyflow.runtime.placed import Placed
+from steadyflow.validation import check_validation
 
 Resolve: TypeAlias = Callable[[Module, Mapping[str, Format]], Mapping[str, Format]]
 """From a module, and the formats of its connected inputs, to those of its outputs."""
@@ -25,11 +27,13 @@ class FoundFormats(NamedTuple):
         inputs: Of what comes to each connected input, by module and port.
         outputs: Of what each output sends.
         pipelines: Of what flows, by id; None: nothing says it.
+        conversions: What is done with it at the target, by id, where the ends do not agree.
     """
 
     inputs: dict[tuple[str, str], Format]
     outputs: dict[tuple[str, str], Format]
     pipelines: dict[str, Format | None]
+    conversions: dict[str, ConversionPlan]
 
 
 def ask(module: Module, inputs: Mapping[str, Format]) -> Mapping[str, Format]:
@@ -58,7 +62,7 @@ def find_formats(
         UnknownName: A module answers for an output that it does not have.
         FileUnreadable: A source's file tells nothing.
     """
-    found = FoundFormats({}, {}, {pipeline.id: pipeline.format for pipeline in pipelines})
+    found = FoundFormats({}, {}, {pipeline.id: pipeline.format for pipeline in pipelines}, {})
     loops = {name: group for group in order for name in group}
     devices = [name for name in loops if is_device_driven(modules[name].module)]
     for name in _asking_order(modules, pipelines, order):
@@ -73,7 +77,13 @@ def find_formats(
         if fmt is not None:
             # An open target that was registered with a format accepts only that.
             with concerning(pipeline=pipeline.id):
-                found.pipelines[pipeline.id] = fmt if wanted is None else agree(fmt, wanted, where=pipeline.id)
+                carried = fmt if wanted is None else agree(fmt, wanted, where=pipeline.id)
+                if pipeline.accepted is not None:
+                    carried = _delivered(pipeline, carried, Input(pipeline.accepted), found)[0]
+                found.pipelines[pipeline.id] = carried
+                _check_place(modules, pipeline, carried, found)
+    for pipeline in pipelines:
+        _check_carried(pipeline, found)
     return found
 
 
@@ -112,19 +122,122 @@ def _find_inputs(
         if fmt is None:
             continue
         with concerning(pipeline=pipeline.id):
-            agreed, wanted = agree(fmt, port.declaration.format, where=pipeline.id), pipeline.format
-            if wanted is not None:  # as it was registered
-                agreed = agree(agreed, wanted, where=pipeline.id)
-            found.pipelines[pipeline.id] = agreed
-            known = inputs.setdefault(port.name, agreed)
-            if known != agreed and not isinstance(port.declaration.format, AnyFormat):
-                raise FormatClash(
-                    f"{pipeline.id}: all pipelines into {name}.{port.name} must carry the same format; another one "
-                    f"carries {known}, this one {agreed}."
-                )
+            accepted, wanted = port.declaration.format, pipeline.format
+            if pipeline.config.transformation_required:
+                carried = fmt if wanted is None else agree(fmt, wanted, where=pipeline.id)
+                carried, delivered = _delivered(pipeline, carried, port.declaration, found)
+            else:
+                carried = agree(fmt, accepted, where=pipeline.id)
+                if wanted is not None:  # as it was registered
+                    carried = agree(carried, wanted, where=pipeline.id)
+                delivered = carried
+            found.pipelines[pipeline.id] = carried
+            inputs[port.name] = _same(pipeline, inputs.get(port.name, delivered), delivered, accepted)
+            _check_place(modules, pipeline, carried, found)
     check_aligned(name, module, inputs, into, loop)
     found.inputs.update({(name, port): fmt for port, fmt in inputs.items()})
     return inputs
+
+
+def _delivered(pipeline: Pipeline, carried: Format, declared: Input, found: FoundFormats) -> tuple[Format, Format]:
+    """Return what flows on a pipeline that may convert, and what comes out of it before it is collected into windows."""
+    from steadyflow.transform.transformer import check_mix, make_plan
+
+    options, accepted = pipeline.config.conversion, declared.format
+    try:
+        agreed = agree(carried, accepted, where=pipeline.id)
+    except FormatClash:
+        if not carried.is_resolved:
+            raise
+    else:
+        if options is not None:
+            check_mix(agreed, agreed, options, pipeline.id)  # there is nothing to mix
+        return agreed, agreed
+    plan = make_plan(
+        carried,
+        accepted,
+        options,
+        window_frames=declared.window_frames,
+        hop_frames=declared.hop_frames,
+        pad_last=declared.pad_last,
+        where=pipeline.id,
+    )
+    if not plan.steps:
+        return carried, carried
+    found.conversions[pipeline.id] = plan
+    return carried, plan.steps[-1].target
+
+
+def _same(pipeline: Pipeline, known: Format, delivered: Format, accepted: Format) -> Format:
+    """Return what comes to an input that several pipelines may lead into; of audio, with room for the longest of their blocks."""
+    if known == delivered or isinstance(accepted, AnyFormat):
+        return known
+    if isinstance(known, AudioFormat) and isinstance(delivered, AudioFormat) and known.same_samples(delivered):
+        return max(known, delivered, key=lambda fmt: fmt.max_block_frames)
+    advice = (
+        "Declare the format of the input completely, so that both become that."
+        if pipeline.config.transformation_required
+        else "Let this one convert: transformation_required=True."
+    )
+    raise FormatClash(
+        f"{pipeline.id}: all pipelines into {'.'.join(pipeline.target)} must carry the same format; another one "
+        f"carries {known}, this one {delivered}. {advice}"
+    )
+
+
+def _check_place(modules: Mapping[str, Placed], pipeline: Pipeline, carried: Format, found: FoundFormats) -> None:
+    """
+    Refuse checks and conversions where they have no place, or get the blocks in another order than they were made in.
+
+    Raises:
+        ConfigurationError: They stand before a device; one remembers, and is beside a module with replicas; one delays more than a
+            join waits; or what is no audio is to be checked.
+    """
+    check_validation(pipeline.id, carried, pipeline.config.validation)
+    plan = found.conversions.get(pipeline.id)
+    source, target = modules.get(pipeline.source[0]), modules.get(pipeline.target[0])
+    if target is not None and is_device_driven(target.module):
+        if pipeline.config.validation is not None:
+            raise ConfigurationError(
+                f"{pipeline.id}: expected no validation= of a pipeline into a device, which takes what flows as it is. Check the "
+                f"pipeline to the module before it."
+            )
+        if plan is not None:
+            raise ConfigurationError(
+                f"{pipeline.id}: expected {plan.target}, as the device takes it, got {plan.source}: nothing may stand between a device "
+                f"and its pipeline. Put audio.Converter(AudioFormat(...)) before it."
+            )
+    if plan is None:
+        return
+    for step in plan.steps:
+        replicated = [each for each in (source, target) if each is not None and each.replicas > 1]
+        disordered = [each for each in replicated if each is target or not each.ordered]
+        if step.remembers and disordered:
+            raise ConfigurationError(
+                f"{pipeline.id}: expected all blocks in their order, because {step.converter} goes on from block to block; each of the "
+                f"{disordered[0].replicas} replicas of {disordered[0].name!r} sees or makes only some of them. Let a module without "
+                f"replicas convert before them."
+            )
+    aligned = None if target is None else aligned_inputs(target.module)
+    if aligned is not None and pipeline.target[1] in aligned.names and aligned.max_wait_ms is not None:
+        if plan.delay_ms > aligned.max_wait_ms:
+            raise ConfigurationError(
+                f"{pipeline.id}: expected {aligned!r} to wait longer than the conversion delays, {plan.delay_ms:.1f} ms, got "
+                f"max_wait_ms={aligned.max_wait_ms:g}: its frames would always be late. Raise it, or take a lower quality."
+            )
+
+
+def _check_carried(pipeline: Pipeline, found: FoundFormats) -> None:
+    """Refuse a pipeline that was labelled before its source was asked, in a loop, with what that does not send."""
+    sent, carried = found.outputs.get(pipeline.source), found.pipelines[pipeline.id]
+    if not pipeline.config.transformation_required or not isinstance(sent, AudioFormat) or not sent.is_resolved:
+        return
+    if isinstance(carried, AudioFormat) and not carried.filled_from(sent).same_samples(sent):
+        with concerning(pipeline=pipeline.id):
+            raise FormatClash(
+                f"{pipeline.id}: in a loop, expected {carried}, got {sent} from {'.'.join(pipeline.source)}. Declare the format of "
+                f"that output completely, instead of like=, so that it is known before the loop is closed."
+            )
 
 
 def _ask(module: Module, name: str, inputs: Mapping[str, Format], resolve: Resolve, found: FoundFormats) -> None:
@@ -195,3 +308,4 @@ def resolve_formats(
         output_ports(modules[name].module)[port].format = fmt
     for pipeline in pipelines:
         pipeline.format = found.pipelines[pipeline.id]
+        pipeline.conversion = found.conversions.get(pipeline.id)

@@ -33,7 +33,15 @@ from steadyflow.audio_config import (
 from steadyflow.config import DropOldest, Rule, Wait
 from steadyflow.errors import ConfigurationError, CycleRefused, LimitExceeded, concerning
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, class_path, format_to_wire
-from steadyflow.module import Module, Source, aligned_inputs, is_asynchronous, is_device_driven, output_ports
+from steadyflow.module import (
+    Module,
+    Source,
+    aligned_inputs,
+    input_ports,
+    is_asynchronous,
+    is_device_driven,
+    output_ports,
+)
 from steadyflow.pipeline import Pipeline, buffer_bytes
 from steadyflow.realtime import Realtime, together
 from steadyflow.runtime.aligned_links import stopped_inputs
@@ -410,8 +418,11 @@ class Layout:
         return wirings
 
     def _module_wiring(self, placed: Placed, placement: Placement) -> ModuleWiring:
+        ports = input_ports(placed.module)
         connected = {
-            wiring.target[1]: wiring.format for wiring in self.wirings.values() if wiring.target[0] == placed.name
+            wiring.target[1]: format_to_wire(ports[wiring.target[1]].format)
+            for wiring in self.wirings.values()
+            if wiring.target[0] == placed.name
         }
         outputs = {
             name: format_to_wire(port.format)
@@ -561,6 +572,12 @@ class Layout:
             source=pipeline.source,
             target=pipeline.target,
             format=format_to_wire(pipeline.format),
+            target_format=None if pipeline.conversion is None else format_to_wire(pipeline.conversion.target),
+            converters=()
+            if pipeline.conversion is None
+            else tuple(step.converter for step in pipeline.conversion.steps),
+            conversion=pipeline.config.conversion,
+            validation=pipeline.config.validation,
             lanes=lanes,
             consumer_bells=() if self._fused(pipeline) else tuple(bells),
             consumer_bit=bit,

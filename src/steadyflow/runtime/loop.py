@@ -13,7 +13,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -38,8 +38,11 @@ from steadyflow.pipeline import Lane
 from steadyflow.runtime.alignment import Alignment
 from steadyflow.runtime.channel import ModuleReports
 from steadyflow.runtime.failure_text import in_one_line, with_traceback
-from steadyflow.runtime.windows import Windows
+from steadyflow.runtime.input_stages import InputStages
 from steadyflow.runtime.wiring import LaneWiring, ModuleWiring, PipelineWiring, Place, WorkerWiring
+
+if TYPE_CHECKING:
+    from steadyflow.transform.transformer import Conversion
 
 
 class Host(Protocol):
@@ -54,6 +57,9 @@ class Host(Protocol):
     def views_exhausted(self, pipeline: str, limit: int) -> None:
         """Tell that a module keeps as many views of a pipeline as it may. Its worker's thread; must not block."""
 
+    def block_rejected(self, pipeline: str, sequence: int, reason: str, rejected: int) -> None:
+        """Tell that a block was dropped before its module, and how many were so far. Its worker's thread; must not block."""
+
     def device_lost(self, module: str, problem: str) -> None:
         """Tell that a device went away that is looked for in this worker. Its worker's thread; must not block."""
 
@@ -64,7 +70,19 @@ class Host(Protocol):
 class Seat:
     """A module in its worker, and how far it has come."""
 
-    __slots__ = ("alignment", "awaited", "context", "fed_by", "module", "name", "outputs_ended", "state", "targets")
+    __slots__ = (
+        "alignment",
+        "awaited",
+        "context",
+        "conversions",
+        "fed_by",
+        "module",
+        "name",
+        "outputs_ended",
+        "stages",
+        "state",
+        "targets",
+    )
 
     def __init__(self, name: str, module: Module) -> None:
         self.name = name
@@ -74,6 +92,8 @@ class Seat:
         self.targets: list[Target] = []
         self.fed_by: list[str] = []  # pipelines that its device consumes
         self.alignment: Alignment | None = None
+        self.stages: dict[str, InputStages] = {}  # what stands before it and has not been flushed, by pipeline
+        self.conversions: dict[str, Conversion] = {}  # that they are made of
         self.state = "running"
         self.outputs_ended = False
 
@@ -211,11 +231,15 @@ class WorkerLoop(ABC):
         declared: Input = input_ports(seat.module)[pipeline.target[1]].declaration
         if seat.alignment is not None and pipeline.target[1] in seat.alignment.names:
             process = seat.alignment.taker(pipeline.target[1])
-        windows = None
-        if declared.window_frames is not None and isinstance(fmt, AudioFormat):
-            assert declared.hop_frames is not None
-            windows = Windows(process, output, seat.context, fmt, declared.window_frames, declared.hop_frames)
-        call = self._target_call(seat, process, windows)
+        conversion = self._conversion(pipeline, fmt, declared)
+        stages = None
+        if conversion is not None:
+            from steadyflow.transform.stream import StreamConversion
+
+            stream = StreamConversion(conversion, partial(self._host.block_rejected, pipeline.id))
+            stages = InputStages(stream, process, output, seat.context)
+            seat.conversions[pipeline.id], seat.stages[pipeline.id] = conversion, stages
+        call = self._target_call(seat, process, stages)
         target = Target(
             pipeline.id,
             native_spec(fmt),
@@ -231,6 +255,32 @@ class WorkerLoop(ABC):
             target.count_cycles(pipeline.cycles.ns_per_frame, pipeline.cycles.deadline_ns)
         seat.targets.append(target)
         return target
+
+    def _conversion(self, pipeline: PipelineWiring, fmt: Format, declared: Input) -> Conversion | None:
+        """Return what is done with the blocks of an input before its module gets them; None where nothing is."""
+        windowed = declared.window_frames is not None and isinstance(fmt, AudioFormat)
+        if pipeline.target_format is None and not windowed and pipeline.validation is None:
+            return None
+        from steadyflow.transform.transformer import Conversion, make_plan
+
+        plan = make_plan(
+            fmt,
+            fmt if pipeline.target_format is None else self._format(pipeline.target_format),
+            pipeline.conversion,
+            window_frames=declared.window_frames,
+            hop_frames=declared.hop_frames,
+            pad_last=declared.pad_last,
+            where=pipeline.id,
+        )
+        found = tuple(step.converter for step in plan.steps)
+        if found != pipeline.converters:
+            raise ConfigurationError(
+                f"{pipeline.id}: expected to convert by {', '.join(pipeline.converters)}, as planned, got {', '.join(found)} in "
+                f"worker {self._wiring.name!r}. Register converters where the module's class is defined, so that its worker has them."
+            )
+        # The same object as the ports have: a block that is passed on as it came is recognised by it.
+        steps = tuple(msgspec.structs.replace(step, target=self._same_format(step.target)) for step in plan.steps)
+        return Conversion(msgspec.structs.replace(plan, steps=steps), pipeline.validation)
 
     def _add_input(self, pipeline: PipelineWiring, target: Target) -> None:
         first, *others = (self._lane(lane) for lane in pipeline.lanes)
@@ -296,8 +346,10 @@ class WorkerLoop(ABC):
         return Lane(*self._at(lane.ring), lane.pool.offset, *self._at(lane.producer_bell))
 
     def _format(self, wire: dict[str, object]) -> Format:
+        return self._same_format(format_from_wire(wire, self._resolve))
+
+    def _same_format(self, fmt: Format) -> Format:
         # One object for each format: a block that is passed on as it came is recognised by it.
-        fmt = format_from_wire(wire, self._resolve)
         return self._formats.setdefault(repr(fmt), fmt)
 
     # --- the flow -----------------------------------------------------------------------------------------------------
@@ -308,9 +360,13 @@ class WorkerLoop(ABC):
 
     @abstractmethod
     def _target_call(
-        self, seat: Seat, process: Callable[[Block], Any], windows: Windows | None
+        self, seat: Seat, process: Callable[[Block], Any], stages: InputStages | None
     ) -> Callable[..., object]:
-        """Return what is called with the blocks of an input; `windows` collects them for `process` first."""
+        """Return what is called with the blocks of an input; `stages` give `process` what they make of them."""
+
+    @abstractmethod
+    def _flush_call(self, stages: InputStages) -> Callable[[], object]:
+        """Return what gives the module what its stages still have, at the end of an input."""
 
     @abstractmethod
     async def _run_method(self, seat: Seat, method: Callable[[], Any]) -> None:
@@ -340,13 +396,14 @@ class WorkerLoop(ABC):
         return self._inbox
 
     def module_reports(self) -> ModuleReports:
-        """Return calls, busy time in ns, state and aligned inputs of each module."""
+        """Return calls, busy time in ns, state, aligned inputs and conversions of each module."""
         return {
             name: (
                 seat.context.calls,
                 seat.context.busy_ns,
                 seat.state,
                 {} if seat.alignment is None else seat.alignment.reports(),
+                {pipeline: conversion.reports() for pipeline, conversion in seat.conversions.items()},
             )
             for name, seat in self._seats.items()
         }
@@ -356,13 +413,26 @@ class WorkerLoop(ABC):
     def _input_ended(self, seat: Seat, pipeline: PipelineWiring) -> None:
         self._unrung.discard(pipeline.id)
         port = pipeline.target[1]
-        if seat.alignment is not None and port in seat.alignment.names and seat.state == "running":
-            self._carry_out(seat, partial(self._call, seat, partial(seat.alignment.end, port)))
-        if pipeline.id not in seat.awaited:
-            return
+        was_awaited = pipeline.id in seat.awaited
         seat.awaited.discard(pipeline.id)
-        if not seat.awaited and seat.state == "running":
-            self._carry_out(seat, partial(self._end, seat))
+        is_last = was_awaited and not seat.awaited
+        # With the last one all, also those in a loop, of which the end would come after that of the module.
+        ending = [name for name in seat.stages if is_last or name == pipeline.id]
+        works: list[Callable[[], Coroutine[Any, Any, object]]] = [
+            partial(self._call, seat, self._flush_call(seat.stages.pop(name))) for name in ending
+        ]
+        if seat.alignment is not None and port in seat.alignment.names:
+            works.append(partial(self._call, seat, partial(seat.alignment.end, port)))
+        if is_last:
+            works.append(partial(self._end, seat))
+        if works and seat.state == "running":
+            self._carry_out(seat, partial(self._one_by_one, seat, works))
+
+    async def _one_by_one(self, seat: Seat, works: Sequence[Callable[[], Coroutine[Any, Any, object]]]) -> None:
+        """Do what the end of an input asks for, as long as its module is well."""
+        for work in works:
+            if seat.state == "running":
+                await work()
 
     async def _end(self, seat: Seat, state: str = "ended") -> None:
         """Finish a module whose inputs have ended: what it still sends comes before the end of its outputs."""
@@ -460,6 +530,7 @@ class WorkerLoop(ABC):
                 port.detach()
             # They refer to this loop, and the garbage collector does not see through native objects.
             seat.targets.clear()
+            seat.stages.clear()
         self._inbox.detach()
         self._segments = ()
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from steadyflow._native import AbortFlag, Ring, Segment, create_pool, create_ring, pool_bytes, ring_bytes
 from steadyflow.audio_config import check_audio_config, cycle_rules, intake_rules
 from steadyflow.config import Wait
-from steadyflow.events import FlowEvent, ViewsExhausted
+from steadyflow.events import BlockRejected, FlowEvent, ViewsExhausted
 from steadyflow.formats import Format
 from steadyflow.pipeline import Lane, Pipeline, buffer_bytes, make_receiver, make_sender
 from steadyflow.runtime.layout import RingShape, SegmentPlan, buffers_of, max_latency_ns
@@ -40,6 +40,30 @@ def views_exhausted(pipeline: Pipeline, flow: str, publish: Callable[[FlowEvent]
         publish_now = publisher()
         if publish_now is not None:
             publish_now(ViewsExhausted(flow=flow, pipeline=pipeline_id, module=name, limit=limit))
+
+    return tell
+
+
+def block_rejected(
+    pipeline: Pipeline, flow: str, publish: Callable[[FlowEvent], None]
+) -> Callable[[int, str, int], None]:
+    """Return what an open target calls when a block could not be converted and was dropped; as `views_exhausted`."""
+    pipeline_id, name = pipeline.id, pipeline.target[0]
+    publisher = weakref.WeakMethod(publish)
+
+    def tell(sequence: int, reason: str, rejected: int) -> None:
+        publish_now = publisher()
+        if publish_now is not None:
+            publish_now(
+                BlockRejected(
+                    flow=flow,
+                    pipeline=pipeline_id,
+                    module=name,
+                    block_sequence=sequence,
+                    reason=reason,
+                    rejected=rejected,
+                )
+            )
 
     return tell
 
@@ -101,6 +125,7 @@ def open_source(
                 intake_rules(pipeline.config, fmt, limit_ns),
                 cycle_rules(pipeline.config, fmt, limit_ns),
                 views_exhausted(pipeline, flow, publish),
-            )
+            ),
+            block_rejected(pipeline, flow, publish),
         )
     return OpenPlace(segment, ring, pool, producer_bell, consumer_bell)

@@ -17,8 +17,8 @@ from steadyflow.module import Source, output_ports
 from steadyflow.runtime.absence import Absence
 from steadyflow.runtime.alignment import Alignment
 from steadyflow.runtime.failure_text import in_one_line
+from steadyflow.runtime.input_stages import InputStages
 from steadyflow.runtime.loop import Seat, WorkerLoop, due_time_ns
-from steadyflow.runtime.windows import Windows
 
 T = TypeVar("T")
 
@@ -81,9 +81,12 @@ class ServingLoop(WorkerLoop):
         self._inbox.on_idle(call)
 
     def _target_call(
-        self, seat: Seat, process: Callable[[Block], Any], windows: Windows | None
+        self, seat: Seat, process: Callable[[Block], Any], stages: InputStages | None
     ) -> Callable[..., object]:
-        return process if windows is None else windows.push
+        return process if stages is None else stages.push
+
+    def _flush_call(self, stages: InputStages) -> Callable[[], object]:
+        return stages.flush
 
     async def _run_method(self, seat: Seat, method: Callable[[], Any]) -> None:
         self._inbox.call(seat.context, method)

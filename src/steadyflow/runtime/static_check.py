@@ -43,10 +43,14 @@ def check_description(modules: Mapping[str, Placed], pipelines: Sequence[Pipelin
             silent.append(module)
             return _declared(module, inputs)
 
-    found = find_formats(modules, linked, order, resolve)
-    if not silent:
+    try:
+        found = find_formats(modules, linked, order, resolve)
+    except SystemShortage:  # of what a conversion needs: it may be there where the flow runs
+        found = None
+    if found is not None and not silent:
         check_complete(linked, found)
-    check_audio_limits(linked, found.pipelines)
+    if found is not None:
+        check_audio_limits(linked, found.pipelines)
     rules = chosen_rules(modules, linked)
     check_device_rules(modules, linked, rules)
     check_cycles(modules, linked, rules)

@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 
 from steadyflow.audio_config import CycleRules, IntakeRules
+from steadyflow.conversion import ConversionOptions
 from steadyflow.realtime import Realtime
+from steadyflow.validation import Validation
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -44,7 +46,11 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
         id: Its id.
         source: Module and port it comes from; the name of an open end and "" otherwise.
         target: Module and port it goes to, likewise.
-        format: The resolved format, by builtin types.
+        format: The resolved format of what flows, by builtin types.
+        target_format: What the target takes, if that is another one; None: what flows.
+        converters: The names of those that make the one of the other, in their order.
+        conversion: How they do it, where there is a choice.
+        validation: What is checked before.
         lanes: Its rings, in the order of the source's replicas.
         consumer_bells: Where its consumers sleep, in the order of the target's replicas; none for a fused pipeline.
         consumer_bit: Its bit of those bells.
@@ -60,6 +66,10 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
     source: tuple[str, str]
     target: tuple[str, str]
     format: dict[str, Any]
+    target_format: dict[str, Any] | None
+    converters: tuple[str, ...]
+    conversion: ConversionOptions | None
+    validation: Validation | None
     lanes: tuple[LaneWiring, ...]
     consumer_bells: tuple[Place, ...]
     consumer_bit: int

@@ -31,6 +31,7 @@ from steadyflow.runtime.channel import (
     Failed,
     Lost,
     Ready,
+    Rejected,
     Revoked,
     Setup,
     Start,
@@ -75,6 +76,9 @@ class _RemoteHost:
 
     def views_exhausted(self, pipeline: str, limit: int) -> None:
         self._channel.send(Exhausted(pipeline, limit))
+
+    def block_rejected(self, pipeline: str, sequence: int, reason: str, rejected: int) -> None:
+        self._channel.send(Rejected(pipeline, sequence, reason, rejected))
 
     def device_lost(self, module: str, problem: str) -> None:
         raise StateError(

@@ -31,6 +31,7 @@ from steadyflow.runtime.channel import (
     Lost,
     ModuleReports,
     Ready,
+    Rejected,
     Revoked,
     Setup,
     Start,
@@ -87,6 +88,9 @@ class Owner(Protocol):
 
     def views_exhausted(self, pipeline: str, limit: int) -> None:
         """Tell that the consumer of a pipeline keeps as many views as it may."""
+
+    def block_rejected(self, pipeline: str, sequence: int, reason: str, rejected: int) -> None:
+        """Tell that a block was dropped before its module, and how many were so far."""
 
 
 class Worker:
@@ -262,6 +266,10 @@ class ThreadWorker(Worker):
     def views_exhausted(self, pipeline: str, limit: int) -> None:
         """See `loop.Host`."""
         self._owner.views_exhausted(pipeline, limit)
+
+    def block_rejected(self, pipeline: str, sequence: int, reason: str, rejected: int) -> None:
+        """See `loop.Host`."""
+        self._owner.block_rejected(pipeline, sequence, reason, rejected)
 
     def device_lost(self, module: str, problem: str) -> None:
         """See `loop.Host`."""
@@ -506,6 +514,8 @@ class ProcessWorker(Worker):
                 self._owner.module_ended(message.module)
             case Exhausted():
                 self._owner.views_exhausted(message.pipeline, message.limit)
+            case Rejected():
+                self._owner.block_rejected(message.pipeline, message.sequence, message.reason, message.rejected)
             case Done():
                 self._reports = message.modules
                 self._done = True
