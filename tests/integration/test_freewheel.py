@@ -900,7 +900,8 @@ def test_what_is_captured_is_what_a_script_says(script: list[tuple[str, Any]], b
     with DataFlowCoordinator("model") as flow:
         microphone = flow.add(Microphone(ScriptedDevice(told, period_frames=period), block_frames=block), name="mic")
         collect = flow.add(Collect(), name="collect")
-        flow.connect(microphone.out, collect.data, buffer_size=256)
+        # What was late comes all at once: many short blocks.
+        flow.connect(microphone.out, collect.data, buffer_size=4096)
         report = flow.run(freewheel=True)
     got = {
         arrival.first_frame + n: frame
