@@ -10,6 +10,7 @@ Each case is one file with `run(quick) -> Result`:
     replicas       a module that computes, in one process and in two
     event_loop     from a thread to a task of asyncio: unpaced, 1 kHz
     stats          what stamps and statistics add to a block
+    transform      sample type, layout and rate converted; ends that agree
     import_time    `import steadyflow` beside `import numpy`
 
 `device` is a benchmark of another kind, in a package of its own: blocks of a device, lost and late, against a JACK server. It takes
@@ -40,6 +41,7 @@ CASES: Final[Mapping[str, str]] = {
     "replicas": "a module that computes, in one process and in two, unordered and ordered",
     "event_loop": "from a thread to a task of asyncio, unpaced and at 1 kHz",
     "stats": "what stamps and statistics add to a block",
+    "transform": "sample type, layout and rate converted, and how well; ends that agree",
     "import_time": "import steadyflow beside import numpy",
 }
 

@@ -103,6 +103,7 @@ def run_flow(
     modules_between: int = 0,
     between: Callable[[], Module] = Pass,
     between_options: dict[str, Any] | None = None,
+    links: dict[str, Any] | None = None,
     source: dict[str, Any] | None = None,
     sink: dict[str, Any] | None = None,
 ) -> Measured:
@@ -113,6 +114,7 @@ def run_flow(
         modules_between: How many modules there are on the way.
         between: Makes one of them.
         between_options: How `flow.add` places them.
+        links: How `flow.connect` links them, besides their room and rule.
         source: How `flow.add` places the first module: `placement`, `worker`, `realtime`.
         sink: The same for the last one.
     """
@@ -122,7 +124,9 @@ def run_flow(
             output = flow.add(Beat(work.all_blocks, work.interval_ns), name="beat", **(source or {})).out
             for index in range(modules_between):
                 stage: Any = flow.add(between(), name=f"stage{index + 1}", **(between_options or {}))
-                flow.connect(output, stage.audio, buffer_size=BUFFER_BLOCKS, backpressure_strategy=Wait())
+                flow.connect(
+                    output, stage.audio, buffer_size=BUFFER_BLOCKS, backpressure_strategy=Wait(), **(links or {})
+                )
                 output = stage.out
             arrivals = flow.add(Arrivals(str(path), paced=work.interval_ns > 0), name="arrivals", **(sink or {}))
             last = flow.connect(output, arrivals.audio, buffer_size=BUFFER_BLOCKS, backpressure_strategy=Wait())

@@ -107,6 +107,8 @@ def _remark(row: Row, *, paced: bool) -> RenderableType | None:
     said = [row.note if row.state == "measured" else row.reason]
     if row.facts.get("scheduling", "default") != "default":
         said.append(row.facts["scheduling"])
+    if "quality" in row.facts:
+        said.append(row.facts["quality"])
     if paced and "own_latency_p50_ms" in row.facts:
         own_us = [row.facts[f"own_latency_{name}_ms"] * 1e3 for name in ("p50", "p999")]
         said.append(f"by its own statistics p50 {_three_digits(own_us[0])} µs, p99.9 {_three_digits(own_us[1])} µs")
