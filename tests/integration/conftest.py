@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pty
 import signal
@@ -43,7 +42,8 @@ def started(request):
 def terminal(monkeypatch):
     """Offer one end of a pseudo-terminal to a command, and read what it draws at the other."""
     monkeypatch.setenv("TERM", "xterm-256color")  # one that can move its cursor, whatever runs the tests
-    ours, theirs = pty.openpty()
+    ours, end = pty.openpty()
+    theirs = os.fdopen(end, "wb", 0)  # a file may be closed twice; a number would by then be somebody else's
     drawn = []
 
     def read_until(text=None):
@@ -59,5 +59,4 @@ def terminal(monkeypatch):
 
     yield theirs, read_until
     os.close(ours)
-    with contextlib.suppress(OSError):
-        os.close(theirs)
+    theirs.close()

@@ -298,7 +298,7 @@ def test_on_a_terminal_the_table_is_drawn_while_it_runs(started, terminal, tmp_p
     theirs, read_until = terminal
     path = write_tone(tmp_path / "a.wav", 440.0)
     process, _ = started("demo", path, stdout=theirs, stderr=subprocess.PIPE)
-    os.close(theirs)
+    theirs.close()
     drawn = read_until()
 
     assert process.wait(LIMIT_S) == 0
@@ -311,7 +311,7 @@ def test_on_a_terminal_the_table_is_drawn_while_it_runs(started, terminal, tmp_p
 def test_ctrl_c_on_a_terminal_leaves_it_in_order(started, terminal):
     theirs, read_until = terminal
     process, mark = started("demo", stdout=theirs, stderr=subprocess.PIPE)
-    os.close(theirs)
+    theirs.close()
     read_until("healthy")
 
     os.killpg(process.pid, signal.SIGINT)

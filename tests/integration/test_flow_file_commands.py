@@ -309,7 +309,7 @@ def test_a_killed_worker_ends_the_run_with_its_name(flow_file, started):
 def test_on_a_terminal_the_table_is_drawn_while_it_runs(flow_file, started, terminal):
     theirs, read_until = terminal
     process, mark = started("run", flow_file(ENDLESS), stdout=theirs, stderr=subprocess.PIPE)
-    os.close(theirs)
+    theirs.close()
     read_until("healthy")
 
     os.killpg(process.pid, signal.SIGINT)

@@ -209,7 +209,7 @@ def test_the_tuner_moves_on_a_terminal(start: Callable[..., Example], terminal: 
     theirs, read_until = terminal
     samples, _ = recording(0.7)
     example = start("live_pitch", stdout=theirs)
-    os.close(theirs)
+    theirs.close()
     with at_the_other_end(example, samples):
         drawn = read_until("cents")
         example.interrupt()

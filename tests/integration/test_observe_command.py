@@ -57,7 +57,7 @@ def test_without_a_flow(tmp_path, monkeypatch):
 def test_on_a_terminal_until_the_flow_ends(flow, started, terminal):
     theirs, read_until = terminal
     process, _ = started("observe", "shown", stdout=theirs, stderr=theirs)
-    os.close(theirs)
+    theirs.close()
     read_until("running")
     flow.stop(0.0)
 
@@ -68,7 +68,7 @@ def test_on_a_terminal_until_the_flow_ends(flow, started, terminal):
 def test_ctrl_c_on_a_terminal(flow, started, terminal):
     theirs, read_until = terminal
     process, _ = started("observe", "shown", stdout=theirs, stderr=theirs)
-    os.close(theirs)
+    theirs.close()
     read_until("running")
     process.send_signal(signal.SIGINT)
     drawn = read_until()
