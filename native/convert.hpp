@@ -24,12 +24,16 @@ struct Spoilt {
     std::uint64_t not_a_number = 0;  // made 0
 };
 
+// Whether this machine has loops for more numbers at once than every machine of its kind.
+bool has_wide_loops() noexcept;
+
 // Wait-free, allocates nothing, any thread; several at once.
 class SampleConversion {
 public:
     // `matrix`: a row for each channel of `to`, a column for each of `from`; empty: channel by channel, as many on each side.
-    // `dither`: adds triangular noise of one step where `to` is an integer.
-    SampleConversion(SampleLayout from, SampleLayout to, std::vector<double> matrix, bool dither);
+    // `dither`: adds triangular noise of one step where `to` is an integer. `wide`: by wide loops, where there are any; the bits are
+    // the same.
+    SampleConversion(SampleLayout from, SampleLayout to, std::vector<double> matrix, bool dither, bool wide = true);
 
     const SampleLayout& from() const noexcept { return from_; }
     const SampleLayout& to() const noexcept { return to_; }
@@ -46,6 +50,7 @@ private:
     std::vector<double> matrix_;
     bool dither_;
     bool in_f32_;  // else the arithmetic is in f64
+    bool wide_;
 };
 
 }  // namespace steadyflow
