@@ -94,6 +94,7 @@ class RateStage:
     def __init__(self, source: AudioFormat, target: AudioFormat, quality: str) -> None:
         self._in_hz = source.sample_rate_hz or 1
         self._out_hz = target.sample_rate_hz or 1
+        self._ratio = self._in_hz / self._out_hz
         self._target = target
         self._stream = make_stream(source, self._out_hz, quality)
         self._resample = self._stream.resample_chunk
@@ -147,8 +148,8 @@ class RateStage:
         frames, most = len(samples), self._target.max_block_frames
         for begin in range(0, frames, most):
             part = samples if frames <= most else samples[begin : begin + most]
-            position = self._base_in + self._given * self._in_hz / self._out_hz
-            end = self._base_in + (self._given + len(part)) * self._in_hz / self._out_hz
+            position = self._base_in + self._given * self._ratio
+            end = self._base_in + (self._given + len(part)) * self._ratio
             blocks.append(
                 Block(
                     part,

@@ -171,53 +171,63 @@ class _Counted:
     """A stage, and what it has done."""
 
     __slots__ = (
+        "_carried_bytes",
+        "_copies",
+        "_frame_bytes",
+        "_lazy",
+        "_push",
         "busy_ns",
         "calls",
-        "copied_bytes",
-        "copies",
         "frames",
-        "frames_in",
-        "lazy",
         "name",
         "rejected",
         "stage",
     )
 
-    def __init__(self, name: str, stage: Stage | WindowStage | ValidationStage, *, copies: bool) -> None:
+    def __init__(
+        self, name: str, stage: Stage | WindowStage | ValidationStage, target: Format, *, copies: bool
+    ) -> None:
         self.name = name
         self.stage = stage
-        self.copies = copies
-        self.lazy = isinstance(
+        self._push = stage.push
+        self._copies = copies
+        # Where audio comes out, what was copied follows from its frames.
+        self._frame_bytes = target.frame_bytes if isinstance(target, AudioFormat) else 0
+        self._lazy = isinstance(
             stage, WindowStage
         )  # of a block it may make very many, which need not be there all at once
+        self._carried_bytes = 0
         self.calls = 0
         self.frames = 0
-        self.copied_bytes = 0
         self.busy_ns = 0
         self.rejected = 0
 
     def push(self, block: Block) -> Iterable[Block]:
         self.calls += 1
-        if self.lazy:
+        if self._lazy:
             return self._one_by_one(block)
         began_ns = monotonic_ns()
         try:
-            made = self.stage.push(block)
+            made = self._push(block)
         except TransformError:
             self.rejected += 1
             raise
         finally:
             self.busy_ns += monotonic_ns() - began_ns
-        for each in made:
-            self._count(block, each)
+        if self._frame_bytes:
+            for each in made:
+                self.frames += each.frames
+        else:
+            for each in made:
+                self._count_carried(block, each.payload)
         return made
 
     def _one_by_one(self, block: Block) -> Iterator[Block]:
         began_ns = monotonic_ns()
         try:
-            for made in self.stage.push(block):
+            for made in self._push(block):
                 self.busy_ns += monotonic_ns() - began_ns
-                self._count(block, made)
+                self.frames += made.frames
                 yield made
                 began_ns = monotonic_ns()
         except TransformError:
@@ -229,28 +239,21 @@ class _Counted:
         began_ns = monotonic_ns()
         made = self.stage.flush()
         self.busy_ns += monotonic_ns() - began_ns
-        for block in made:
-            self._count(None, block)
+        self.frames += sum(block.frames for block in made)
         return made
 
-    def _count(self, block: Block | None, made: Block) -> None:
-        payload = made.payload
-        if isinstance(payload, np.ndarray):
-            self.frames += made.frames
-            # A view that was promised may have to be a copy: what may only be read, say.
-            if self.copies or (block is not None and not _shares(block.payload, payload)):
-                self.copied_bytes += payload.nbytes
-        elif block is not None:
-            self.frames += block.frames
-            if self.copies:
-                self.copied_bytes += _bytes_of(payload)
+    def _count_carried(self, block: Block, payload: object) -> None:
+        """Count what became something else than audio; a view that was planned may have to be a copy: what may only be read, say."""
+        self.frames += block.frames
+        if self._copies or not _shares(block.payload, payload):
+            self._carried_bytes += _bytes_of(payload)
 
     def report(self) -> StepReport:
         return StepReport(
             step=self.name,
             calls=self.calls,
             frames=self.frames,
-            copied_bytes=self.copied_bytes,
+            copied_bytes=self._carried_bytes + (self.frames * self._frame_bytes if self._copies else 0),
             busy_ns=self.busy_ns,
             clipped=getattr(self.stage, "clipped", 0),
             not_a_number=getattr(self.stage, "not_a_number", 0),
@@ -260,8 +263,8 @@ class _Counted:
         )
 
 
-def _shares(source: object, made: np.ndarray[Any, Any]) -> bool:
-    if source is made:
+def _shares(source: object, made: object) -> bool:
+    if source is made or not isinstance(made, np.ndarray):
         return True
     try:
         return np.may_share_memory(np.asarray(source), made)
@@ -296,17 +299,19 @@ class Conversion:
             check_validation("validation", plan.source, validation)
             assert isinstance(plan.source, AudioFormat)
             check = ValidationStage(plan.source, validation)
-            self._stages.append(_Counted(f"validation: {validation.mode}", check, copies=False))
+            self._stages.append(_Counted(f"validation: {validation.mode}", check, plan.source, copies=False))
         for step in plan.steps:
             stage = converters.named(step.converter).stage(step, plan.options)
-            self._stages.append(_Counted(f"{step.converter}: {step.does}", stage, copies=not step.zero_copy))
+            self._stages.append(
+                _Counted(f"{step.converter}: {step.does}", stage, step.target, copies=not step.zero_copy)
+            )
         if plan.window_frames is not None:
             fmt = plan.steps[-1].target if plan.steps else plan.source
             assert isinstance(fmt, AudioFormat)
             assert plan.hop_frames is not None
             windows = WindowStage(fmt, plan.window_frames, plan.hop_frames, pad_last=plan.pad_last)
             does = f"windows: {plan.window_frames} frames, hop {plan.hop_frames}"
-            self._stages.append(_Counted(does, windows, copies=True))
+            self._stages.append(_Counted(does, windows, fmt, copies=True))
         self._remembers = plan.window_frames is not None or any(step.remembers for step in plan.steps)
         self._ends = False
 
