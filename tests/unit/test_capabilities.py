@@ -18,7 +18,7 @@ import pytest
 from steadyflow.platform import Attempt, Capabilities, Library, capabilities, libraries, probe_capabilities
 
 GIBIBYTE = 1 << 30
-NO_LIBRARIES = dict.fromkeys(("soundfile", "sounddevice", "portaudio"), Library(None, "not asked"))
+NO_LIBRARIES = dict.fromkeys(("soundfile", "soxr", "sounddevice", "portaudio"), Library(None, "not asked"))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_describes_this_system():
     assert 1 <= found.cores <= found.cores_total
     assert found.memory_total_bytes >= found.memory_available_bytes > 0
     assert 0 < found.clock_read_ns < 1_000_000
-    for library in (found.soundfile, found.sounddevice, found.portaudio):
+    for library in (found.soundfile, found.soxr, found.sounddevice, found.portaudio):
         assert library.loads == (not library.reason)
 
 
@@ -85,7 +85,7 @@ def test_leaves_nothing_behind(quick):
 def test_loads_no_audio_library_into_this_process():
     code = (
         "import sys; from steadyflow.platform import probe_capabilities; probe_capabilities();"
-        "sys.exit(any(name in sys.modules for name in ('soundfile', 'sounddevice')))"
+        "sys.exit(any(name in sys.modules for name in ('soundfile', 'soxr', 'sounddevice')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -288,7 +288,7 @@ def test_locked_memory(quick, limits, monkeypatch, limit_bytes, lockable_bytes, 
 def test_libraries_are_looked_at_in_a_child(monkeypatch):
     found = capabilities._libraries()
 
-    assert set(found) == {"soundfile", "sounddevice", "portaudio"}
+    assert set(found) == {"soundfile", "soxr", "sounddevice", "portaudio"}
     assert found == {
         name: Library(answer.get("version"), answer.get("reason", ""))
         for name, answer in libraries.look_at_libraries().items()
@@ -319,6 +319,7 @@ def test_each_library_is_loaded_or_its_error_kept(monkeypatch):
     class Loaded:
         __version__ = "1.0"
         __libsndfile_version__ = "1.2.2"
+        __libsoxr_version__ = "libsoxr-0.1.3"
 
         def __init__(self, name):
             if name == "sounddevice":
@@ -336,6 +337,7 @@ def test_each_library_is_loaded_or_its_error_kept(monkeypatch):
 
     assert libraries.look_at_libraries() == {
         "soundfile": {"version": "1.0, libsndfile 1.2.2"},
+        "soxr": {"version": "1.0, libsoxr-0.1.3"},
         "sounddevice": {"reason": "OSError"},
         "portaudio": {"version": "V19.6.0-devel"},
     }

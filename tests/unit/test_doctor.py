@@ -38,6 +38,7 @@ GOOD = Capabilities(
     clock_source="tsc",
     clock_read_ns=50,
     soundfile=Library("0.13.1, libsndfile 1.2.2"),
+    soxr=Library("1.1.0, libsoxr-0.1.3"),
     sounddevice=Library("0.5.1"),
     portaudio=Library("V19.6.0-devel"),
 )
@@ -77,6 +78,7 @@ def test_a_good_system_needs_nothing():
         "locked memory",
         "clock",
         "audio files",
+        "sample rates",
         "audio devices",
     ]
 
@@ -158,6 +160,14 @@ def test_a_good_system_needs_nothing():
             {"soundfile": Library(None, "No module named 'soundfile'")},
             "missing",
             "soundfile does not load: No module named 'soundfile'",
+            'pip install "steadyflow[audio]"',
+        ),
+        ("sample rates", {}, "ok", "soxr 1.1.0, libsoxr-0.1.3", ""),
+        (
+            "sample rates",
+            {"soxr": Library(None, "No module named 'soxr'")},
+            "missing",
+            "soxr does not load: No module named 'soxr'",
             'pip install "steadyflow[audio]"',
         ),
         ("audio devices", {"portaudio": Library(None, "not found")}, "ok", "sounddevice 0.5.1", ""),

@@ -68,6 +68,7 @@ def report(capabilities: Capabilities | None = None) -> list[Finding]:
         _locked_memory(found),
         _clock(found),
         _audio_files(found),
+        _sample_rates(found),
         _audio_devices(found),
     ]
 
@@ -260,6 +261,13 @@ def _audio_files(found: Capabilities) -> Finding:
     return Finding("audio files", "missing", _why_not("soundfile", found.soundfile), advice)
 
 
+def _sample_rates(found: Capabilities) -> Finding:
+    if found.soxr.loads:
+        return Finding("sample rates", "ok", f"soxr {found.soxr.version}")
+    advice = 'For pipelines that change sample rates: pip install "steadyflow[audio]".'
+    return Finding("sample rates", "missing", _why_not("soxr", found.soxr), advice)
+
+
 def _audio_devices(found: Capabilities) -> Finding:
     if found.sounddevice.loads:
         value = f"sounddevice {found.sounddevice.version}"
@@ -272,7 +280,7 @@ def _audio_devices(found: Capabilities) -> Finding:
     else:
         value = f"{_why_not('sounddevice', found.sounddevice)}; {_why_not('PortAudio', found.portaudio)}"
         needed = "pip install sounddevice, and the library itself, on Debian: apt install libportaudio2"
-    advice = f"Files work without it, and this version plays and records only those. For devices, later: {needed}."
+    advice = f"Files work without it. For microphones and loudspeakers: {needed}."
     return Finding("audio devices", "missing", value, advice)
 
 

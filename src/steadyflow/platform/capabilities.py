@@ -84,6 +84,7 @@ class Capabilities:
         clock_source: What the kernel reads the time from, or None if it does not say.
         clock_read_ns: What one reading of the clock costs from Python, in nanoseconds.
         soundfile: Reading and writing audio files.
+        soxr: Changing sample rates.
         sounddevice: Microphones and loudspeakers, from Python.
         portaudio: The library that sounddevice stands on.
     """
@@ -110,6 +111,7 @@ class Capabilities:
     clock_source: str | None
     clock_read_ns: int
     soundfile: Library
+    soxr: Library
     sounddevice: Library
     portaudio: Library
 
@@ -153,6 +155,7 @@ def probe_capabilities(root: Path = Path("/")) -> Capabilities:
         clock_source=_text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource"),
         clock_read_ns=_clock_read_ns(),
         soundfile=libraries["soundfile"],
+        soxr=libraries["soxr"],
         sounddevice=libraries["sounddevice"],
         portaudio=libraries["portaudio"],
     )
@@ -359,7 +362,7 @@ def _lock(size_bytes: int) -> Attempt:
 
 
 def _libraries() -> dict[str, Library]:
-    names = ("soundfile", "sounddevice", "portaudio")
+    names = ("soundfile", "soxr", "sounddevice", "portaudio")
     found = _told_by_child("steadyflow.platform.libraries")
     if isinstance(found, str):
         return dict.fromkeys(names, Library(None, found))

@@ -35,7 +35,18 @@ def portaudio_version() -> str:
     return text.decode().split(",")[0].removeprefix("PortAudio ")
 
 
-LOOKS = {"soundfile": soundfile_version, "sounddevice": sounddevice_version, "portaudio": portaudio_version}
+def soxr_version() -> str:
+    """Load soxr."""
+    soxr = importlib.import_module("soxr")
+    return f"{soxr.__version__}, {soxr.__libsoxr_version__}"
+
+
+LOOKS = {
+    "soxr": soxr_version,
+    "soundfile": soundfile_version,
+    "sounddevice": sounddevice_version,
+    "portaudio": portaudio_version,
+}
 
 
 def look_at_libraries() -> dict[str, dict[str, str]]:
