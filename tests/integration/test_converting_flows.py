@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -599,8 +598,7 @@ def test_flush_drops_what_is_kept_for_the_application():
         pipe = flow.pipeline(pid)
         flow.start()
         first = pipe.receive(LIMIT_S)
-        while pipe.statistics().sent < 4:
-            time.sleep(0.001)
+        assert take.sent.wait(LIMIT_S)
         pipe.flush()
         take.more.set()
         rest = []
@@ -618,10 +616,12 @@ class ManyWindows(Source):
 
     def __init__(self):
         self.more = threading.Event()
+        self.sent = threading.Event()
 
     def produce(self):
         for _ in range(4):
             self.out.send(np.full((1024, 1), 1000, np.int16))
+        self.sent.set()
         yield
         while not self.more.is_set():
             yield
