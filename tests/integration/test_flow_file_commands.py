@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 from tests.integration.commands import LIMIT_S, line_with, marked, run
 
-from steadyflow import load_flow
+from steadyflow import audio, load_flow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -77,6 +78,47 @@ def test_run_prints_one_json_document(flow_file):
         "calls": 50,
         "state": "ended",
     }
+
+
+CONVERT = """
+[modules.song]
+use = "steadyflow.audio:DemoSource"
+arguments = {{ realtime_pace = false }}
+
+[modules.convert]
+use = "steadyflow.audio:Converter"
+arguments = {{ format = {{ sample_rate_hz = 16000, channels = 1, sample_type = "s16" }} }}
+
+[modules.file]
+use = "steadyflow.audio:FileSink"
+arguments = {{ path = "{path}" }}
+
+[[pipelines]]
+from = "song"
+to = "convert"
+buffer_size = 32
+transformation_required = true
+
+[[pipelines]]
+from = "convert"
+to = "file"
+buffer_size = 32
+transformation_required = true
+"""
+
+
+def test_a_flow_file_converts_a_recording(tmp_path):
+    recording, converted = soundfile.info(audio.demo_recording().path), tmp_path / "converted.wav"
+    path = tmp_path / "convert.toml"
+    path.write_text(CONVERT.format(path=converted))
+
+    done = run("run", path, "--json")
+
+    assert done.returncode == 0, done.stderr
+    written = soundfile.info(converted)
+    assert (written.samplerate, written.channels, written.subtype) == (16_000, 1, "PCM_16")
+    assert written.duration == pytest.approx(recording.duration, abs=2 / 16_000)
+    assert len(json.loads(done.stdout)["report"]["conversions"]["song.out->convert.audio"]) == 2
 
 
 def test_run_quietly_shows_nothing_but_the_report(flow_file):
