@@ -193,21 +193,8 @@ PyObject* block_derived(PyObject* self, PyObject* const* arguments, Py_ssize_t c
     }
     const long flags = count == 3 ? PyLong_AsLong(arguments[2]) : 0;
     if (PyErr_Occurred() != nullptr) return nullptr;
-    auto* original = reinterpret_cast<BlockObject*>(self);
-    // Bytes cannot be changed, a dict can.
-    const bool is_dict = original->metadata != nullptr && PyDict_Check(original->metadata);
-    PyObject* metadata = is_dict ? PyDict_Copy(original->metadata) : Py_XNewRef(original->metadata);
-    if (is_dict && metadata == nullptr) return nullptr;
-    BlockObject* block = make_block(Py_NewRef(arguments[0]), metadata, arguments[1], nullptr, original->pipeline);
-    if (block == nullptr) return nullptr;
-    block->timestamp_ns = original->timestamp_ns;
-    block->first_frame = original->first_frame;
-    block->sequence = original->sequence;
-    block->flags = count == 3 ? static_cast<std::uint16_t>(flags) : original->flags;
-    block->sent_ns = original->sent_ns;
-    block->frames = frames_of(arguments[0], arguments[1]);
-    track(block);
-    return reinterpret_cast<PyObject*>(block);
+    return reinterpret_cast<PyObject*>(derive_block(reinterpret_cast<BlockObject*>(self), arguments[0], arguments[1],
+                                                    count == 3 ? static_cast<int>(flags & 0xFFFF) : -1));
 }
 
 PyMethodDef methods[] = {
@@ -272,7 +259,32 @@ BlockObject* make_block(PyObject* payload, PyObject* metadata, PyObject* format,
     return block;
 }
 
+BlockObject* derive_block(const BlockObject* original, PyObject* payload, PyObject* format, int flags) noexcept {
+    // Bytes cannot be changed, a dict can.
+    const bool is_dict = original->metadata != nullptr && PyDict_Check(original->metadata);
+    PyObject* metadata = is_dict ? PyDict_Copy(original->metadata) : Py_XNewRef(original->metadata);
+    if (is_dict && metadata == nullptr) return nullptr;
+    BlockObject* block = make_block(Py_NewRef(payload), metadata, format, nullptr, original->pipeline);
+    if (block == nullptr) return nullptr;
+    block->timestamp_ns = original->timestamp_ns;
+    block->first_frame = original->first_frame;
+    block->sequence = original->sequence;
+    block->flags = flags < 0 ? original->flags : static_cast<std::uint16_t>(flags);
+    block->sent_ns = original->sent_ns;
+    block->frames = frames_of(payload, format);
+    track(block);
+    return block;
+}
+
 bool is_block(PyObject* object) noexcept { return Py_IS_TYPE(object, block_type); }
+
+BlockObject* checked_block(nb::handle object) {
+    if (!is_block(object.ptr())) {
+        PyErr_Format(PyExc_TypeError, "expected a Block, got %.100s", Py_TYPE(object.ptr())->tp_name);
+        throw nb::python_error();
+    }
+    return reinterpret_cast<BlockObject*>(object.ptr());
+}
 
 void register_block(nb::module_& module) {
     static const char* documentation =

@@ -29,7 +29,18 @@ struct BlockObject {
 BlockObject* make_block(PyObject* payload, PyObject* metadata, PyObject* format, PyObject* decoder,
                         PyObject* pipeline = nullptr) noexcept;
 
+// A block with the stamps, metadata and, unless given, flags of another that carries something else. Borrows all; null with an
+// exception set on failure.
+BlockObject* derive_block(const BlockObject* original, PyObject* payload, PyObject* format, int flags = -1) noexcept;
+
 bool is_block(PyObject* object) noexcept;
+
+inline PyObject* object_of(const BlockObject* block) noexcept {
+    return reinterpret_cast<PyObject*>(const_cast<BlockObject*>(block));
+}
+
+// The block that an object is. Raises TypeError if it is none.
+BlockObject* checked_block(nb::handle object);
 
 // Adds the type to the module.
 void register_block(nb::module_& module);

@@ -12,7 +12,7 @@
 
 #include "account.hpp"
 #include "block.hpp"
-#include "conversion.hpp"
+#include "stages.hpp"
 #include "delivery.hpp"
 #include "device.hpp"
 #include "event_loop.hpp"
@@ -503,7 +503,10 @@ void register_ends(nb::module_& module) {
     register_event_loop(module);
     register_realtime(module);
     register_manual_time(module);
-    register_conversion(module);
+    register_native_stage(module);
+    register_sample_stage(module);
+    register_rate_stage(module);
+    register_stage_meter(module);
     nb::class_<Inbox>(module, "Inbox", "The receiving side of a worker, or of one open end.")
         .def(nb::init<SegmentPointer, std::uint64_t, unsigned, AbortFlag>(), "segment"_a, "bell_offset"_a, "process"_a,
              "abort"_a)

@@ -668,6 +668,12 @@ class ManualTime:
     NO_LIMIT: Final[int] = ...
     """(arg: object, /) -> int"""
 
+class NativeStage:
+    """A stage that the native module can call by itself."""
+
+    def push(self, block: Block, /) -> tuple[Block, ...]:
+        """Returns the blocks that come of a block: none, one or several."""
+
 class SampleConverter:
     """
     Converts sample type, channels and layout of audio in one pass.
@@ -693,6 +699,124 @@ class SampleConverter:
     @property
     def not_a_number(self) -> int:
         """How many were no numbers, and became 0."""
+
+class SampleStage(NativeStage):
+    """
+    Converts the samples of blocks, and leaves what they say of themselves as it is.
+
+    `target`: the format of what comes out. `conform(payload)`: called where a payload is no array as `source`
+    says; returns one, or raises. Arguments else as for SampleConverter.
+    """
+
+    def __init__(self, source: PayloadSpec, goal: PayloadSpec, matrix: Sequence[float], dither: bool, target: object, conform: object) -> None: ...
+
+    def flush(self) -> tuple[Block, ...]:
+        """Nothing is ever left."""
+
+    @property
+    def clipped(self) -> int:
+        """How many samples were limited to full scale."""
+
+    @property
+    def not_a_number(self) -> int:
+        """How many were no numbers, and became 0."""
+
+class StampTrail:
+    """
+    What blocks said about their frames, kept while the frames wait to come out in other blocks.
+
+    Positions are counted in frames of what came in, and asked for in their order. One thread at a time; does
+    not block; allocates.
+    """
+
+    def __init__(self, ns_per_frame: float) -> None: ...
+
+    def add(self, block: Block, first_frame: int) -> None:
+        """
+        Remembers what a block says that begins at `first_frame`; they come in the order of their frames.
+        """
+
+    def timestamp_ns(self, position: float) -> int:
+        """
+        Returns the time of a position, not before one that was asked for earlier; limited to what a block can have.
+        """
+
+    def flags(self, begin: float, end: float) -> int:
+        """
+        Returns what is wrong with the frames of a range, which does not begin before one that was asked for earlier.
+        """
+
+    def __len__(self) -> int:
+        """
+        Of how many blocks the time is kept: no more than still may be asked for.
+        """
+
+    def clear(self) -> None:
+        """Forgets everything: what comes next does not follow."""
+
+class RateStage(NativeStage):
+    """
+    A stream of soxr at work on blocks.
+
+    `resample(samples, last)`, `clear()`: soxr's. `source`: interleaved, of any length. `target`: the format of what
+    comes out, in blocks of at most `max_frames`. `conform(payload)`: called where a payload is no array as
+    `source` says; returns one, or raises. `fields`: keeps the users' fields, see Fields.
+
+    One thread at a time; does not wait; allocates.
+    """
+
+    def __init__(self, resample: object, clear: object, source: PayloadSpec, target: object, max_frames: int, in_hz: int, out_hz: int, conform: object, fields: object) -> None: ...
+
+    def flush(self) -> tuple[Block, ...]:
+        """Returns what soxr still withholds."""
+
+class StageMeter:
+    """
+    Calls a stage, and counts.
+
+    `counts_frames`: those that come out. `holds_end`: blocks go in without END_OF_STREAM, because more comes
+    after them. One thread at a time; reading is for any.
+    """
+
+    def __init__(self, stage: object, counts_frames: bool, holds_end: bool) -> None: ...
+
+    def push(self, block: Block, /) -> Sequence[Block]:
+        """Returns what the stage makes of a block."""
+
+    @property
+    def calls(self) -> int:
+        """How many blocks went in."""
+
+    @calls.setter
+    def calls(self, arg: int, /) -> None: ...
+
+    @property
+    def frames(self) -> int:
+        """How many frames came out."""
+
+    @frames.setter
+    def frames(self, arg: int, /) -> None: ...
+
+    @property
+    def busy_ns(self) -> int:
+        """For how long it was at work, in ns."""
+
+    @busy_ns.setter
+    def busy_ns(self, arg: int, /) -> None: ...
+
+    @property
+    def end_held(self) -> bool:
+        """Whether a block said that it is the last one."""
+
+    @end_held.setter
+    def end_held(self, arg: bool, /) -> None: ...
+
+    @property
+    def rejected(self) -> int:
+        """How many blocks it could not convert."""
+
+    @rejected.setter
+    def rejected(self, arg: int, /) -> None: ...
 
 class Inbox:
     """The receiving side of a worker, or of one open end."""

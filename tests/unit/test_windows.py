@@ -223,7 +223,7 @@ def test_memory_is_not_taken_block_by_block():
     for block in chunked(0, [64] * 100):
         assert 1 <= len(list(stage.push(block))) <= 2
     assert stage._samples is buffer
-    assert len(stage._fields._stamps) <= 3
+    assert len(stage._trail) <= 3
 
 
 def test_windows_are_made_one_by_one_as_they_are_asked_for():

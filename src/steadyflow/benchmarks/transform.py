@@ -226,7 +226,7 @@ def _our_rate(work: Workload, frames: int, quality: str) -> Measured:
 
     source, target = AudioFormat(_IN_HZ, 1, max_block_frames=frames), AudioFormat(_OUT_HZ, 1)
     options = ConversionOptions(quality=quality)
-    conversion = Conversion(make_plan(source, target, options))
+    push = Conversion(make_plan(source, target, options)).push
     samples = _noise(frames, 1)
     # A block of a stream comes after the one before; making it is the data plane's work, and is not counted here.
     blocks = (Block(samples, source, first_frame=number * frames) for number in itertools.count())
@@ -235,7 +235,7 @@ def _our_rate(work: Workload, frames: int, quality: str) -> Measured:
         window = list(itertools.islice(blocks, WINDOW_BLOCKS))
         began_ns = time.monotonic_ns()
         for block in window:
-            conversion.push(block)
+            push(block)
         marks_ns.append(time.monotonic_ns() - began_ns)
     measured = Measured(per_block_ns(list(itertools.accumulate(marks_ns)), work))
     return _judged(measured, lambda signal: convert(signal[:, None], source, target, options)[:, 0])

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
 
-from steadyflow._native import Block
+from steadyflow._native import RateStage
 from steadyflow.conversion import ConversionOptions, ConversionStep
-from steadyflow.data import possible_time
 from steadyflow.errors import MissingExtra, TransformError
 from steadyflow.formats import AudioFormat, Format, SampleType
-from steadyflow.transform.conforming import Conforming
+from steadyflow.payload import native_spec
+from steadyflow.transform.conforming import Conforming, unlimited
 from steadyflow.transform.converter import Stage
-from steadyflow.transform.fields import ONCE, Fields
+from steadyflow.transform.fields import Fields
 
 if TYPE_CHECKING:
     import soxr
 
 _CALL_NS: Final = 3000
 _NS_PER_SAMPLE: Final[dict[str, int]] = {"QQ": 4, "LQ": 10, "MQ": 12, "HQ": 20, "VHQ": 40}
-_LAST_FRAME: Final = 1 << 62  # a damaged block may begin anywhere
-_NEVER: Final = float("inf")
 _PROBE_SECONDS: Final = 20
 
 
@@ -71,100 +69,29 @@ class RateConverter:
         )
 
     def stage(self, step: ConversionStep, options: ConversionOptions) -> Stage:
-        """Set a stream of soxr to work."""
-        return RateStage(_audio(step.source), _audio(step.target), options.quality)
+        """
+        Set a stream of soxr to work.
 
-
-class RateStage:
-    """
-    A stream of soxr at work.
-
-    What comes before a discontinuity is given whole, as at the end of a stream, before what comes after it.
-
-    Args:
-        source: What goes in: interleaved, f32 or f64.
-        target: The same at another rate; blocks are at most as long as its `max_block_frames`.
-        quality: Of soxr.
-
-    Raises:
-        MissingExtra: soxr is not installed.
-        TransformError: It refuses.
-    """
-
-    def __init__(self, source: AudioFormat, target: AudioFormat, quality: str) -> None:
-        self._in_hz = source.sample_rate_hz or 1
-        self._out_hz = target.sample_rate_hz or 1
-        self._ratio = self._in_hz / self._out_hz
-        self._target = target
-        self._stream = make_stream(source, self._out_hz, quality)
-        self._resample = self._stream.resample_chunk
-        self._conforming = Conforming(RateConverter.name, source)
-        self._nothing = np.empty(source.block_shape(0), source.dtype)
-        self._begun = False
-        self._next_in = 0  # the index that the next frame of the input will have
-        self._base_in = 0  # of the first frame since the stream began or was broken
-        self._base_out = 0
-        self._given = 0  # frames since then
-        self._sequence = 0
-        self._flags = 0  # that the next block says, of what comes before it
-        self._fields = Fields(RateConverter.name, 1e9 / self._in_hz)
-
-    def push(self, block: Block) -> Sequence[Block]:
-        """Resample a block; see `Stage`."""
-        samples = self._conforming(block.payload)  # before anything changes
-        first_frame = block.first_frame
-        before: list[Block] = []
-        if self._begun and (first_frame != self._next_in or block.flags & ONCE):
-            before = self._end()
-            self._fields.restart()
-        if not self._begun:
-            self._begin(first_frame)
-        self._fields.add(block, first_frame)
-        self._flags |= block.flags & ONCE
-        self._next_in = first_frame + len(samples)
-        return self._blocks(self._resample(samples), before)
-
-    def flush(self) -> Sequence[Block]:
-        """Give what soxr still withholds."""
-        left = self._end() if self._begun else []
-        self._fields.clear()
-        self._flags = self._sequence = 0
-        return left
-
-    def _begin(self, first_frame: int) -> None:
-        self._begun = True
-        self._base_in = first_frame
-        self._base_out = min((2 * first_frame * self._out_hz + self._in_hz) // (2 * self._in_hz), _LAST_FRAME)
-        self._given = 0
-
-    def _end(self) -> list[Block]:
-        blocks = self._blocks(self._resample(self._nothing, last=True), [], _NEVER)
-        self._stream.clear()
-        self._begun = False
-        return blocks
-
-    def _blocks(self, samples: np.ndarray[Any, Any], blocks: list[Block], beyond: float = 0) -> list[Block]:
-        """Put samples into blocks with their stamps; append them. They get the fields of what begins before `beyond`, too."""
-        frames, most = len(samples), self._target.max_block_frames
-        for begin in range(0, frames, most):
-            part = samples if frames <= most else samples[begin : begin + most]
-            position = self._base_in + self._given * self._ratio
-            end = self._base_in + (self._given + len(part)) * self._ratio
-            blocks.append(
-                Block(
-                    part,
-                    self._target,
-                    timestamp_ns=possible_time(self._fields.timestamp_ns(position)),
-                    first_frame=self._base_out + self._given,
-                    sequence=self._sequence,
-                    flags=self._flags | self._fields.flags(position, end),
-                    metadata=self._fields.take(beyond if begin + most >= frames and beyond else end),
-                )
-            )
-            self._given += len(part)
-            self._sequence += 1
-            self._flags = 0
-        return blocks
+        Raises:
+            MissingExtra: It is not installed.
+            TransformError: It refuses.
+        """
+        source, target = _audio(step.source), _audio(step.target)
+        assert source.sample_rate_hz is not None
+        assert target.sample_rate_hz is not None
+        stream = make_stream(source, target.sample_rate_hz, options.quality)
+        return RateStage(
+            # What `resample_chunk` calls once it has checked what `RateStage` has checked already: a tenth of a short block's time.
+            getattr(stream, "_process", stream.resample_chunk),
+            stream.clear,
+            native_spec(unlimited(source)),
+            target,
+            target.max_block_frames,
+            source.sample_rate_hz,
+            target.sample_rate_hz,
+            Conforming(self.name, source),
+            Fields(self.name),
+        )
 
 
 def make_stream(source: AudioFormat, rate_hz: int, quality: str) -> soxr.ResampleStream:

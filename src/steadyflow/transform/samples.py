@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from steadyflow._native import Block, SampleConverter
+from steadyflow._native import Block, SampleStage
 from steadyflow.conversion import ConversionOptions, ConversionStep, CostClass
 from steadyflow.formats import SAMPLE_BITS, AudioFormat, Format, SampleType
 from steadyflow.payload import native_spec
@@ -67,7 +67,15 @@ class SampleTypeConverter:
         source, target = _audio(step.source), _audio(step.target)
         if step.zero_copy:
             return _View(step, source, target)
-        return SampleStage(step, source, target, options)
+        matrix = matrix_between(source, target, options)
+        return SampleStage(
+            native_spec(unlimited(source)),
+            native_spec(unlimited(target)),
+            [coefficient for row in matrix or () for coefficient in row],
+            dithers(source, target, matrix, options),
+            target,
+            Conforming(self.name, source),
+        )
 
 
 def matrix_between(source: AudioFormat, target: AudioFormat, options: ConversionOptions) -> Matrix | None:
@@ -136,51 +144,6 @@ def dithers(source: AudioFormat, target: AudioFormat, matrix: Matrix | None, opt
     if not options.dither or target.sample_type in ("f32", "f64"):
         return False
     return matrix is not None or SAMPLE_BITS[target.sample_type] < SAMPLE_BITS[source.sample_type]
-
-
-class SampleStage:
-    """
-    The native kernel at work.
-
-    Attributes:
-        clipped: How many samples were limited to full scale.
-        not_a_number: How many were no numbers, and became 0.
-    """
-
-    def __init__(
-        self, step: ConversionStep, source: AudioFormat, target: AudioFormat, options: ConversionOptions
-    ) -> None:
-        matrix = matrix_between(source, target, options)
-        self._target = target
-        self._native = SampleConverter(
-            native_spec(unlimited(source)),
-            native_spec(unlimited(target)),
-            [coefficient for row in matrix or () for coefficient in row],
-            dithers(source, target, matrix, options),
-        )
-        self._convert = self._native.convert
-        self._conforming = Conforming(step.converter, source)
-
-    @property
-    def clipped(self) -> int:
-        """How many samples were limited to full scale."""
-        return self._native.clipped
-
-    @property
-    def not_a_number(self) -> int:
-        """How many samples were no numbers, and became 0."""
-        return self._native.not_a_number
-
-    def push(self, block: Block) -> tuple[Block, ...]:
-        """Convert a block; see `Stage`."""
-        samples = self._convert(block.payload, block.first_frame)
-        if samples is None:  # not contiguous, or wrong
-            samples = self._convert(self._conforming(block.data), block.first_frame)
-        return (block.derived(samples, self._target),)
-
-    def flush(self) -> tuple[Block, ...]:
-        """Nothing is ever left."""
-        return ()
 
 
 class _View:

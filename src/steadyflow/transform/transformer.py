@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from steadyflow._native import Block, monotonic_ns
+from steadyflow._native import Block, StageMeter, monotonic_ns
 from steadyflow.conversion import ConversionOptions, ConversionPlan, StepReport
 from steadyflow.data import BlockFlag, FlowData, MetadataValue, possible_time
 from steadyflow.errors import ConfigurationError, TransformError
@@ -170,97 +171,85 @@ def check_mix(source: Format, goal: Format, options: ConversionOptions, where: s
 class _Counted:
     """A stage, and what it has done."""
 
-    __slots__ = (
-        "_carried_bytes",
-        "_copies",
-        "_frame_bytes",
-        "_lazy",
-        "_push",
-        "busy_ns",
-        "calls",
-        "frames",
-        "name",
-        "rejected",
-        "stage",
-    )
+    __slots__ = ("_carried_bytes", "_copies", "_frame_bytes", "_meter", "name", "push", "stage")
 
     def __init__(
-        self, name: str, stage: Stage | WindowStage | ValidationStage, target: Format, *, copies: bool
+        self,
+        name: str,
+        stage: Stage | WindowStage | ValidationStage,
+        target: Format,
+        *,
+        copies: bool,
+        holds_end: bool,
     ) -> None:
         self.name = name
         self.stage = stage
-        self._push = stage.push
         self._copies = copies
         # Where audio comes out, what was copied follows from its frames.
         self._frame_bytes = target.frame_bytes if isinstance(target, AudioFormat) else 0
-        self._lazy = isinstance(
-            stage, WindowStage
-        )  # of a block it may make very many, which need not be there all at once
+        self._meter = StageMeter(stage, counts_frames=self._frame_bytes > 0, holds_end=holds_end)
         self._carried_bytes = 0
-        self.calls = 0
-        self.frames = 0
-        self.busy_ns = 0
-        self.rejected = 0
+        self.push: Callable[[Block], Iterable[Block]] = self._meter.push
+        if isinstance(stage, WindowStage):  # of a block it may make very many, which need not be there all at once
+            self.push = functools.partial(_one_by_one, stage, self._meter)
+        elif not self._frame_bytes:
+            self.push = self._carried
 
-    def push(self, block: Block) -> Iterable[Block]:
-        self.calls += 1
-        if self._lazy:
-            return self._one_by_one(block)
-        began_ns = monotonic_ns()
-        try:
-            made = self._push(block)
-        except TransformError:
-            self.rejected += 1
-            raise
-        finally:
-            self.busy_ns += monotonic_ns() - began_ns
-        if self._frame_bytes:
-            for each in made:
-                self.frames += each.frames
-        else:
-            for each in made:
-                self._count_carried(block, each.payload)
+    def _carried(self, block: Block) -> Sequence[Block]:
+        made = self._meter.push(block)
+        for each in made:
+            self._count_carried(block, each.payload)
         return made
-
-    def _one_by_one(self, block: Block) -> Iterator[Block]:
-        began_ns = monotonic_ns()
-        try:
-            for made in self._push(block):
-                self.busy_ns += monotonic_ns() - began_ns
-                self.frames += made.frames
-                yield made
-                began_ns = monotonic_ns()
-        except TransformError:
-            self.rejected += 1
-            raise
-        self.busy_ns += monotonic_ns() - began_ns
 
     def flush(self) -> Sequence[Block]:
         began_ns = monotonic_ns()
         made = self.stage.flush()
-        self.busy_ns += monotonic_ns() - began_ns
-        self.frames += sum(block.frames for block in made)
+        self._meter.busy_ns += monotonic_ns() - began_ns
+        self._meter.frames += sum(block.frames for block in made)
         return made
+
+    def end_taken(self) -> bool:
+        """Tell whether the stream that was flushed said that it ends, and forget it."""
+        ends, self._meter.end_held = self._meter.end_held, False
+        return ends
 
     def _count_carried(self, block: Block, payload: object) -> None:
         """Count what became something else than audio; a view that was planned may have to be a copy: what may only be read, say."""
-        self.frames += block.frames
+        self._meter.frames += block.frames
         if self._copies or not _shares(block.payload, payload):
             self._carried_bytes += _bytes_of(payload)
 
     def report(self) -> StepReport:
+        meter = self._meter
         return StepReport(
             step=self.name,
-            calls=self.calls,
-            frames=self.frames,
-            copied_bytes=self._carried_bytes + (self.frames * self._frame_bytes if self._copies else 0),
-            busy_ns=self.busy_ns,
+            calls=meter.calls,
+            frames=meter.frames,
+            copied_bytes=self._carried_bytes + (meter.frames * self._frame_bytes if self._copies else 0),
+            busy_ns=meter.busy_ns,
             clipped=getattr(self.stage, "clipped", 0),
             not_a_number=getattr(self.stage, "not_a_number", 0),
             invalid=getattr(self.stage, "invalid", 0),
             repaired=getattr(self.stage, "repaired", 0),
-            rejected=self.rejected,
+            rejected=meter.rejected,
         )
+
+
+def _one_by_one(stage: WindowStage, meter: StageMeter, block: Block) -> Iterator[Block]:
+    meter.calls += 1
+    if block.flags & _END:  # it does not come out again: see `WindowStage`
+        meter.end_held = True
+    began_ns = monotonic_ns()
+    try:
+        for made in stage.push(block):
+            meter.busy_ns += monotonic_ns() - began_ns
+            meter.frames += made.frames
+            yield made
+            began_ns = monotonic_ns()
+    except TransformError:
+        meter.rejected += 1
+        raise
+    meter.busy_ns += monotonic_ns() - began_ns
 
 
 def _shares(source: object, made: object) -> bool:
@@ -287,6 +276,10 @@ class Conversion:
         plan: What it does.
         validation: What the blocks are checked for before; None: nothing.
 
+    Attributes:
+        push: Takes a block; returns what that makes: none, one or several. Take all of it before the next call. Raises
+            TransformError where the block is not what the plan takes; also while what it makes is taken, behind what came before it.
+
     Raises:
         MissingExtra: What a step needs is not installed.
         ConfigurationError: What is no audio is to be checked.
@@ -294,53 +287,44 @@ class Conversion:
 
     def __init__(self, plan: ConversionPlan, validation: Validation | None = None) -> None:
         self.plan = plan
-        self._stages: list[_Counted] = []
+        # The end is said by the last block that comes out.
+        holds_end = plan.window_frames is not None or any(step.remembers for step in plan.steps)
+        stages: list[_Counted] = []
+
+        def add(name: str, stage: Stage | WindowStage | ValidationStage, target: Format, *, copies: bool) -> None:
+            stages.append(_Counted(name, stage, target, copies=copies, holds_end=holds_end and not stages))
+
         if validation is not None:
             check_validation("validation", plan.source, validation)
             assert isinstance(plan.source, AudioFormat)
             check = ValidationStage(plan.source, validation)
-            self._stages.append(_Counted(f"validation: {validation.mode}", check, plan.source, copies=False))
+            add(f"validation: {validation.mode}", check, plan.source, copies=False)
         for step in plan.steps:
             stage = converters.named(step.converter).stage(step, plan.options)
-            self._stages.append(
-                _Counted(f"{step.converter}: {step.does}", stage, step.target, copies=not step.zero_copy)
-            )
+            add(f"{step.converter}: {step.does}", stage, step.target, copies=not step.zero_copy)
         if plan.window_frames is not None:
             fmt = plan.steps[-1].target if plan.steps else plan.source
             assert isinstance(fmt, AudioFormat)
             assert plan.hop_frames is not None
             windows = WindowStage(fmt, plan.window_frames, plan.hop_frames, pad_last=plan.pad_last)
             does = f"windows: {plan.window_frames} frames, hop {plan.hop_frames}"
-            self._stages.append(_Counted(does, windows, fmt, copies=True))
-        self._remembers = plan.window_frames is not None or any(step.remembers for step in plan.steps)
-        self._ends = False
-
-    def push(self, block: Block) -> Iterable[Block]:
-        """
-        Take a block; return what that makes: none, one or several. Take all of it before the next call.
-
-        Raises:
-            TransformError: It is not what the plan takes; also while what it makes is taken, behind what came before it.
-        """
-        stages = self._stages
-        if self._remembers and block.flags & _END:
-            # The end is said by the last block that comes out.
-            self._ends = True
-            block = block.derived(block.data, block.format, block.flags & ~_END)
-        if len(stages) == 1:
-            return stages[0].push(block)
-        return self._through(0, block) if stages else (block,)
+            add(does, windows, fmt, copies=True)
+        self._stages = tuple(stages)
+        # One stage, as most plans have, is called without a detour.
+        self.push: Callable[[Block], Iterable[Block]] = (
+            stages[0].push if len(stages) == 1 else functools.partial(_through, self._stages)
+        )
 
     def flush(self) -> Iterator[Block]:
         """Give what is left, at the end of the stream; after that a new one may begin."""
         held: Block | None = None
-        for number, stage in enumerate(self._stages):
+        for number, stage in enumerate(self._stages, 1):
             for block in stage.flush():
-                for made in self._through(number + 1, block):
+                for made in _through(self._stages[number:], block):
                     if held is not None:
                         yield held
                     held = made
-        ends, self._ends = self._ends, False
+        ends = bool(self._stages) and self._stages[0].end_taken()  # the others never see it
         if held is not None:
             yield held.derived(held.data, held.format, held.flags | _END) if ends else held
 
@@ -360,17 +344,18 @@ class Conversion:
             blocks = [*(made for block in blocks for made in stage.push(block)), *stage.flush()]
         return _joined(list(blocks), self.plan)
 
-    def _through(self, number: int, block: Block) -> Iterator[Block]:
-        """Yield what the stages from this number on make of a block, one after the other."""
-        if number == len(self._stages):
-            yield block
-            return
-        for made in self._stages[number].push(block):
-            yield from self._through(number + 1, made)
-
     def reports(self) -> tuple[StepReport, ...]:
         """Return what each step has done. Any thread."""
         return tuple(stage.report() for stage in self._stages)
+
+
+def _through(stages: Sequence[_Counted], block: Block) -> Iterator[Block]:
+    """Yield what stages, one after the other, make of a block."""
+    if not stages:
+        yield block
+        return
+    for made in stages[0].push(block):
+        yield from _through(stages[1:], made)
 
 
 class DataTransformer:

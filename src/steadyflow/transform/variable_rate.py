@@ -11,8 +11,7 @@ from typing import Final
 
 import msgspec
 
-from steadyflow._native import Block
-from steadyflow.data import possible_time
+from steadyflow._native import Block, StampTrail
 from steadyflow.errors import ConfigurationError, MissingExtra
 from steadyflow.formats import AudioFormat
 from steadyflow.transform.conforming import Conforming
@@ -56,7 +55,8 @@ class VariableRateStage:
         more = 2 + round(fmt.max_block_frames * max_ppm / 1e6)
         self.target = msgspec.structs.replace(fmt, max_block_frames=fmt.max_block_frames + more)
         self._conforming = Conforming("drift", fmt)
-        self._fields = Fields("drift", 1e9 / self._rate)
+        self._trail = StampTrail(1e9 / self._rate)
+        self._fields = Fields("drift")
         self._position = 0.0  # in the input, of the next frame that comes out
         self._next_in = -1
         self._given = 0
@@ -85,11 +85,13 @@ class VariableRateStage:
         """Resample a block; see `Stage`. At a discontinuity what is left of before is dropped, some ms, and a stream begins anew."""
         samples = self._conforming(block.payload)
         if block.first_frame != self._next_in or block.flags & ONCE:
+            self._trail.clear()
             self._fields.restart()
             self._stream.clear()
             self.correct(self.ppm)
             self._position = float(block.first_frame)
         self._fields.add(block, block.first_frame)
+        self._trail.add(block, block.first_frame)
         self._next_in = block.first_frame + len(samples)
         self._flags |= block.flags & ONCE
         samples = self._stream.resample_chunk(samples)
@@ -102,10 +104,10 @@ class VariableRateStage:
                 Block(
                     part,
                     self.target,
-                    timestamp_ns=possible_time(self._fields.timestamp_ns(self._position)),
+                    timestamp_ns=self._trail.timestamp_ns(self._position),
                     first_frame=self._given,
                     sequence=self._sequence,
-                    flags=self._flags | self._fields.flags(self._position, after),
+                    flags=self._flags | self._trail.flags(self._position, after),
                     metadata=self._fields.take(after),
                 )
             )

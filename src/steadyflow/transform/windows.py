@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from steadyflow._native import Block
-from steadyflow.data import BlockFlag, MetadataValue, possible_time
+from steadyflow._native import Block, StampTrail
+from steadyflow.data import BlockFlag, MetadataValue
 from steadyflow.formats import AudioFormat
 from steadyflow.transform.conforming import Conforming
 from steadyflow.transform.fields import ONCE, Fields
@@ -45,7 +45,8 @@ class WindowStage:
         self._skip = 0  # frames to pass over before the next window begins (hop > window)
         self._first_frame = 0  # of the frame at `begin`
         self._given_to = 0  # the index after the last frame that was in a window
-        self._fields = Fields("windows", 1e9 / (fmt.sample_rate_hz or 1))
+        self._trail = StampTrail(1e9 / (fmt.sample_rate_hz or 1))
+        self._fields = Fields("windows")
         self._flags = 0  # that the next window says, of what comes before it
         self._sequence = 0
 
@@ -55,12 +56,14 @@ class WindowStage:
         first_frame = min(block.first_frame, _LAST_FRAME)
         if block.flags & _BROKEN or first_frame != self._first_frame + self._end - self._begin:
             yield from self._rest()
+            self._trail.clear()
             self._fields.restart()
         self._flags |= block.flags & ONCE
         if self._begin == self._end:
             self._first_frame = first_frame
             self._given_to = max(self._given_to, first_frame)
         self._fields.add(block, first_frame)
+        self._trail.add(block, first_frame)
         self._append(samples)
         self._pass_over()
         while self._end - self._begin >= self._window:
@@ -71,6 +74,7 @@ class WindowStage:
     def flush(self) -> Sequence[Block]:
         """Return what is left, if it is to be padded, and forget it."""
         last = self._rest()
+        self._trail.clear()
         self._fields.clear()
         self._flags = self._sequence = 0
         return last
@@ -110,10 +114,10 @@ class WindowStage:
         window = Block(
             samples,
             self._format,
-            timestamp_ns=possible_time(self._fields.timestamp_ns(self._first_frame)),
+            timestamp_ns=self._trail.timestamp_ns(self._first_frame),
             first_frame=self._first_frame,
             sequence=self._sequence,
-            flags=self._flags | self._fields.flags(self._first_frame, end),
+            flags=self._flags | self._trail.flags(self._first_frame, end),
             metadata=self._fields.take(end, more),
         )
         self._given_to = end
