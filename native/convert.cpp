@@ -12,14 +12,19 @@ namespace {
 constexpr std::size_t strip_samples = 8192;  // of all channels, where they are mixed
 
 template <class Number>
-Loops<Number> loops_for(const SampleLayout& from, const SampleLayout& to, bool dither, [[maybe_unused]] bool wide) noexcept {
+Loops<Number> loops_for(const SampleLayout& from, const SampleLayout& to, bool dither, [[maybe_unused]] LoopSet set) noexcept {
+    constexpr bool in_f32 = std::is_same_v<Number, float>;
 #ifdef __x86_64__
-    if (wide) {
-        if constexpr (std::is_same_v<Number, float>) return avx2::f32_loops(from, to, dither);
+    if (set == LoopSet::avx512) {
+        if constexpr (in_f32) return avx512::f32_loops(from, to, dither);
+        else return avx512::f64_loops(from, to, dither);
+    }
+    if (set == LoopSet::avx2) {
+        if constexpr (in_f32) return avx2::f32_loops(from, to, dither);
         else return avx2::f64_loops(from, to, dither);
     }
 #endif
-    if constexpr (std::is_same_v<Number, float>) return baseline::f32_loops(from, to, dither);
+    if constexpr (in_f32) return baseline::f32_loops(from, to, dither);
     else return baseline::f64_loops(from, to, dither);
 }
 
@@ -44,20 +49,23 @@ constexpr bool needs_f64(SampleType from, SampleType to) noexcept {
 
 }  // namespace
 
-SampleConversion::SampleConversion(SampleLayout from, SampleLayout to, std::vector<double> matrix, bool dither, bool wide)
+SampleConversion::SampleConversion(SampleLayout from, SampleLayout to, std::vector<double> matrix, bool dither, LoopSet loops)
     : from_(from),
       to_(to),
       matrix_(std::move(matrix)),
       dither_(dither),
       in_f32_(!needs_f64(from.type, to.type)),
-      wide_(wide && has_wide_loops()) {}
+      loops_(loops) {}
 
-bool has_wide_loops() noexcept {
+LoopSet widest_loops() noexcept {
 #ifdef __x86_64__
-    return __builtin_cpu_supports("avx2") != 0;
-#else
-    return false;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+        return LoopSet::avx512;
+    }
+    if (__builtin_cpu_supports("avx2")) return LoopSet::avx2;
 #endif
+    return LoopSet::baseline;
 }
 
 Spoilt SampleConversion::convert(const std::byte* from, std::byte* to, std::size_t frames,
@@ -70,7 +78,7 @@ Spoilt SampleConversion::convert_by(const std::byte* from, std::byte* to, std::s
                                     std::uint64_t first_frame) const noexcept {
     const ChannelPlaces in(from_, frames);
     const ChannelPlaces out(to_, frames);
-    const Loops<Number> loops = loops_for<Number>(from_, to_, dither_, wide_);
+    const Loops<Number> loops = loops_for<Number>(from_, to_, dither_, loops_);
     const bool pairs_in = !from_.planar && from_.channels == 2;
     const bool pairs_out = !to_.planar && to_.channels == 2;
     const bool mixes = !matrix_.empty();

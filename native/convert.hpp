@@ -24,16 +24,19 @@ struct Spoilt {
     std::uint64_t not_a_number = 0;  // made 0
 };
 
-// Whether this machine has loops for more numbers at once than every machine of its kind.
-bool has_wide_loops() noexcept;
+// Instruction sets that the loops are compiled for; each has all of those before it.
+enum class LoopSet : int { baseline, avx2, avx512 };
+
+// The last one that this machine has.
+LoopSet widest_loops() noexcept;
 
 // Wait-free, allocates nothing, any thread; several at once.
 class SampleConversion {
 public:
     // `matrix`: a row for each channel of `to`, a column for each of `from`; empty: channel by channel, as many on each side.
-    // `dither`: adds triangular noise of one step where `to` is an integer. `wide`: by wide loops, where there are any; the bits are
-    // the same.
-    SampleConversion(SampleLayout from, SampleLayout to, std::vector<double> matrix, bool dither, bool wide = true);
+    // `dither`: adds triangular noise of one step where `to` is an integer. `loops`: of those that this machine has; the bits are the
+    // same.
+    SampleConversion(SampleLayout from, SampleLayout to, std::vector<double> matrix, bool dither, LoopSet loops = widest_loops());
 
     const SampleLayout& from() const noexcept { return from_; }
     const SampleLayout& to() const noexcept { return to_; }
@@ -50,7 +53,7 @@ private:
     std::vector<double> matrix_;
     bool dither_;
     bool in_f32_;  // else the arithmetic is in f64
-    bool wide_;
+    LoopSet loops_;
 };
 
 }  // namespace steadyflow

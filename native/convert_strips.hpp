@@ -52,6 +52,12 @@ namespace avx2 {
 Loops<float> f32_loops(const SampleLayout& from, const SampleLayout& to, bool dither) noexcept;
 Loops<double> f64_loops(const SampleLayout& from, const SampleLayout& to, bool dither) noexcept;
 }  // namespace avx2
+
+// Only machines with the foundation, byte and word, doubleword and vector length parts of AVX-512 have these.
+namespace avx512 {
+Loops<float> f32_loops(const SampleLayout& from, const SampleLayout& to, bool dither) noexcept;
+Loops<double> f64_loops(const SampleLayout& from, const SampleLayout& to, bool dither) noexcept;
+}  // namespace avx512
 #endif
 
 }  // namespace steadyflow

@@ -82,7 +82,7 @@ std::vector<std::byte> content(Random& random, const SampleLayout& layout, std::
     return bytes;
 }
 
-void check(SampleType in_type, SampleType out_type, std::uint64_t seed, bool wide) {
+void check(SampleType in_type, SampleType out_type, std::uint64_t seed, LoopSet loops) {
     Random random(seed);
     const auto channels = static_cast<std::uint32_t>(1 + random.below(random.chance(4) ? 40 : 4));
     const SampleLayout from{in_type, channels, random.chance(2), random.chance(2)};
@@ -102,7 +102,7 @@ void check(SampleType in_type, SampleType out_type, std::uint64_t seed, bool wid
     const auto input = content(random, from, frames * channels);
     // Exactly as large as it has to be, so that the address sanitizer sees what goes beyond.
     std::vector<std::byte> output(frames * to.channels * sample_bytes(out_type));
-    const SampleConversion conversion(from, to, matrix, false, wide);
+    const SampleConversion conversion(from, to, matrix, false, loops);
     const Spoilt spoilt = conversion.convert(input.data(), output.data(), frames, 0);
 
     const bool exact = matrix.empty() || in_type == SampleType::u8 || in_type == SampleType::s16;
@@ -172,8 +172,9 @@ int main() {
     for (const SampleType in_type : types) {
         for (const SampleType out_type : types) {
             for (std::uint64_t seed = 1; seed <= 60; ++seed) {
-                check(in_type, out_type, seed, false);
-                if (has_wide_loops()) check(in_type, out_type, seed, true);
+                for (const LoopSet loops : {LoopSet::baseline, LoopSet::avx2, LoopSet::avx512}) {
+                    if (loops <= widest_loops()) check(in_type, out_type, seed, loops);
+                }
             }
         }
     }

@@ -7,7 +7,11 @@ import soxr
 from hypothesis import HealthCheck, given, settings
 
 from steadyflow import AudioFormat, Block, BlockFlag, ConversionOptions
+from steadyflow._native import RateStage
+from steadyflow.payload import native_spec
 from steadyflow.transform import Conversion, make_plan
+from steadyflow.transform.conforming import Conforming
+from steadyflow.transform.fields import Fields
 
 unhurried = settings(
     deadline=None, derandomize=True, database=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
@@ -181,3 +185,31 @@ def test_the_delay_of_a_plan_is_what_is_withheld():
         withheld = max(withheld, number * 16 - given)
     assert withheld == plan.steps[0].delay_frames > 0
     assert plan.delay_ms == pytest.approx(withheld / 16)
+
+
+def test_what_soxr_documents_gives_the_same_blocks_as_what_it_calls_itself():
+    """`RateStage` is given the latter, where there is one; should it go away, the former is left."""
+    fmt, target = AudioFormat(48_000, 2), AudioFormat(44_100, 2)
+    stream = soxr.ResampleStream(48_000, 44_100, 2, quality="HQ")
+    documented = RateStage(
+        stream.resample_chunk,
+        stream.clear,
+        native_spec(fmt),
+        target,
+        4096,
+        48_000,
+        44_100,
+        Conforming("rate", fmt),
+        Fields("rate"),
+    )
+    plan = make_plan(fmt, target)
+    assert [step.converter for step in plan.steps] == ["rate"]
+    usual = Conversion(plan)
+    blocks = blocks_of(noise(5, 20_000, 2), [480, 333], fmt)
+    ours = [made for block in blocks for made in usual.push(block)] + list(usual.flush())
+    theirs = [made for block in blocks for made in documented.push(block)] + list(documented.flush())
+    assert len(ours) > 10
+    assert [(b.first_frame, b.frames, b.timestamp_ns) for b in ours] == [
+        (b.first_frame, b.frames, b.timestamp_ns) for b in theirs
+    ]
+    assert np.array_equal(joined(ours), joined(theirs))
