@@ -158,13 +158,19 @@ def test_demo_reports_every_pipeline():
     assert set(report["pipelines"]) == {
         "recording.out->pitch.audio",
         "recording.out->meter.audio",
+        "recording.out->bands.audio",
         "pitch.pitch->screen",
         "meter.level->screen",
+        "bands.bands->screen",
     }
     for metrics in report["pipelines"].values():
         assert metrics["sent"] == metrics["delivered"] > 0
         assert metrics["dropped_total"] == metrics["in_flight"] == 0
     assert report["modules"]["pitch"]["worker"] == "pitch"
+    assert [step["step"].split(":")[0] for step in report["conversions"]["recording.out->bands.audio"]] == [
+        "rate",
+        "windows",
+    ]
     assert {module["state"] for module in report["modules"].values()} == {"ended"}
     assert report["events"][-1]["event"] == "DataFlowStopped"
 

@@ -187,7 +187,7 @@ def test_a_wrong_file_says_all_that_is_wrong(flow_file, command):
 
     assert done.returncode == 1
     assert done.stdout == ""
-    known = "Known: Converter, DemoSource, DriftCorrector, Duplex, FileSink, FileSource, LevelMeter, Microphone, PitchDetector, Speaker, Tone."
+    known = "Known: BandMeter, Converter, DemoSource, DriftCorrector, Duplex, FileSink, FileSource, LevelMeter, Microphone, PitchDetector, Speaker, Tone."
     assert done.stderr.splitlines() == [
         f"steadyflow: {path}: 2 problems.",
         f"{path}, line 6, modules.tone.use: steadyflow.audio: unknown class 'Tnoe'; did you mean 'Tone'? {known}",

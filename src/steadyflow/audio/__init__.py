@@ -4,7 +4,7 @@ Sound in and out of flows, and what listens to it.
 In the order data flows:
 
 - `FileSource`, `DemoSource`, `Tone`, `Microphone`: where audio comes from
-- `LevelMeter` (sends `Level`), `PitchDetector` (sends `Pitch`): what is measured
+- `LevelMeter` (sends `Level`), `BandMeter` (sends `Bands`), `PitchDetector` (sends `Pitch`): what is measured
 - `Converter`: from one format to another, where a pipeline cannot convert
 - `DriftCorrector`: between two devices, whose clocks are never the same
 - `FileSink`, `Speaker`: where it goes
@@ -15,6 +15,8 @@ In the order data flows:
 - `list_devices` (gives `Device`): what there is to capture from and play to
 """
 
+from steadyflow.audio.bands import BandMeter as BandMeter
+from steadyflow.audio.bands import Bands as Bands
 from steadyflow.audio.converter import Converter as Converter
 from steadyflow.audio.demo_source import DemoSource as DemoSource
 from steadyflow.audio.devices import list_devices as list_devices
@@ -42,6 +44,8 @@ from steadyflow.metrics.devices import DeviceReport as DeviceReport
 from steadyflow.metrics.devices import PlaybackReport as PlaybackReport
 
 __all__ = [
+    "BandMeter",
+    "Bands",
     "CaptureReport",
     "Converter",
     "DemoSource",

@@ -48,10 +48,11 @@ class LevelMeter(Module):
         samples = audio.samples.astype(np.float64).ravel()
         power = float(samples @ samples) / len(samples)
         peak = max(float(samples.max()), -float(samples.min()))
-        return Level(_decibels(math.sqrt(power)), _decibels(peak), audio.timestamp_ns)
+        return Level(decibels(math.sqrt(power)), decibels(peak), audio.timestamp_ns)
 
 
-def _decibels(amplitude: float) -> float:
+def decibels(amplitude: float) -> float:
+    """Return an amplitude in dB relative to full scale; not below `LEVEL_FLOOR_DB`."""
     if amplitude == 0.0:
         return LEVEL_FLOOR_DB
     return max(20.0 * math.log10(amplitude), LEVEL_FLOOR_DB)

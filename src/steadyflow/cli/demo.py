@@ -4,9 +4,10 @@
 ::
 
     FileSource ─┬─> PitchDetector (a process of its own) ──> the open end "screen"
-                └─> LevelMeter ───────────────────────────> the open end "screen"
+                ├─> LevelMeter ───────────────────────────> the open end "screen"
+                └─> BandMeter (16 kHz, mono, windows) ─────> the open end "screen"
 
-The application is the screen: it receives pitches and levels while the flow runs, and never slows it down.
+The application is the screen: it receives pitches, levels and bands while the flow runs, and never slows it down.
 """
 
 from __future__ import annotations
@@ -105,27 +106,33 @@ def play(performance: Performance, listening: Listening, screen: Screen, *, fast
         recording = flow.add(source, name="recording")
         pitch = flow.add(audio.PitchDetector(), name="pitch", placement="process")
         meter = flow.add(audio.LevelMeter(), name="meter")
+        bands = flow.add(audio.BandMeter(), name="bands")
         # The budget is the length of a block: one that starts later is overtaken by the next.
         flow.connect(recording.out, pitch.audio, buffer_size=32, max_latency_ms=10.0, priority="critical")
         flow.connect(recording.out, meter.audio, buffer_size=32)
+        # Whatever the file is, this end speaks of one channel at 16 kHz.
+        flow.connect(recording.out, bands.audio, buffer_size=32, transformation_required=True)
         # No pitch may be lost, or notes fall apart; two seconds and a half of them wait for a busy screen.
         to_screen = PipelineConfig(buffer_size=256, backpressure_strategy=Wait())
         pitches = flow.pipeline(flow.register_pipeline(pitch.pitch, "screen", to_screen))
-        # Of the level only the newest matters; at full speed it is part of what is shown, so nothing is lost there.
+        # Of level and bands only the newest matter; at full speed they are part of what is shown, so nothing is lost there.
         newest = PipelineConfig(buffer_size=64, backpressure_strategy=Wait() if fast else DropOldest())
         levels = flow.pipeline(flow.register_pipeline(meter.level, "screen", newest))
+        spectra = flow.pipeline(flow.register_pipeline(bands.bands, "screen", newest))
         started = False
         try:
             title = performance.recording.title if performance.recording else str(performance.path)
             with screen.watching(flow, f"Playing: {title}"):
                 flow.start()
                 started = True
-                for value in _arrivals(flow, pitches, levels):
+                for value in _arrivals(flow, pitches, levels, spectra):
                     if isinstance(value, audio.Level):
                         # A file's first block is stamped with the beginning of the music.
                         listening.began_ns = performance.began_ns = performance.began_ns or value.timestamp_ns
                         listening.level = value
                         screen.refresh()
+                    elif isinstance(value, audio.Bands):
+                        listening.bands = value
                     else:
                         performance.pitches.append(value)
                         listening.pitch = value
@@ -135,7 +142,7 @@ def play(performance: Performance, listening: Listening, screen: Screen, *, fast
             if not started:
                 return
             performance.stop(flow)
-            late = _arrivals(flow, pitches, levels)
+            late = _arrivals(flow, pitches, levels, spectra)
             performance.pitches.extend(value for value in late if isinstance(value, audio.Pitch))
         except FlowFailed as failure:
             performance.failure = failure
