@@ -29,7 +29,7 @@ def test_a_sine_is_in_the_band_of_its_frequency(band):
     levels = measure(sine(middle_hz)).levels_db
     assert int(np.argmax(levels)) == band
     power = sum(10 ** (level / 10) for level in levels)
-    assert 10 * math.log10(power) == pytest.approx(-3.01, abs=1)  # what a short window makes of it, of the lowest band above all
+    assert 10 * math.log10(power) == pytest.approx(-3.01, abs=1)  # a short window blurs it
     far = [level for other, level in enumerate(levels) if abs(other - band) > 4]
     assert max(far) < -30
 
