@@ -12,14 +12,15 @@
 
 namespace steadyflow {
 
-// Positions are counted in frames of what came in, and are asked for in their order. One thread; allocates.
+// Positions are counted in frames of what came in since it last broke off, so that they are exact as floating-point numbers, and are
+// asked for in their order. One thread; allocates.
 class StampTrail {
 public:
     explicit StampTrail(double ns_per_frame) noexcept : ns_per_frame_(ns_per_frame) {}
 
     // Blocks come in the order of their frames.
-    void add(std::uint64_t first_frame, std::uint32_t frames, std::int64_t timestamp_ns, std::uint16_t flags) {
-        const auto begin = static_cast<double>(first_frame);
+    void add(std::uint64_t position, std::uint32_t frames, std::int64_t timestamp_ns, std::uint16_t flags) {
+        const auto begin = static_cast<double>(position);
         if ((flags & lasting) != 0) faults_.push_back({begin, begin + frames, static_cast<std::uint16_t>(flags & lasting)});
         stamps_.push_back({begin, timestamp_ns});
     }
@@ -32,7 +33,7 @@ public:
         const double later = std::nearbyint((position - stamp.begin) * ns_per_frame_);
         constexpr auto least = std::numeric_limits<std::int64_t>::min();
         constexpr auto most = std::numeric_limits<std::int64_t>::max();
-        if (later <= static_cast<double>(least)) return least;
+        if (!(later > static_cast<double>(least))) return least;
         if (later >= static_cast<double>(most)) return most;
         std::int64_t sum = 0;
         if (__builtin_add_overflow(stamp.timestamp_ns, static_cast<std::int64_t>(later), &sum)) return later < 0 ? least : most;

@@ -264,8 +264,10 @@ BlockObject* derive_block(const BlockObject* original, PyObject* payload, PyObje
     const bool is_dict = original->metadata != nullptr && PyDict_Check(original->metadata);
     PyObject* metadata = is_dict ? PyDict_Copy(original->metadata) : Py_XNewRef(original->metadata);
     if (is_dict && metadata == nullptr) return nullptr;
-    BlockObject* block = make_block(Py_NewRef(payload), metadata, format, nullptr, original->pipeline);
+    const bool same = payload == original->payload;
+    BlockObject* block = make_block(Py_NewRef(payload), metadata, format, same ? original->decoder : nullptr, original->pipeline);
     if (block == nullptr) return nullptr;
+    if (same) block->decoded = Py_XNewRef(original->decoded);
     block->timestamp_ns = original->timestamp_ns;
     block->first_frame = original->first_frame;
     block->sequence = original->sequence;
@@ -277,6 +279,8 @@ BlockObject* derive_block(const BlockObject* original, PyObject* payload, PyObje
 }
 
 bool is_block(PyObject* object) noexcept { return Py_IS_TYPE(object, block_type); }
+
+void track_block(BlockObject* block) noexcept { track(block); }
 
 BlockObject* checked_block(nb::handle object) {
     if (!is_block(object.ptr())) {

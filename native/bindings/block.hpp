@@ -29,11 +29,14 @@ struct BlockObject {
 BlockObject* make_block(PyObject* payload, PyObject* metadata, PyObject* format, PyObject* decoder,
                         PyObject* pipeline = nullptr) noexcept;
 
-// A block with the stamps, metadata and, unless given, flags of another that carries something else. Borrows all; null with an
-// exception set on failure.
+// A block with the stamps, metadata and, unless given, flags of another that carries something else; or the same, which then is
+// decoded as before. Borrows all; null with an exception set on failure.
 BlockObject* derive_block(const BlockObject* original, PyObject* payload, PyObject* format, int flags = -1) noexcept;
 
 bool is_block(PyObject* object) noexcept;
+
+// Lets the garbage collector look into a block, once it refers to what may lead back to it.
+void track_block(BlockObject* block) noexcept;
 
 inline PyObject* object_of(const BlockObject* block) noexcept {
     return reinterpret_cast<PyObject*>(const_cast<BlockObject*>(block));

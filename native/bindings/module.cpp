@@ -12,7 +12,6 @@
 
 #include "account.hpp"
 #include "block.hpp"
-#include "stages.hpp"
 #include "delivery.hpp"
 #include "device.hpp"
 #include "event_loop.hpp"
@@ -24,6 +23,7 @@
 #include "payload.hpp"
 #include "realtime.hpp"
 #include "recovery.hpp"
+#include "stages.hpp"
 
 using namespace nb::literals;
 

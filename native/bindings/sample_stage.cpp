@@ -96,28 +96,41 @@ private:
 // A SampleConverter at work on blocks.
 class SampleStage final : public NativeStage {
 public:
-    SampleStage(const PayloadSpec& from, const PayloadSpec& to, std::vector<double> matrix, bool dither, nb::object target,
+    SampleStage(const PayloadSpec& from, const PayloadSpec& to, std::vector<double> matrix, bool dither, nb::object format,
                 nb::object conform)
         : converter_(from, to, std::move(matrix), dither, false, false),
-          target_(std::move(target)),
+          format_(std::move(format)),
           conform_(std::move(conform)) {}
 
     nb::object push(const BlockObject* block) override {
+        require_kept(conform_);
         nb::object samples = converter_.convert(block->payload, block->first_frame);
         if (samples.is_none()) {  // not contiguous, or wrong
             samples = converter_.convert(conform_(nb::borrow(block->payload)), block->first_frame);
+            if (samples.is_none()) raise_error("TransformError", "samples: expected conform() to give an array of the source's format");
         }
-        const nb::object made = take(reinterpret_cast<PyObject*>(derive_block(block, samples.ptr(), target_.ptr())));
+        const nb::object made = take(reinterpret_cast<PyObject*>(derive_block(block, samples.ptr(), format_.ptr())));
         return take(PyTuple_Pack(1, made.ptr()));
     }
 
     nb::object flush() const { return take(PyTuple_New(0)); }
+
+    int traverse(visitproc visit, void* arg) const noexcept {
+        Py_VISIT(format_.ptr());
+        Py_VISIT(conform_.ptr());
+        return 0;
+    }
+    void clear() noexcept {
+        format_.reset();
+        conform_.reset();
+    }
+
     std::uint64_t clipped() const noexcept { return converter_.clipped(); }
     std::uint64_t not_a_number() const noexcept { return converter_.not_a_number(); }
 
 private:
     SampleConverter converter_;
-    nb::object target_;
+    nb::object format_;
     nb::object conform_;
 };
 
@@ -136,12 +149,12 @@ void register_sample_stage(nb::module_& module) {
              "GIL is released for 65,536 samples and more.")
         .def_prop_ro("clipped", &SampleConverter::clipped, "How many samples were limited to full scale.")
         .def_prop_ro("not_a_number", &SampleConverter::not_a_number, "How many were no numbers, and became 0.");
-    nb::class_<SampleStage, NativeStage>(module, "SampleStage",
+    nb::class_<SampleStage, NativeStage>(module, "SampleStage", nb::is_final(), nb::type_slots(collected_slots<SampleStage>()),
                             "Converts the samples of blocks, and leaves what they say of themselves as it is.\n\n"
-                            "`target`: the format of what comes out. `conform(payload)`: called where a payload is no array as `source`\n"
+                            "`format`: of what comes out. `conform(payload)`: called where a payload is no array as `source`\n"
                             "says; returns one, or raises. Arguments else as for SampleConverter.")
         .def(nb::init<const PayloadSpec&, const PayloadSpec&, std::vector<double>, bool, nb::object, nb::object>(), "source"_a,
-             "goal"_a, "matrix"_a, "dither"_a, "target"_a, "conform"_a)
+             "target"_a, "matrix"_a, "dither"_a, "format"_a, "conform"_a)
         .def("flush", &SampleStage::flush, nb::sig("def flush(self) -> tuple[Block, ...]"), "Nothing is ever left.")
         .def_prop_ro("clipped", &SampleStage::clipped, "How many samples were limited to full scale.")
         .def_prop_ro("not_a_number", &SampleStage::not_a_number, "How many were no numbers, and became 0.");

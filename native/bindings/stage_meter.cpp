@@ -21,6 +21,7 @@ public:
           holds_end_(holds_end) {}
 
     nb::object push(nb::handle given) {
+        require_kept(push_);
         const BlockObject* block = checked_block(given);
         nb::object owned;
         if (holds_end_ && (block->flags & flag_end_of_stream) != 0) [[unlikely]] {
@@ -48,6 +49,17 @@ public:
         return made;
     }
 
+    int traverse(visitproc visit, void* arg) const noexcept {
+        Py_VISIT(stage_.ptr());
+        Py_VISIT(push_.ptr());
+        return 0;
+    }
+    void clear() noexcept {
+        native_ = nullptr;
+        push_.reset();
+        stage_.reset();
+    }
+
     std::uint64_t calls = 0;
     std::uint64_t frames = 0;
     std::int64_t busy_ns = 0;
@@ -67,12 +79,12 @@ private:
 void register_native_stage(nb::module_& module) {
     nb::class_<NativeStage>(module, "NativeStage", "A stage that the native module can call by itself.")
         .def("push", [](NativeStage& stage, nb::handle block) { return stage.push(checked_block(block)); }, "block"_a,
-             nb::sig("def push(self, block: Block, /) -> tuple[Block, ...]"),
+             nb::sig("def push(self, block: Block, /) -> Sequence[Block]"),
              "Returns the blocks that come of a block: none, one or several.");
 }
 
 void register_stage_meter(nb::module_& module) {
-    nb::class_<StageMeter>(module, "StageMeter",
+    nb::class_<StageMeter>(module, "StageMeter", nb::type_slots(collected_slots<StageMeter>()),
                            "Calls a stage, and counts.\n\n"
                            "`counts_frames`: those that come out. `holds_end`: blocks go in without END_OF_STREAM, because more comes\n"
                            "after them. One thread at a time; reading is for any.")

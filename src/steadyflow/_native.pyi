@@ -671,7 +671,7 @@ class ManualTime:
 class NativeStage:
     """A stage that the native module can call by itself."""
 
-    def push(self, block: Block, /) -> tuple[Block, ...]:
+    def push(self, block: Block, /) -> Sequence[Block]:
         """Returns the blocks that come of a block: none, one or several."""
 
 class SampleConverter:
@@ -704,11 +704,11 @@ class SampleStage(NativeStage):
     """
     Converts the samples of blocks, and leaves what they say of themselves as it is.
 
-    `target`: the format of what comes out. `conform(payload)`: called where a payload is no array as `source`
+    `format`: of what comes out. `conform(payload)`: called where a payload is no array as `source`
     says; returns one, or raises. Arguments else as for SampleConverter.
     """
 
-    def __init__(self, source: PayloadSpec, goal: PayloadSpec, matrix: Sequence[float], dither: bool, target: object, conform: object) -> None: ...
+    def __init__(self, source: PayloadSpec, target: PayloadSpec, matrix: Sequence[float], dither: bool, format: object, conform: object) -> None: ...
 
     def flush(self) -> tuple[Block, ...]:
         """Nothing is ever left."""
@@ -725,15 +725,15 @@ class StampTrail:
     """
     What blocks said about their frames, kept while the frames wait to come out in other blocks.
 
-    Positions are counted in frames of what came in, and asked for in their order. One thread at a time; does
-    not block; allocates.
+    Positions are counted in frames of what came in since it last broke off, and asked for in their order. One
+    thread at a time; does not block; allocates.
     """
 
     def __init__(self, ns_per_frame: float) -> None: ...
 
-    def add(self, block: Block, first_frame: int) -> None:
+    def add(self, block: Block, position: int) -> None:
         """
-        Remembers what a block says that begins at `first_frame`; they come in the order of their frames.
+        Remembers what a block says that begins at `position`; they come in the order of their frames.
         """
 
     def timestamp_ns(self, position: float) -> int:
@@ -767,7 +767,7 @@ class RateStage(NativeStage):
 
     def __init__(self, resample: object, clear: object, source: PayloadSpec, target: object, max_frames: int, in_hz: int, out_hz: int, conform: object, fields: object) -> None: ...
 
-    def flush(self) -> tuple[Block, ...]:
+    def flush(self) -> Sequence[Block]:
         """Returns what soxr still withholds."""
 
 class StageMeter:

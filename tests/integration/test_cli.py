@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,13 +17,14 @@ import numpy as np
 import pytest
 from tests.integration.commands import LIMIT_S, line_with, marked, run
 
-from steadyflow.audio import demo_recording
+from steadyflow.audio import Bands, demo_recording
 from steadyflow.benchmarks import CASES
 from steadyflow.benchmarks.harness import Effort, Figure, Result, Row, Workload
 from steadyflow.cli import bench as bench_command
 from steadyflow.cli import main
 from steadyflow.cli.demo import Performance, show
 from steadyflow.cli.failures import describe
+from steadyflow.cli.listening import Listening
 from steadyflow.errors import FlowFailed, ModuleFailed, UnknownName
 from steadyflow.report import FlowReport
 
@@ -205,6 +207,24 @@ def test_demo_of_silence_finds_no_notes(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert "No notes were found." in done.stdout
+
+
+def test_demo_plays_files_of_any_channels_and_numbers(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(24_000) / 48_000).astype(np.float32)
+    tone[12_000:12_100] = np.nan
+    soundfile.write(tmp_path / "three.wav", np.stack([tone] * 3, 1), 48_000, subtype="FLOAT")
+    done = run("demo", tmp_path / "three.wav", "--fast", "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert "A4" in [note["note"] for note in json.loads(done.stdout)["notes"]]
+
+
+def test_the_screen_of_the_demo_draws_each_band_and_nothing_where_there_is_no_number():
+    listening = Listening()
+    assert listening._columns() == ""
+    listening.bands = Bands((-120.0, -80.0, -40.0, 0.0, 20.0, math.nan, math.inf, -math.inf), 0)
+    assert listening._columns() == "  ▄██   "
 
 
 @pytest.mark.parametrize(

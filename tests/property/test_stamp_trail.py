@@ -1,6 +1,7 @@
 """What blocks said of their frames, asked for by position: against a model that keeps everything."""
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given, settings
 
@@ -17,8 +18,6 @@ blocks = st.lists(
 
 
 def block_of(frames, timestamp_ns, flags):
-    import numpy as np
-
     return Block(np.zeros((frames, 1), np.float32), FORMAT, timestamp_ns=timestamp_ns, flags=flags)
 
 

@@ -41,7 +41,8 @@ class BandMeter(Module):
     Measures how strong 16 bands between 47 Hz and 8 kHz are, a hundred times a second: narrow ones below, wide ones above.
 
     Ports ``audio``: windows of 32 ms, every 10 ms, of one channel at 16 kHz; a pipeline from anything else needs
-    ``transformation_required=True``. ``bands``: one `Bands` per window, no level below -120 dB, not-a-number where a window holds one.
+    ``transformation_required=True``. ``bands``: one `Bands` per window, no level below -120 dB; all of them not-a-number where a window
+    holds one.
     Does not block; some 20 µs for each window.
 
     Attributes:
@@ -51,10 +52,12 @@ class BandMeter(Module):
     audio = Input(AudioFormat(_RATE_HZ, 1), window_frames=_WINDOW_FRAMES, hop_frames=_RATE_HZ // 100)
     bands = Output(StructFormat(Bands, max_bytes=256))
 
-    edges_hz: Final = (*((first - 0.5) * _RATE_HZ / _WINDOW_FRAMES for first in _FIRST_BINS.tolist()), _RATE_HZ / 2)
+    edges_hz: Final = (
+        *((first - 0.5) * _RATE_HZ / _WINDOW_FRAMES for first in (*_FIRST_BINS.tolist(), _WINDOW_FRAMES // 2)),
+    )
 
     def process(self, audio: Block) -> Bands:
         """Measure one window of shape (512, 1)."""
-        spectrum = np.fft.rfft(audio.samples[:, 0] * _HANN)
+        spectrum = np.fft.rfft(audio.samples[:, 0] * _HANN)[:-1]  # half of the rate itself has no other side
         power = np.add.reduceat(spectrum.real**2 + spectrum.imag**2, _FIRST_BINS) * _POWER
         return Bands(tuple(decibels(rms) for rms in np.sqrt(power).tolist()), audio.timestamp_ns)

@@ -19,7 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from steadyflow import DataFlowCoordinator, DropOldest, Pipeline, PipelineConfig, Wait, audio
+from steadyflow import (
+    AudioFormat,
+    ConversionOptions,
+    DataFlowCoordinator,
+    DropOldest,
+    Pipeline,
+    PipelineConfig,
+    Wait,
+    audio,
+)
 from steadyflow.cli.listening import Listening
 from steadyflow.cli.outcome import Outcome
 from steadyflow.cli.screens import Screen, make_screen
@@ -110,8 +119,10 @@ def play(performance: Performance, listening: Listening, screen: Screen, *, fast
         # The budget is the length of a block: one that starts later is overtaken by the next.
         flow.connect(recording.out, pitch.audio, buffer_size=32, max_latency_ms=10.0, priority="critical")
         flow.connect(recording.out, meter.audio, buffer_size=32)
-        # Whatever the file is, this end speaks of one channel at 16 kHz.
-        flow.connect(recording.out, bands.audio, buffer_size=32, transformation_required=True)
+        # Whatever the file is, this end takes one channel at 16 kHz.
+        flow.connect(
+            recording.out, bands.audio, buffer_size=32, transformation_required=True, conversion=_to_mono(source)
+        )
         # No pitch may be lost, or notes fall apart; two seconds and a half of them wait for a busy screen.
         to_screen = PipelineConfig(buffer_size=256, backpressure_strategy=Wait())
         pitches = flow.pipeline(flow.register_pipeline(pitch.pitch, "screen", to_screen))
@@ -150,6 +161,13 @@ def play(performance: Performance, listening: Listening, screen: Screen, *, fast
                 # Nothing to report but the failure.
                 return
         performance.report = flow.report()
+
+
+def _to_mono(source: audio.FileSource) -> ConversionOptions | None:
+    """Say how channels become one, where a file has more than stereo and does not say which they are: by their mean."""
+    fmt = source.resolve_formats({})["out"]
+    channels = fmt.channels if isinstance(fmt, AudioFormat) else None
+    return None if channels is None or channels <= 2 else ConversionOptions(mix=((1 / channels,) * channels,))
 
 
 def _arrivals(flow: DataFlowCoordinator, *open_ends: Pipeline) -> Iterator[Any]:

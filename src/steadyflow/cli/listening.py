@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -59,8 +60,11 @@ class Listening:
         if bands is None:
             return ""
         steps = len(_COLUMNS) - 1
-        heights = (round((1 + level_db / _QUIETEST_BAND_DB) * steps) for level_db in bands.levels_db)
-        return "".join(_COLUMNS[max(0, min(height, steps))] for height in heights)
+        # What is no number is drawn as nothing.
+        heights = ((1 + level_db / _QUIETEST_BAND_DB) * steps for level_db in bands.levels_db)
+        return "".join(
+            _COLUMNS[round(min(max(0.0, height), steps)) if math.isfinite(height) else 0] for height in heights
+        )
 
     def _position_s(self, level: Level) -> float:
         return (level.timestamp_ns - self.began_ns) / 1e9

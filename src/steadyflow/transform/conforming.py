@@ -30,11 +30,13 @@ class Conforming:
         fmt: The format; nothing is left open in it.
     """
 
-    __slots__ = ("_axis", "_channels", "_dtype", "_format", "_ndim", "_payload")
+    __slots__ = ("_axis", "_channels", "_dtype", "_format", "_most_samples", "_ndim", "_payload")
 
     def __init__(self, step: str, fmt: AudioFormat) -> None:
         self._format = fmt
-        self._payload = Preparer(step, unlimited(fmt)).payload
+        whole = unlimited(fmt)
+        self._payload = Preparer(step, whole).payload
+        self._most_samples = whole.max_block_frames * (fmt.channels or 1)
         self._dtype = fmt.dtype
         self._channels = fmt.channels
         self._axis = 0 if fmt.layout == "planar" else 1
@@ -52,8 +54,8 @@ class Conforming:
             and data.ndim == self._ndim == 2
             and data.dtype == self._dtype
             and data.shape[self._axis] == self._channels
-            and data.size
-            and data.flags.c_contiguous
+            and 0 < data.size <= self._most_samples
+            and data.flags.carray
         ):
             return data
         try:

@@ -133,6 +133,8 @@ class FunctionConverter:
         source = filled(self.source, fmt)
         if source is not None and same_kind(source, fmt):
             target = filled(self.target, fmt)
+            if target is None and self.target.is_resolved:
+                target = self.target  # it needs nothing of what comes in, which is of another kind
             if target is not None and not same_kind(target, fmt):
                 yield ConversionStep(
                     converter=self.name,

@@ -171,7 +171,7 @@ def check_mix(source: Format, goal: Format, options: ConversionOptions, where: s
 class _Counted:
     """A stage, and what it has done."""
 
-    __slots__ = ("_carried_bytes", "_copies", "_frame_bytes", "_meter", "name", "push", "stage")
+    __slots__ = ("_carried", "_copies", "_frame_bytes", "_meter", "name", "push", "stage")
 
     def __init__(
         self,
@@ -188,18 +188,13 @@ class _Counted:
         # Where audio comes out, what was copied follows from its frames.
         self._frame_bytes = target.frame_bytes if isinstance(target, AudioFormat) else 0
         self._meter = StageMeter(stage, counts_frames=self._frame_bytes > 0, holds_end=holds_end)
-        self._carried_bytes = 0
+        self._carried: _Carried | None = None
         self.push: Callable[[Block], Iterable[Block]] = self._meter.push
         if isinstance(stage, WindowStage):  # of a block it may make very many, which need not be there all at once
             self.push = functools.partial(_one_by_one, stage, self._meter)
         elif not self._frame_bytes:
-            self.push = self._carried
-
-    def _carried(self, block: Block) -> Sequence[Block]:
-        made = self._meter.push(block)
-        for each in made:
-            self._count_carried(block, each.payload)
-        return made
+            self._carried = _Carried(self._meter, copies=copies)
+            self.push = self._carried.push
 
     def flush(self) -> Sequence[Block]:
         began_ns = monotonic_ns()
@@ -213,19 +208,14 @@ class _Counted:
         ends, self._meter.end_held = self._meter.end_held, False
         return ends
 
-    def _count_carried(self, block: Block, payload: object) -> None:
-        """Count what became something else than audio; a view that was planned may have to be a copy: what may only be read, say."""
-        self._meter.frames += block.frames
-        if self._copies or not _shares(block.payload, payload):
-            self._carried_bytes += _bytes_of(payload)
-
     def report(self) -> StepReport:
         meter = self._meter
+        carried_bytes = 0 if self._carried is None else self._carried.copied_bytes
         return StepReport(
             step=self.name,
             calls=meter.calls,
             frames=meter.frames,
-            copied_bytes=self._carried_bytes + (meter.frames * self._frame_bytes if self._copies else 0),
+            copied_bytes=carried_bytes + (meter.frames * self._frame_bytes if self._copies else 0),
             busy_ns=meter.busy_ns,
             clipped=getattr(self.stage, "clipped", 0),
             not_a_number=getattr(self.stage, "not_a_number", 0),
@@ -233,6 +223,24 @@ class _Counted:
             repaired=getattr(self.stage, "repaired", 0),
             rejected=meter.rejected,
         )
+
+
+class _Carried:
+    """Counts what becomes something else than audio."""
+
+    def __init__(self, meter: StageMeter, *, copies: bool) -> None:
+        self._meter = meter
+        self._copies = copies
+        self.copied_bytes = 0
+
+    def push(self, block: Block) -> Sequence[Block]:
+        made = self._meter.push(block)
+        for each in made:
+            self._meter.frames += block.frames
+            # A view that was planned may have to be a copy: what may only be read, say.
+            if self._copies or not _shares(block.payload, each.payload):
+                self.copied_bytes += _bytes_of(each.payload)
+        return made
 
 
 def _one_by_one(stage: WindowStage, meter: StageMeter, block: Block) -> Iterator[Block]:
@@ -342,7 +350,9 @@ class Conversion:
             if isinstance(stage.stage, EncodingStage):  # a file of all of it, and not one of each piece
                 blocks = (_joined(list(blocks), self.plan),)
             blocks = [*(made for block in blocks for made in stage.push(block)), *stage.flush()]
-        return _joined(list(blocks), self.plan)
+        whole = _joined(list(blocks), self.plan)
+        ends = bool(self._stages) and self._stages[0].end_taken()
+        return whole.derived(whole.data, whole.format, whole.flags | _END) if ends else whole
 
     def reports(self) -> tuple[StepReport, ...]:
         """Return what each step has done. Any thread."""

@@ -57,7 +57,8 @@ class VariableRateStage:
         self._conforming = Conforming("drift", fmt)
         self._trail = StampTrail(1e9 / self._rate)
         self._fields = Fields("drift")
-        self._position = 0.0  # in the input, of the next frame that comes out
+        self._origin = 0  # the first frame since the stream began or was broken
+        self._position = 0.0  # from there in the input, of the next frame that comes out
         self._next_in = -1
         self._given = 0
         self._sequence = 0
@@ -89,9 +90,10 @@ class VariableRateStage:
             self._fields.restart()
             self._stream.clear()
             self.correct(self.ppm)
-            self._position = float(block.first_frame)
-        self._fields.add(block, block.first_frame)
-        self._trail.add(block, block.first_frame)
+            self._position = 0.0
+            self._origin = block.first_frame
+        self._fields.add(block, block.first_frame - self._origin)
+        self._trail.add(block, block.first_frame - self._origin)
         self._next_in = block.first_frame + len(samples)
         self._flags |= block.flags & ONCE
         samples = self._stream.resample_chunk(samples)

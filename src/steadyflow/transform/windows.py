@@ -44,6 +44,7 @@ class WindowStage:
         self._end = 0
         self._skip = 0  # frames to pass over before the next window begins (hop > window)
         self._first_frame = 0  # of the frame at `begin`
+        self._origin = 0  # of the first frame since the stream began or was broken; stamps and fields are kept by the distance to it
         self._given_to = 0  # the index after the last frame that was in a window
         self._trail = StampTrail(1e9 / (fmt.sample_rate_hz or 1))
         self._fields = Fields("windows")
@@ -58,12 +59,13 @@ class WindowStage:
             yield from self._rest()
             self._trail.clear()
             self._fields.restart()
+            self._origin = first_frame
         self._flags |= block.flags & ONCE
         if self._begin == self._end:
             self._first_frame = first_frame
             self._given_to = max(self._given_to, first_frame)
-        self._fields.add(block, first_frame)
-        self._trail.add(block, first_frame)
+        self._fields.add(block, first_frame - self._origin)
+        self._trail.add(block, first_frame - self._origin)
         self._append(samples)
         self._pass_over()
         while self._end - self._begin >= self._window:
@@ -110,17 +112,18 @@ class WindowStage:
         self._first_frame += frames
 
     def _next(self, samples: np.ndarray[Any, Any], more: dict[str, MetadataValue] | None) -> Block:
-        end = self._first_frame + self._window
+        position = self._first_frame - self._origin
+        end = position + self._window
         window = Block(
             samples,
             self._format,
-            timestamp_ns=self._trail.timestamp_ns(self._first_frame),
+            timestamp_ns=self._trail.timestamp_ns(position),
             first_frame=self._first_frame,
             sequence=self._sequence,
-            flags=self._flags | self._trail.flags(self._first_frame, end),
+            flags=self._flags | self._trail.flags(position, end),
             metadata=self._fields.take(end, more),
         )
-        self._given_to = end
+        self._given_to = self._first_frame + self._window
         self._sequence += 1
         self._flags = 0
         return window
