@@ -5,13 +5,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import threading
 import weakref
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar, overload
-
-import msgspec
 
 from steadyflow._native import AbortFlag, shut_down
 from steadyflow.arguments import checked_number, checked_seconds, checked_switch
@@ -36,12 +34,15 @@ from steadyflow.events import (
     PipelineRegistered,
     PipelineResumed,
     RuleSwitched,
+    TypedEventBus,
 )
 from steadyflow.formats import AnyFormat, Format
+from steadyflow.lifecycle import ModuleState, refusal
 from steadyflow.metrics.flow_metrics import FlowMetrics
-from steadyflow.module import InputPort, Module, OutputPort
+from steadyflow.module import InputPort, Module, OutputPort, Source, is_device_driven
 from steadyflow.pipeline import Pipeline
 from steadyflow.realtime import Realtime
+from steadyflow.registry import COORDINATOR, ModuleRegistry
 from steadyflow.report import FlowReport
 from steadyflow.runtime.main_script import stop_if_replaying
 from steadyflow.runtime.placed import Placement
@@ -53,8 +54,10 @@ if TYPE_CHECKING:
     from steadyflow.diagrams import DiagramFormat
     from steadyflow.runtime.execution import Execution
     from steadyflow.runtime.flow_description import FlowDescription
+    from steadyflow.runtime.format_resolution import FoundFormats
     from steadyflow.runtime.observers import Observers
     from steadyflow.runtime.open_ends import OpenPlace
+    from steadyflow.runtime.path_delays import PathBudget, PathDelay
     from steadyflow.runtime.workers import Worker
 
 ModuleT = TypeVar("ModuleT", bound=Module)
@@ -69,8 +72,15 @@ RECORDING_BUFFER_SIZE: Final = 256
 
 _LONGEST_S: Final = 1e9
 _EXIT_TIMEOUT_S: Final = 1.0
+_COORDINATOR_STATES: Final[Mapping[str, ModuleState]] = {
+    "new": "added",
+    "running": "running",
+    "paused": "paused",
+    "stopped": "ended",
+    "closed": "ended",
+    "forked": "stopped",
+}
 _OWN_FLOW: Final = "use it there, or make a flow of its own here"
-_MAX_EVENTS: Final = 10_000
 
 _open_flows: weakref.WeakSet[DataFlowCoordinator] = weakref.WeakSet()
 _program_ends: Final = AbortFlag()
@@ -107,8 +117,13 @@ class DataFlowCoordinator:
         self._description = Description(name)
         self._opened: dict[str, OpenPlace] = {}
         self._abort = AbortFlag()
-        # The latest ones: what ended a flow matters more than how it began.
-        self._events: deque[FlowEvent] = deque(maxlen=_MAX_EVENTS)
+        self._events = TypedEventBus(name)
+        # Weakly: it is this coordinator's, and must not keep it.
+        itself = weakref.ref(self)
+        self._registry = ModuleRegistry(name, _state_of(itself), _health_of(itself), self._events.post)
+        self._budgets: list[PathBudget] = []
+        self._paused: set[str] = set()
+        self._switching = threading.Lock()
         self._execution: Execution | None = None
         self._observers: Observers | None = None
         self._clock: ManualClock | None = None
@@ -128,6 +143,7 @@ class DataFlowCoordinator:
         replicas: int = ...,
         ordered: bool = ...,
         on_failure: Literal["stop"] = ...,
+        depends_on: Sequence[str | Module] = ...,
     ) -> ModuleT: ...
     @overload
     def add(
@@ -141,6 +157,7 @@ class DataFlowCoordinator:
         replicas: int = ...,
         ordered: bool = ...,
         on_failure: Literal["stop"] = ...,
+        depends_on: Sequence[str | Module] = ...,
     ) -> ModuleT: ...
     def add(
         self,
@@ -153,6 +170,7 @@ class DataFlowCoordinator:
         replicas: int = 1,
         ordered: bool = False,
         on_failure: Literal["stop"] = "stop",
+        depends_on: Sequence[str | Module] = (),
     ) -> Any:
         """
         Add a module to the flow.
@@ -171,6 +189,8 @@ class DataFlowCoordinator:
             ordered: Whether what the replicas send is taken in the order of what they were given. Else it is taken as
                 it comes.
             on_failure: ``"stop"``: an exception in the module stops the flow.
+            depends_on: Modules that have to be ready before this one is set up, or their names, which may be added later; they are
+                torn down after it.
 
         Returns:
             The module, whose ports can now be connected.
@@ -180,6 +200,7 @@ class DataFlowCoordinator:
             ArgumentRefused: A constructor argument cannot travel to a process.
             ConfigurationError: A value is impossible; the class cannot be found by a process; an attribute was changed
                 since construction, which a process would not see; the module cannot have replicas.
+            CycleRefused: It would depend on itself; prints the cycle.
             StateError: The flow has been started.
         """
         self._require_new("add a module")
@@ -194,7 +215,10 @@ class DataFlowCoordinator:
             replicas=replicas,
             ordered=ordered,
             on_failure=on_failure,
+            depends_on=depends_on,
         )
+        added = self._description.name_of(module)
+        self._registry.add(added, module, self._description.modules[added].depends_on)
         return module
 
     def connect(self, output: OutputPort | str, input: InputPort | str, **options: Any) -> Pipeline:
@@ -299,6 +323,58 @@ class DataFlowCoordinator:
         self._description.pipelines[pipeline_id] = pipeline
         self._publish(PipelineRegistered(flow=self.name, pipeline=pipeline_id))
         return pipeline_id
+
+    def path_budget(self, source: Module | str, sink: Module | str, max_ms: float) -> None:
+        """
+        Say how much later sound may come out at one module than it went in at another.
+
+        What modules (`Module.latency_ms`, `latency_frames`), windows, conversions and buffers that are to be filled add up to is
+        checked at the start, on the longest way; what waiting and work add is not in it.
+
+        Args:
+            source: Where the path begins: a module, or its name.
+            sink: Where it ends.
+            max_ms: The limit.
+
+        Raises:
+            UnknownName: There is no such module; offers the nearest.
+            ConfigurationError: The limit is no time.
+            StateError: The flow has been started.
+        """
+        from steadyflow.runtime.path_delays import PathBudget
+
+        self._require_new("set a budget")
+        limit_ms = checked_number("path_budget", "max_ms", max_ms, above=0, most=_LONGEST_S)
+        self._budgets.append(PathBudget(self._named_module(source), self._named_module(sink), limit_ms))
+
+    def path_delay(self, source: Module | str, sink: Module | str) -> PathDelay:
+        """
+        Return what delays sound on the longest way from one module to another, without waiting and work. Print it.
+
+        Before the start sources are asked what they send, which may block on the disk.
+
+        Raises:
+            UnknownName: There is no such module; offers the nearest.
+            FormatClash: The flow could not run.
+            ConfigurationError: There is no way; or the flow could not run.
+        """
+        from steadyflow.runtime.format_resolution import find_formats
+        from steadyflow.runtime.layout import topological
+        from steadyflow.runtime.path_delays import longest_path
+
+        self._require_own("look at a path")
+        ends = self._named_module(source), self._named_module(sink)
+        modules = self._description.modules
+        linked = [link for link in self._description.pipelines.values() if not (link.source_open and link.target_open)]
+        order = topological(modules, linked)
+        return longest_path(*ends, modules, linked, order, find_formats(modules, linked, order))
+
+    def _named_module(self, module: Module | str) -> str:
+        if isinstance(module, Module):
+            return self._description.name_of(module)
+        if module not in self._description.modules:
+            raise UnknownName("module", module, self._description.modules, where=f"flow {self.name!r}")
+        return module
 
     def record(
         self,
@@ -441,6 +517,102 @@ class DataFlowCoordinator:
         return self._clock or SystemClock()
 
     @property
+    def events(self) -> TypedEventBus:
+        """What happens in the flow, as it happens: subscribe to the types of `steadyflow.events`, and publish events of your own."""
+        return self._events
+
+    @property
+    def registry(self) -> ModuleRegistry:
+        """The modules by name, with what they can do, in which state they are, and how well; also the coordinator itself."""
+        return self._registry
+
+    @property
+    def state(self) -> Literal["new", "running", "paused", "stopped", "closed", "forked"]:
+        """Where the flow is; ``"paused"`` while everything that blocks come from is."""
+        if self._state == "running" and self._paused and self._paused >= set(self._pausable()):
+            return "paused"
+        return self._state
+
+    def pause(self, module: Module | str | None = None) -> None:
+        """
+        Let a module get and make no blocks until `resume`. Any thread; does not wait; idempotent.
+
+        Its pipelines are paused (`Pipeline.pause`): what waits for it stays, and their rules decide what happens as they fill. A
+        source is left alone from its next ``yield`` on; one with a schedule goes on where it was. Of a device, which cannot be
+        held, the pipelines that it feeds are paused.
+
+        Args:
+            module: The module, or its name; None: everything that blocks come from, and so the flow.
+
+        Raises:
+            UnknownName: There is none of that name; offers the nearest.
+            StateError: It is not running; names both states. Or a pipeline into it is fused, so that nothing can wait there.
+        """
+        self._switch(module, "pause")
+
+    def resume(self, module: Module | str | None = None) -> None:
+        """
+        Let a module go on; None: all that are paused. Any thread; does not wait; idempotent.
+
+        Raises:
+            UnknownName: There is none of that name; offers the nearest.
+            StateError: The flow does not run.
+        """
+        self._switch(module, "resume")
+
+    def _switch(self, module: Module | str | None, action: Literal["pause", "resume"]) -> None:
+        self._require_own(action)
+        with self._switching:
+            if module is None:
+                names = self._pausable() if action == "pause" else sorted(self._paused)
+            else:
+                names = [self._description.name_of(module) if isinstance(module, Module) else module]
+            if self._execution is None or self._state != "running":
+                raise StateError(
+                    f"flow {self.name!r}: expected a running flow, to {action} a module; it is {self._state}."
+                )
+            for name in names:
+                self._switch_one(name, action)
+
+    def _switch_one(self, name: str, action: Literal["pause", "resume"]) -> None:
+        assert self._execution is not None
+        state = self._registry.state_of(name)
+        wanted: ModuleState = "paused" if action == "pause" else "running"
+        if state == wanted or (name not in self._paused and action == "resume"):
+            return
+        if name == COORDINATOR or (state == "running") != (action == "pause"):
+            raise StateError(refusal(name, state, action))
+        pipelines = self._pipelines_to_pause(name)
+        done: list[Pipeline] = []
+        try:
+            for pipeline in pipelines if action == "pause" else ():
+                if not pipeline.paused:
+                    pipeline.pause()
+                    done.append(pipeline)
+        except BaseException:
+            for pipeline in done:
+                pipeline.resume()
+            raise
+        self._execution.hold_source(name, held=action == "pause")
+        for pipeline in pipelines if action == "resume" else ():
+            pipeline.resume()
+        (self._paused.add if action == "pause" else self._paused.discard)(name)
+        self._registry.move_if_allowed(name, action)
+
+    def _pipelines_to_pause(self, name: str) -> list[Pipeline]:
+        driven = is_device_driven(self._description.modules[name].module)
+        links = self._description.pipelines.values()
+        return [link for link in links if link.target[0] == name or (driven and link.source[0] == name)]
+
+    def _pausable(self) -> list[str]:
+        """Return what blocks come from, and runs or is paused."""
+        return [
+            name
+            for name, placed in self._description.modules.items()
+            if isinstance(placed.module, Source) and self._registry.state_of(name) in ("running", "paused")
+        ]
+
+    @property
     def workers(self) -> Mapping[str, Worker]:
         """The workers by name; empty before the start."""
         return MappingProxyType({} if self._execution is None else self._execution.workers)
@@ -458,7 +630,12 @@ class DataFlowCoordinator:
         """
         from steadyflow.diagrams import draw
 
-        return draw(self.name, self._description.modules, list(self._description.pipelines.values()), format)
+        found = self._known_formats()
+        return draw(self.name, self._description.modules, list(self._description.pipelines.values()), format, found)
+
+    def _known_formats(self) -> FoundFormats | None:
+        """Return the formats for a picture of the flow, where they are known without asking anybody."""
+        return None if self._execution is None else self._execution.formats
 
     # --- running ------------------------------------------------------------------------------------------------------------
 
@@ -495,14 +672,13 @@ class DataFlowCoordinator:
             self._abort,
             self._publish,
             self._end_observers,
+            self._registry,
+            self._budgets,
             clock,
         )
         if clock is not None:
             self._clock = clock
-            # What was noted before is of the system's clock.
-            now_ns = clock.monotonic_ns()
-            noted = [msgspec.structs.replace(event, timestamp_ns=now_ns) for event in self._events]
-            self._events = deque(noted, maxlen=_MAX_EVENTS)
+            self._events.go_by(clock.monotonic_ns)
         self._state = "running"
         try:
             if clock is None:
@@ -669,7 +845,7 @@ class DataFlowCoordinator:
             conversions={} if execution is None else execution.conversion_reports(),
             devices={} if execution is None else execution.device_reports(),
             clock_drifts_ppm={} if execution is None else execution.clock_drifts(),
-            events=tuple(self._events),
+            events=self._events.history,
         )
 
     def close(self) -> None:
@@ -694,6 +870,7 @@ class DataFlowCoordinator:
             if self._execution is not None and not self._execution.ended_ns:
                 self._execution.give_up()  # the stop was interrupted
             self._detach()
+            self._events.close()
             _open_flows.discard(self)
 
     def __enter__(self) -> Self:
@@ -758,6 +935,7 @@ class DataFlowCoordinator:
 
     def _forget(self) -> None:
         self._state = "forked"
+        self._events.forget()
         if self._observers is not None:
             self._observers.forget()
         for link in self._description.pipelines.values():
@@ -771,6 +949,7 @@ class DataFlowCoordinator:
             self._execution.give_up()
         self._state = "closed"
         self._detach()
+        self._events.close(_EXIT_TIMEOUT_S)
 
     def _detach(self) -> None:
         for link in self._description.pipelines.values():
@@ -819,9 +998,7 @@ class DataFlowCoordinator:
         self._publish((PipelinePaused if paused else PipelineResumed)(flow=self.name, pipeline=pipeline))
 
     def _publish(self, event: FlowEvent) -> None:
-        if self._clock is not None:  # it may come from a thread that does not go by it
-            event = msgspec.structs.replace(event, timestamp_ns=self._clock.monotonic_ns())
-        self._events.append(event)
+        self._events.post(event)
 
     def _require_own(self, action: str) -> None:
         if self._state == "forked":
@@ -854,6 +1031,33 @@ class DataFlowCoordinator:
         self._require_own(action)
         if self._state in ("stopped", "closed"):
             raise StateError(f"flow {self.name!r}: cannot {action}: the flow is {self._state}.")
+
+
+def _state_of(flow: weakref.ref[DataFlowCoordinator]) -> Callable[[], ModuleState]:
+    """Return what says where a coordinator is, in the words of modules."""
+
+    def state() -> ModuleState:
+        coordinator = flow()
+        if coordinator is None:
+            return "ended"
+        failed = coordinator._execution is not None and bool(coordinator._execution.problems)
+        if failed and coordinator._state != "running":
+            return "failed"
+        return _COORDINATOR_STATES[coordinator.state]
+
+    return state
+
+
+def _health_of(flow: weakref.ref[DataFlowCoordinator]) -> Callable[[str], float]:
+    """Return what says how well a module is, by the worst pipeline that leads into it."""
+
+    def health(module: str) -> float:
+        coordinator = flow()
+        links = [] if coordinator is None else list(coordinator._description.pipelines.values())
+        scores = [link.statistics().health_score for link in links if link.target[0] == module and link.has_metrics]
+        return min(scores, default=100.0)
+
+    return health
 
 
 def _check_duration(owner: str, duration_s: float | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ from steadyflow.module import (
 )
 from steadyflow.pipeline import Pipeline
 from steadyflow.realtime import Realtime, checked_realtime
+from steadyflow.registry import COORDINATOR, check_declared
+from steadyflow.runtime.dependencies import check_no_cycle
 from steadyflow.runtime.placed import ASYNCIO_WORKER, MAIN_WORKER, Placed, Placement
 from steadyflow.runtime.replicas import check_replicated
 
@@ -60,6 +63,7 @@ class Description:
         replicas: int,
         ordered: bool,
         on_failure: str,
+        depends_on: Sequence[str | Module],
     ) -> None:
         """
         Add a module, after checking what was asked for it; see `DataFlowCoordinator.add`.
@@ -67,12 +71,14 @@ class Description:
         Raises:
             DuplicateName: The name is taken, or the module was added before.
             ArgumentRefused: A constructor argument cannot travel to a process.
+            CycleRefused: It would depend on itself; prints the cycle.
             ConfigurationError: Something else about it is impossible.
         """
         if not isinstance(module, Module):
             raise ConfigurationError(f"add: expected a Module, got {type(module).__name__}: {module!r}.")
         name = self._module_name(module, name)
         where = f"module {name!r}"
+        check_declared(name, module)
         allowed = getattr(module, "placements", _PLACEMENTS)
         if placement is None:
             apart = isinstance(module, Source) and module.device_driven and "process" in allowed
@@ -96,13 +102,42 @@ class Description:
         if on_failure != "stop":
             raise ConfigurationError(f"{where}: expected on_failure='stop', got {on_failure!r}.")
         replicas = checked_integer(where, "replicas", replicas, MAX_PROCESSES - 1)
-        placed = Placed(name, module, placement, worker, asked, replicas, ordered and replicas > 1)
+        needed = self._dependencies(where, depends_on)
+        placed = Placed(name, module, placement, worker, asked, replicas, ordered and replicas > 1, needed)
+        check_no_cycle({each.name: each.depends_on for each in (*self.modules.values(), placed)})
         if replicas > 1:
             check_replicated(placed)
         self._check_worker_names(placed)
         if placement == "process":
             _check_for_process(placed)
         self.modules[name] = placed
+
+    def _dependencies(self, where: str, depends_on: object) -> tuple[str, ...]:
+        if isinstance(depends_on, str) or not isinstance(depends_on, Sequence):
+            raise ConfigurationError(
+                f"{where}: expected depends_on to be modules or their names, such as ('model',), got {depends_on!r}."
+            )
+        names = []
+        for each in depends_on:
+            if isinstance(each, Module):
+                names.append(self.name_of(each))
+            elif isinstance(each, str) and _NAME.fullmatch(each):
+                names.append(each)
+            else:
+                raise ConfigurationError(f"{where}: expected depends_on to name modules, got {each!r}.")
+        return tuple(dict.fromkeys(names))
+
+    def name_of(self, module: Module) -> str:
+        """
+        Return the name of a module of the flow.
+
+        Raises:
+            UnknownName: It is none of it.
+        """
+        for name, placed in self.modules.items():
+            if placed.module is module:
+                return name
+        raise UnknownName("module", type(module).__name__, self.modules, where=f"flow {self._flow!r}")
 
     def output(self, source: object) -> tuple[str, OutputPort | None]:
         """
@@ -170,6 +205,8 @@ class Description:
                 raise ConfigurationError(f"add: expected a name of letters, digits, _ and -, got {name!r}.")
             if name in (MAIN_WORKER, ASYNCIO_WORKER):
                 raise DuplicateName(f"module {name!r}: the flow's own worker thread is called so. Give another name=.")
+            if name == COORDINATOR:
+                raise DuplicateName(f"module {name!r}: the flow's own coordinator is called so. Give another name=.")
             if name in self.modules:
                 raise DuplicateName(f"module {name!r}: the flow has a module of this name. Give another name=.")
             if name in self.open_ends:
@@ -177,7 +214,7 @@ class Description:
             return name
         stem = type(module).__name__.lower()
         candidates = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-        taken = self.modules.keys() | self.open_ends | self._replica_workers().keys()
+        taken = {COORDINATOR} | self.modules.keys() | self.open_ends | self._replica_workers().keys()
         return next(each for each in candidates if each not in taken)
 
     def _replica_workers(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ The errors of steadyflow: one tree, ordered by who caused them.
     │   ├── DuplicateLink                       two ports linked twice
     │   ├── FormatClash                         an output and an input that do not agree
     │   ├── CycleRefused                        a loop that would wait for itself
+    │   ├── BudgetRefused                       a path that cannot be as short as it has to be
     │   ├── LimitExceeded                       more than the data plane can hold
     │   └── ArgumentRefused                     a constructor argument that cannot travel to a process
     ├── DataError (ValueError)                  you sent something that the pipeline does not carry
@@ -168,6 +169,10 @@ class FormatClash(ConfigurationError):
 
 class CycleRefused(ConfigurationError):
     """Pipelines form a loop in which everybody would wait for everybody."""
+
+
+class BudgetRefused(ConfigurationError):
+    """What lies between two modules delays sound for longer than their path may take."""
 
 
 class LimitExceeded(ConfigurationError):

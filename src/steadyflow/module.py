@@ -22,11 +22,12 @@ import numpy as np
 
 from steadyflow._native import DeviceAccount, DeviceFeed, OutputCore
 from steadyflow.aligned import Aligned, check_methods, check_names
-from steadyflow.errors import ConfigurationError, StateError, UnknownName
+from steadyflow.errors import ConfigurationError, FlowNotRunning, StateError, UnknownName
 from steadyflow.formats import MAX_WINDOW_FRAMES, AnyFormat, AudioFormat, Format, checked_integer
 
 if TYPE_CHECKING:
     from steadyflow.awaiting import Sender
+    from steadyflow.events import FlowEvent
 
 M = TypeVar("M")
 
@@ -417,6 +418,18 @@ class Module(metaclass=ModuleMeta):
     blocking: bool = False
     """Whether the module may block for long (a file, a socket); it then gets a worker of its own."""
 
+    latency_ms: float = 0.0
+    """How much later sound comes out than it came in, because of what the module does with it; for `path_budget`."""
+
+    latency_frames: int = 0
+    """The same in frames of what comes in; of a source, of what it sends. Both add up."""
+
+    version: str = ""
+    """Which version of the module this is; for whoever looks it up in ``flow.registry``."""
+
+    capabilities: frozenset[str] = frozenset()
+    """What it can do, in words of your own, by which ``flow.registry.find(capability=...)`` finds it."""
+
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
     def setup(self) -> Awaitable[None] | None:
@@ -427,6 +440,27 @@ class Module(metaclass=ModuleMeta):
 
     def teardown(self) -> Awaitable[None] | None:
         """Release what `setup` acquired. Runs once in its worker, also after a failure; may block."""
+
+    def publish(self, event: FlowEvent) -> None:
+        """
+        Tell an event of your own to whoever has subscribed to its type (`steadyflow.events`).
+
+        From ``setup`` on; any thread; does not wait. From a process worker it takes up to 4 KiB, and its class has to be loaded
+        where the flow was made.
+
+        Raises:
+            ConfigurationError: It is no event, holds something that can change, or is too long; names the field.
+            FlowNotRunning: The flow has not been started.
+        """
+        from steadyflow.events.event import check_event
+
+        check_event(event)
+        publisher: Callable[[FlowEvent], None] | None = vars(self).get(_PUBLISHER)
+        if publisher is None:
+            raise FlowNotRunning(
+                f"{self!r}: expected a flow that was started, to publish {type(event).__name__} in; publish from setup() on."
+            )
+        publisher(event)
 
     def resolve_formats(self, inputs: Mapping[str, Format]) -> Mapping[str, Format]:
         """
@@ -479,7 +513,7 @@ class Source(Module, ABC):
 
     ``produce(self)`` is a generator: it sends blocks and yields between them, so that the runtime can pace, pause or
     stop it; its end is the end of the stream. ``yield`` goes on at once; ``yield ns`` goes on not before that time
-    of the monotonic clock, in nanoseconds.
+    of the monotonic clock, in nanoseconds. Where it was paused at a yield, that yield returns for how long, in ns; else None.
 
     An ``async def produce(self)`` is an asynchronous generator, which yields in the same way; when the flow is stopped, it
     is cancelled where it awaits.
@@ -595,6 +629,11 @@ def output_ports(module: Module) -> dict[str, OutputPort]:
     return {name: vars(module)[name] for name in type(module)._steadyflow_outputs}
 
 
+def set_publisher(module: Module, publish: Callable[[FlowEvent], None]) -> None:
+    """Say where the events of a module go."""
+    vars(module)[_PUBLISHER] = publish
+
+
 def aligned_inputs(module: Module) -> Aligned | None:
     """Return which inputs of a module are processed together; None if it has no such."""
     return type(module)._steadyflow_aligned
@@ -635,6 +674,7 @@ def _make_ports(module: Module) -> dict[str, InputPort | OutputPort]:
 # --- what changed since construction ------------------------------------------------------------------------------
 
 _SNAPSHOT: Final = "_steadyflow_snapshot"
+_PUBLISHER: Final = "_steadyflow_publish"
 _INTERNAL: Final = ("_arguments", "_steadyflow")
 _VALUES: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
 

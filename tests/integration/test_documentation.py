@@ -38,7 +38,7 @@ PAGES = {
 FENCE = re.compile(r"^```(?P<language>[\w+-]*)(?P<rest>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"# (\w+\.(?:py|toml))\n")
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
-LANGUAGES = {"python", "text", "sh", "toml", ""}
+LANGUAGES = {"python", "text", "sh", "toml", "mermaid", ""}  # diagrams are compared where what they draw is tested
 BETWEEN = "--- between two blocks ---"
 
 

@@ -383,9 +383,9 @@ def test_a_script_needs_no_main_guard(tmp_path):
         [sys.executable, script], capture_output=True, text=True, timeout=50, check=False, stdin=subprocess.DEVNULL
     )
     assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    assert lines.pop(lines.index("[-10.0, -10.0, -10.0]"))
-    assert set(lines) == {"defining"}  # each worker has run the script up to its first coordinator
+    written = done.stdout.replace("[-10.0, -10.0, -10.0]\n", "", 1)
+    # Each worker has run the script up to its first coordinator; two may write at once.
+    assert written.replace("\n", "") == "defining" * 3
 
 
 def test_the_attributes_of_workers():

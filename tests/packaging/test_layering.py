@@ -21,7 +21,7 @@ LAYERS = [
     {"conversion", "validation"},  # plain values
     {"transform"},
     {"config", "audio_config", "realtime"},
-    {"aligned", "module", "events", "metrics"},
+    {"aligned", "module", "events", "metrics", "lifecycle", "registry"},
     {"pipeline", "audio_pipeline", "converting_end", "report", "recording"},  # a pipeline reads its own metrics
     {"runtime"},
     {"diagrams", "description"},

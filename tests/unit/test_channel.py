@@ -17,8 +17,8 @@ from steadyflow.runtime.channel import (
     Channel,
     ChannelBroken,
     Done,
-    Ended,
     Failed,
+    Lost,
     Ready,
     Revoked,
     Setup,
@@ -55,7 +55,7 @@ MESSAGES = [
     Revoked(None, ""),
     Failed("pitch", "ValueError: no peak", "Traceback ...\n", 7),
     Failed(None, "ImportError: µ", "", None),
-    Ended("pitch"),
+    Lost("mic", "it was unplugged"),
     Done(
         {
             "pitch": (
@@ -122,7 +122,7 @@ def test_a_message_larger_than_the_socket_holds(channels):
 
 def test_senders_in_several_threads_do_not_mix(channels):
     here, there = channels
-    large = [Ended(name * 300_000) for name in "abc"]
+    large = [Lost(name * 300_000, "") for name in "abc"]
     senders = [threading.Thread(target=lambda each=each: [here.send(each) for _ in range(5)]) for each in large]
     for sender in senders:
         sender.start()

@@ -47,6 +47,8 @@ class DriftCorrector(Module):
     audio = Input(AudioFormat())
     out = Output(AudioFormat())
 
+    latency_ms = 5.0  # what soxr withholds where the ratio may change
+
     _stage: VariableRateStage | None = None
 
     def __init__(self, *, target_fill_ms: float = 20.0, max_ppm: float = 1000.0) -> None:

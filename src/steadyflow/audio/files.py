@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -89,13 +89,13 @@ class FileSource(Source):
         """
         self._file = containers.open_to_read(self._path)
 
-    def produce(self) -> Iterator[int | None]:
+    def produce(self) -> Generator[int | None, int | None]:
         """
         Send the file block by block.
 
         Yields:
             When paced, the monotonic time in ns at which the next block is due, always counted from the start, so that
-            delays do not add up; else None.
+            delays do not add up; else None. A pause moves the start.
 
         Raises:
             FileUnreadable: The data is damaged, or ends before the header says; what there is has been sent.
@@ -110,7 +110,7 @@ class FileSource(Source):
             if waiting is not None:
                 self._send(waiting, start_ns, position, 0)
                 position += len(waiting)
-                yield start_ns + position * 1_000_000_000 // rate if self.paced else None
+                start_ns += (yield start_ns + position * 1_000_000_000 // rate if self.paced else None) or 0
             waiting = block
         length = position if waiting is None else position + len(waiting)
         if not self._problem and promised is not None and length < promised:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from steadyflow.arguments import checked_number
 from steadyflow.audio.notes import name_note
-from steadyflow.audio.yin import Yin
+from steadyflow.audio.yin import PERIODS_PER_WINDOW, Yin
 from steadyflow.data import Block, BlockFlag, FlowData
 from steadyflow.errors import ConfigurationError
 from steadyflow.formats import AudioFormat, StructFormat
@@ -64,6 +64,11 @@ class PitchDetector(Module):
         highest_hz = checked_number("PitchDetector", "highest_hz", highest_hz, above=0, most=192_000)
         self._lowest_hz = checked_number("PitchDetector", "lowest_hz", lowest_hz, above=0, most=highest_hz)
         self._highest_hz = highest_hz
+
+    @property
+    def latency_ms(self) -> float:  # type: ignore[override]
+        """Half a window: an estimate belongs to its middle."""
+        return 1000 * PERIODS_PER_WINDOW / self._lowest_hz / 2
 
     def setup(self) -> None:
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Final
 
 import numpy as np
@@ -70,13 +70,13 @@ class Tone(Source):
         """Return the format that the arguments describe. Does not block."""
         return {"out": self._format}
 
-    def produce(self) -> Iterator[int | None]:
+    def produce(self) -> Generator[int | None, int | None]:
         """
         Send the tone block by block.
 
         Yields:
-            When paced, the monotonic time in ns at which the next block is due, always counted from the start; else
-            None.
+            When paced, the monotonic time in ns at which the next block is due, always counted from the start, which
+            a pause moves; else None.
         """
         step, channels = self._format.block_shape(self._format.max_block_frames)
         end = _NEVER if self._frames is None else self._frames
@@ -85,7 +85,7 @@ class Tone(Source):
         position = 0
         while position < end:
             if position and self.paced:
-                yield start_ns + position * 1_000_000_000 // self._rate
+                start_ns += (yield start_ns + position * 1_000_000_000 // self._rate) or 0
             elif position:
                 yield None
             # The phase of each frame by its index, reduced to one turn first: exact also after days.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # The window holds this many periods of the lowest frequency: 2048 frames for 50 Hz at 48 kHz. Fewer than two would
 # leave less than one period to compare at the longest lag.
-_PERIODS_PER_WINDOW = 2048 * 50 / 48_000
+PERIODS_PER_WINDOW = 2048 * 50 / 48_000
 
 # Dips of d' that count as "periodic". 0.1 is the paper's; plucked and struck strings, whose partials are slightly
 # inharmonic, need a little more.
@@ -117,7 +117,7 @@ class Yin:
             )
         self.sample_rate_hz = sample_rate_hz
         # Even, so that the window has a centre between two frames and half of it is the longest lag.
-        self.window_frames = 2 * math.ceil(_PERIODS_PER_WINDOW * sample_rate_hz / lowest_hz / 2)
+        self.window_frames = 2 * math.ceil(PERIODS_PER_WINDOW * sample_rate_hz / lowest_hz / 2)
         longest_lag = self.window_frames // 2
         self._steps = max(math.ceil(_LEAST_LAG_RATE_HZ / sample_rate_hz), 1)
         self._indices: NDArray[np.float64] = np.arange(longest_lag * self._steps + 1, dtype=np.float64)

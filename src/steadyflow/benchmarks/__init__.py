@@ -40,6 +40,7 @@ CASES: Final[Mapping[str, str]] = {
     "processes": "from one process to another: unpaced, at 1 kHz quiet, at 1 kHz with every core busy",
     "replicas": "a module that computes, in one process and in two, unordered and ordered",
     "event_loop": "from a thread to a task of asyncio, unpaced and at 1 kHz",
+    "events": "from publishing an event to the beginning of its callback, in the three classes, quiet and busy",
     "stats": "what stamps and statistics add to a block",
     "transform": "sample type, layout and rate converted, and how well; ends that agree",
     "import_time": "import steadyflow beside import numpy",

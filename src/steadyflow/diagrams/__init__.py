@@ -15,6 +15,7 @@ from steadyflow.diagrams.flow_graph import flow_graph as flow_graph
 from steadyflow.diagrams.mermaid import to_mermaid
 from steadyflow.errors import UnknownName
 from steadyflow.pipeline import Pipeline
+from steadyflow.runtime.format_resolution import FoundFormats
 from steadyflow.runtime.placed import Placed
 
 DiagramFormat: TypeAlias = Literal["mermaid", "dot", "json"]
@@ -33,7 +34,13 @@ RENDERERS: Final[Mapping[str, Callable[[FlowGraph], str]]] = {
 }
 
 
-def draw(name: str, modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], format: str) -> str:
+def draw(
+    name: str,
+    modules: Mapping[str, Placed],
+    pipelines: Sequence[Pipeline],
+    format: str,
+    found: FoundFormats | None = None,
+) -> str:
     """
     Draw a flow; see `DataFlowCoordinator.graph`.
 
@@ -43,7 +50,7 @@ def draw(name: str, modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]
     """
     if format not in RENDERERS:
         raise UnknownName("format of a graph", format, RENDERERS)
-    return RENDERERS[format](flow_graph(name, modules, pipelines))
+    return RENDERERS[format](flow_graph(name, modules, pipelines, found))
 
 
 __all__ = ["RENDERERS", "DiagramFormat", "FlowGraph", "draw", "flow_graph"]

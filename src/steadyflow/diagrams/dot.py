@@ -51,7 +51,7 @@ def to_dot(graph: FlowGraph) -> str:
 
 
 def _table(module: ModuleNode) -> str:
-    title = f'<td cellpadding="8"><b>{_escape(module.name)}</b><br/>{_escape(module.class_name)}</td>'
+    title = f'<td cellpadding="8"><b>{_escape(module.name)}</b><br/>{_escape(module.kind)}</td>'
     cells = f"{_ports('in', module.inputs)}{title}{_ports('out', module.outputs)}"
     return f'<table border="1" cellborder="0" cellspacing="0" cellpadding="0" bgcolor="white"><tr>{cells}</tr></table>'
 

@@ -20,7 +20,9 @@ from steadyflow.formats import (
 )
 from steadyflow.module import Module, input_ports, output_ports
 from steadyflow.pipeline import Pipeline
+from steadyflow.runtime.format_resolution import FoundFormats
 from steadyflow.runtime.layout import chosen_rules, plan_workers, topological
+from steadyflow.runtime.path_delays import delays_of_module, delays_of_pipeline
 from steadyflow.runtime.placed import Placed, Placement
 
 
@@ -33,12 +35,19 @@ class ModuleNode(msgspec.Struct, frozen=True, kw_only=True):
         class_name: The name of its class.
         inputs: Its inputs, in the order of their declaration.
         outputs: Its outputs.
+        delay_ms: How much it delays sound, as far as that is known.
     """
 
     name: str
     class_name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    delay_ms: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """What it is: its class, and what it delays."""
+        return f"{self.class_name}, +{self.delay_ms:.1f} ms" if self.delay_ms else self.class_name
 
 
 class WorkerGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +88,7 @@ class PipelineEdge(msgspec.Struct, frozen=True, kw_only=True):
         max_latency_ms: Its budget; None: none.
         priority: Its priority.
         rule: Its rule, as a file writes it; where none was given, the default.
+        delay_ms: How much later sound comes out by windows, conversions and what is to be filled, as far as that is known.
     """
 
     id: str
@@ -89,12 +99,15 @@ class PipelineEdge(msgspec.Struct, frozen=True, kw_only=True):
     max_latency_ms: float | None
     priority: str
     rule: Mapping[str, Any]
+    delay_ms: float = 0.0
 
     def describe(self) -> tuple[str, str, str]:
         """Return what it is in three lines: what flows; room, budget and priority; the rule."""
         room = [f"{self.buffer_size} block{'' if self.buffer_size == 1 else 's'}"]
         if self.max_latency_ms is not None:
             room.append(f"≤ {self.max_latency_ms:g} ms")
+        if self.delay_ms:
+            room.append(f"+{self.delay_ms:.1f} ms")
         if self.priority != "normal":
             room.append(self.priority)
         kind, *options = self.rule.items()
@@ -119,14 +132,23 @@ class FlowGraph(msgspec.Struct, frozen=True, kw_only=True):
     pipelines: tuple[PipelineEdge, ...]
 
 
-def flow_graph(name: str, modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -> FlowGraph:
+def flow_graph(
+    name: str, modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], found: FoundFormats | None = None
+) -> FlowGraph:
     """
     Return what is to be seen of a flow. Pure: nothing is started, set up, or read from a file.
+
+    Args:
+        name: Its name.
+        modules: Its modules.
+        pipelines: Its pipelines.
+        found: The formats, where they are known; else delays that depend on them are not shown.
 
     Raises:
         ConfigurationError: One worker is asked to be a thread and a process.
     """
     rules = chosen_rules(modules, pipelines)
+    known = found or FoundFormats({}, {}, {}, {})
     ends = [
         end[0]
         for pipeline in pipelines
@@ -140,7 +162,7 @@ def flow_graph(name: str, modules: Mapping[str, Placed], pipelines: Sequence[Pip
                 name=worker.modules[0].shown_workers,
                 placement=worker.placement,
                 realtime=worker.realtime is not None,
-                modules=tuple(_node(placed) for placed in worker.modules),
+                modules=tuple(_node(placed, known) for placed in worker.modules),
                 ordered=worker.modules[0].ordered,
             )
             for worker in plan_workers(modules, topological(modules, pipelines))
@@ -157,19 +179,21 @@ def flow_graph(name: str, modules: Mapping[str, Placed], pipelines: Sequence[Pip
                 max_latency_ms=pipeline.config.max_latency_ms,
                 priority=pipeline.config.priority.value,
                 rule=rule_to_table(rules[pipeline.id]),
+                delay_ms=sum(each.ms for each in delays_of_pipeline(pipeline, modules, known)),
             )
             for pipeline in pipelines
         ),
     )
 
 
-def _node(placed: Placed) -> ModuleNode:
+def _node(placed: Placed, found: FoundFormats) -> ModuleNode:
     module = placed.module
     return ModuleNode(
         name=placed.name,
         class_name=type(module).__name__,
         inputs=tuple(input_ports(module)),
         outputs=tuple(output_ports(module)),
+        delay_ms=sum(each.ms for each in delays_of_module(placed.name, module, found)),
     )
 
 

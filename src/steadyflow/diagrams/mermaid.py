@@ -25,7 +25,7 @@ def to_mermaid(graph: FlowGraph) -> str:
         lines.append(f"    subgraph w{number}[{_label(f'{worker.name} ({worker.kind})')}]")
         for module in worker.modules:
             ids[module.name] = f"m{len(ids)}"
-            lines.append(f"        {ids[module.name]}[{_label(module.name, module.class_name)}]")
+            lines.append(f"        {ids[module.name]}[{_label(module.name, module.kind)}]")
         lines.append("    end")
     for name in graph.open_ends:
         ids[name] = f"m{len(ids)}"

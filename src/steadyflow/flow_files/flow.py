@@ -15,6 +15,7 @@ from steadyflow.toml import Key, TomlDocument
 
 if TYPE_CHECKING:
     from steadyflow.diagrams import DiagramFormat
+    from steadyflow.runtime.format_resolution import FoundFormats
 
 
 class FileFlow(DataFlowCoordinator):
@@ -36,6 +37,7 @@ class FileFlow(DataFlowCoordinator):
         self.duration_s = duration_s
         self._document = document
         self._keys: dict[Subject | None, Key] = {}
+        self._checked: FoundFormats | None = None
 
     def run(
         self, duration_s: float | None = None, *, freewheel: bool = False, clock: ManualClock | None = None
@@ -63,8 +65,13 @@ class FileFlow(DataFlowCoordinator):
         """
         if self._state == "new":
             with self._places():
-                check_description(self._description.modules, list(self._description.pipelines.values()))
+                self._checked = check_description(
+                    self._description.modules, list(self._description.pipelines.values()), self._budgets
+                )
         return super().graph(format)
+
+    def _known_formats(self) -> FoundFormats | None:
+        return super()._known_formats() or self._checked
 
     def describes(self, key: Key, subject: Subject) -> None:
         """Note where a module or a pipeline is described. Loading only."""

@@ -49,6 +49,7 @@ class ModuleTable(msgspec.Struct, frozen=True, kw_only=True):
     realtime: bool | UnsetType = UNSET
     replicas: int | UnsetType = UNSET
     ordered: bool | UnsetType = UNSET
+    depends_on: list[str] | UnsetType = UNSET
     on_failure: Literal["stop"] | UnsetType = UNSET
 
     def options(self) -> dict[str, Any]:

@@ -11,8 +11,14 @@ from steadyflow._native import bucket_bounds
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_BOUNDS: Final = np.asarray(bucket_bounds(), dtype=np.float64)
+_LIMITS: Final = tuple(bucket_bounds().tolist())
+_BOUNDS: Final = np.asarray(_LIMITS, dtype=np.float64)
 _MIDDLES: Final = (_BOUNDS[:-1] + _BOUNDS[1:] - 1) / 2  # of the integers in the bucket
+
+
+def bucket_limits() -> tuple[int, ...]:
+    """Return where the buckets begin, and where the last one ends."""
+    return _LIMITS
 
 
 class Histogram:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -95,13 +95,13 @@ class Replay(Source):
         """Open the file. May block on the disk; raises as `resolve_formats` does."""
         self._open()
 
-    def produce(self) -> Iterator[int | None]:
+    def produce(self) -> Generator[int | None, int | None]:
         """
         Send the recording block by block.
 
         Yields:
             When paced, the monotonic time in ns at which the next block is due, always counted from the first one, so that
-            delays do not add up; else None.
+            delays do not add up; else None. A pause moves all that follow.
 
         Raises:
             FileUnreadable: The file is damaged; the blocks before that have been sent.
@@ -115,7 +115,8 @@ class Replay(Source):
             elif self.paced:
                 # Blocks of several threads may have been sent a little out of order.
                 due_ns = max(due_ns, block.sent_ns + shift_ns)
-                yield due_ns
+                held_ns = (yield due_ns) or 0
+                shift_ns, due_ns = shift_ns + held_ns, due_ns + held_ns
             else:
                 yield None
             self._send(block, shift_ns)

@@ -47,6 +47,13 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """To the worker: stop the sources and drain."""
 
 
+class Hold(msgspec.Struct, frozen=True, tag="hold"):
+    """To the worker: a source produces nothing, or goes on."""
+
+    module: str
+    held: bool
+
+
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
     """To the worker: give up what waits, and end."""
 
@@ -86,28 +93,6 @@ class Lost(msgspec.Struct, frozen=True, tag="lost"):
     problem: str
 
 
-class Ended(msgspec.Struct, frozen=True, tag="ended"):
-    """From the worker: a module has finished."""
-
-    module: str
-
-
-class Exhausted(msgspec.Struct, frozen=True, tag="exhausted"):
-    """From the worker: a module keeps as many views of a pipeline as it may."""
-
-    pipeline: str
-    limit: int
-
-
-class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
-    """From the worker: a block was dropped before its module, the latest of so many."""
-
-    pipeline: str
-    sequence: int
-    reason: str
-    rejected: int
-
-
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """From the worker, last: what its modules did."""
 
@@ -131,22 +116,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     reason: str
 
 
-Message: TypeAlias = (
-    Setup
-    | Start
-    | Stop
-    | Abort
-    | Ready
-    | Revoked
-    | Failed
-    | Lost
-    | Ended
-    | Exhausted
-    | Rejected
-    | Done
-    | Observed
-    | Refused
-)
+Message: TypeAlias = Setup | Start | Stop | Hold | Abort | Ready | Revoked | Failed | Lost | Done | Observed | Refused
 
 _LENGTH: Final = struct.Struct("!I")
 _DESCRIPTOR_BYTES: Final = array("i").itemsize

@@ -111,6 +111,7 @@ class EventLoop(WorkerLoop):
         self._producing: set[asyncio.Task[None]] = set()  # those that are in produce(), where a stop cancels them
         self._defect: BaseException | None = None
         self._closing = False
+        self._let_go = asyncio.Event()  # set whenever a held source may have to look again
 
     def setup(self) -> bool:
         self._inbox.adopt(in_event_loop=True)
@@ -143,6 +144,7 @@ class EventLoop(WorkerLoop):
                 elif not seat.targets:
                     self._begin(partial(self._end, seat))
             while self._has_work() and self._defect is None and not self._abort.is_set():
+                self._let_go.set()
                 if self._stopping:
                     self._stop_sources()
                 self._deal()
@@ -202,7 +204,7 @@ class EventLoop(WorkerLoop):
         assert task is not None
         self._producing.add(task)
         try:
-            await self._step_through(source)
+            await self._step_through(seat, source)
         except BaseException as problem:
             if not (self._stopping and isinstance(problem, asyncio.CancelledError)) or self._closing:
                 if not self._is_abort(problem):
@@ -214,15 +216,27 @@ class EventLoop(WorkerLoop):
             task.uncancel()  # that was the stop, which ends here
         await self._end(seat, "stopped" if self._stopping else "ended")
 
-    async def _step_through(self, source: Source) -> None:
+    async def _step_through(self, seat: Seat, source: Source) -> None:
         """Let a source go on from yield to yield, until it ends or the flow is stopped."""
+        held_ns: int | None = None
         async with aclosing(_steps(source)) as steps:
             while not self._stopping:
                 try:
-                    due_ns = await anext(steps)
+                    due_ns = due_time_ns(await steps.asend(held_ns))
                 except StopAsyncIteration:
                     return
-                await asyncio.sleep(max(due_time_ns(due_ns) - monotonic_ns(), 0) / 1e9)
+                await asyncio.sleep(max(due_ns - monotonic_ns(), 0) / 1e9)
+                held_ns = await self._while_held(seat.name)
+                if held_ns is not None and due_ns:
+                    # It slept while it was held, but what was due then is due later by as much.
+                    await asyncio.sleep(max(min(due_ns + held_ns - monotonic_ns(), held_ns), 0) / 1e9)
+
+    async def _while_held(self, module: str) -> int | None:
+        """Wait for as long as a source is held; return how long that was in ns, None for not at all."""
+        while module in self._held and not self._stopping:
+            self._let_go.clear()
+            await self._let_go.wait()
+        return self._held_for_ns.pop(module, None)
 
     def _stop_sources(self) -> None:
         while self._producing:
@@ -268,10 +282,10 @@ async def _outcome(result: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-def _steps(source: Source) -> AsyncGenerator[int | None, None]:
+def _steps(source: Source) -> AsyncGenerator[int | None, int | None]:
     steps: object = source.produce()
     if not isinstance(steps, AsyncGenerator):
         raise TypeError(
             f"expected produce() to be an asynchronous generator, with a yield after each send; got {steps!r}"
         )
-    return steps
+    return steps  # what it is sent says for how long it was held

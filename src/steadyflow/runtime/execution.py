@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from steadyflow._native import (
     CONTROL_BIT,
@@ -29,7 +29,6 @@ from steadyflow.config import PipelinePriority
 from steadyflow.conversion import StepReport, added_up
 from steadyflow.errors import CorruptedSegment, FlowFailed, WorkerDied
 from steadyflow.events import (
-    BlockRejected,
     DataFlowStarted,
     DataFlowStopped,
     DeviceLost,
@@ -39,16 +38,17 @@ from steadyflow.events import (
     PipelineFailure,
     RealtimeRefused,
     RealtimeRevoked,
-    ViewsExhausted,
     WorkerUnresponsive,
 )
 from steadyflow.formats import Format
+from steadyflow.lifecycle import ModuleAction
 from steadyflow.metrics.devices import DeviceReport, report_of_module, stream_rate_hz
 from steadyflow.metrics.drift import drift_ppm
 from steadyflow.module import Source, is_device_driven
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
 from steadyflow.report import ModuleReport
 from steadyflow.runtime.channel import ModuleDid
+from steadyflow.runtime.dependencies import awaited_workers
 from steadyflow.runtime.format_resolution import resolve_formats
 from steadyflow.runtime.freewheel import freewheeling
 from steadyflow.runtime.graph import upstream_of
@@ -62,7 +62,9 @@ from steadyflow.runtime.layout import (
     plan_workers,
     topological,
 )
+from steadyflow.runtime.news import NewsEnd, NewsReader, news_name
 from steadyflow.runtime.open_ends import OpenPlace, block_rejected, views_exhausted
+from steadyflow.runtime.path_delays import PathBudget, check_path_budgets
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.replicas import check_around_replicas
 from steadyflow.runtime.watch import Watch, WatchedDevice, WatchedPipeline
@@ -74,6 +76,16 @@ _ABORT_TIMEOUT_S: Final = 0.5
 _FAILED_DRAIN_TIMEOUT_S: Final = 1.0
 # A module with replicas is in the first of these that one of them is in.
 _STATES: Final = ("failed", "running", "stopped", "ended")
+
+
+class Lifecycles(Protocol):
+    """Who keeps where each module is: the registry. Any thread; must not block."""
+
+    def note(self, name: str, action: ModuleAction) -> bool:
+        """Let something happen to a module that is told elsewhere; False where it cannot."""
+
+    def move_if_allowed(self, name: str, action: ModuleAction) -> bool:
+        """Let something happen, and tell it; False where it cannot."""
 
 
 class Execution:
@@ -88,6 +100,8 @@ class Execution:
         abort: What makes everything in this process give up.
         publish: Takes events.
         settled: Called once, when the run is over and every block has its fate; may block for a moment.
+        lifecycles: Keeps where each module is.
+        budgets: What paths may take.
         clock: Freewheel by this clock, all in this process; None: run by the system's.
 
     Raises:
@@ -104,9 +118,12 @@ class Execution:
         abort: AbortFlag,
         publish: Callable[[FlowEvent], None],
         settled: Callable[[], None],
+        lifecycles: Lifecycles,
+        budgets: Sequence[PathBudget],
         clock: ManualClock | None = None,
     ) -> None:
         self._flow = flow
+        self._lifecycles = lifecycles
         self._clock = clock
         self._turns: ManualTime | None = None
         self._pipelines = pipelines
@@ -136,14 +153,18 @@ class Execution:
             check_placements(modules)
         self._modules = modules
         self._replicas_left = {name: placed.replicas for name, placed in modules.items()}
+        self._replicas_to_set_up = dict(self._replicas_left)
         check_around_replicas(modules, linked, order)
-        resolve_formats(modules, linked, order)
+        self.formats = resolve_formats(modules, linked, order)
+        check_path_budgets(budgets, modules, linked, order, self.formats)
         check_audio_limits(linked, {pipeline.id: pipeline.format for pipeline in linked})
         default_rules(modules, linked)
         plans = plan_workers(modules, order)
         places = {pipeline.id: opened[pipeline.id][:4] for pipeline in linked if pipeline.id in opened}
         self._linked = linked
         self._layout = Layout(modules, linked, plans, order, places)
+        # Where threads take turns, those that come first are set up first, and nobody may be kept from sitting down.
+        self._awaited = awaited_workers(modules) if clock is None else {plan.name: set() for plan in plans}
         self.workers: dict[str, Worker] = {}
         self._devices: dict[str, WatchedDevice] = {}
         if clock is not None:
@@ -153,6 +174,7 @@ class Execution:
         try:
             self._connect_pipelines()
             self._make_workers(plans)
+            self._news = self._read_news()
             self._watch = Watch(flow, [*self._watched(), *self._devices.values()], publish, self._turns)
         except BaseException:
             if clock is not None:
@@ -173,6 +195,14 @@ class Execution:
                     device_driven: Any = self._modules[module.name].module
                     device_driven.device_account = account = DeviceAccount(*self._at(module.account))
                     self._devices[module.name] = WatchedDevice(module.name, account, stream_rate_hz(device_driven))
+
+    def _read_news(self) -> NewsReader | None:
+        """Make what reads the events of process workers; None where there are none."""
+        ends = [
+            NewsEnd(worker, Lane(*self._at(news.ring), news.pool.offset, *self._at(self._layout.bells[worker])))
+            for worker, news in self._layout.news.items()
+        ]
+        return NewsReader(self._flow, self._at(self._layout.news_bell), ends, self.happened) if ends else None
 
     def _watched(self) -> Iterator[WatchedPipeline]:
         """Say which pipelines are looked at while they run: where somebody waits for the blocks, and a limit or a priority is set."""
@@ -251,13 +281,20 @@ class Execution:
         """
         # Processes first: they take longest.
         try:
+            if self._news is not None:
+                self._news.start()
             if self._turns is not None:  # a setup, too, may take its time
                 self._turns.expect(len(self.workers))
                 self.let_time_go_on()
-            for worker in sorted(self.workers.values(), key=lambda worker: isinstance(worker, ThreadWorker)):
-                with self._changed:
-                    self._running += 1
-                worker.launch()
+            waiting = sorted(self.workers.values(), key=lambda worker: isinstance(worker, ThreadWorker))
+            while waiting and not self.problems:
+                ready = {worker.name for worker in self.workers.values() if worker.state == "ready"}
+                launched = [worker for worker in waiting if self._awaited[worker.name] <= ready]
+                for worker in launched:
+                    self._launch(worker)
+                waiting = [worker for worker in waiting if worker not in launched]
+                known = len(ready)
+                self._wait(lambda known=known: self._ready > known or bool(self.problems), None)  # type: ignore[misc]
             self._wait(lambda: self._ready == len(self.workers) or bool(self.problems), None)
             self._warn_of_refusals()
             if not self.problems:
@@ -269,12 +306,28 @@ class Execution:
         self.give_up()
         return False
 
+    def _launch(self, worker: Worker) -> None:
+        with self._changed:
+            self._running += 1
+        for module in worker.wiring.modules:
+            self._lifecycles.note(module.name, "set_up")
+        worker.launch()
+
+    def hold_source(self, module: str, *, held: bool) -> None:
+        """Let a source produce nothing, or go on; nothing where it is none. Any thread; does not wait."""
+        placed = self._modules[module]
+        if isinstance(placed.module, Source) and not is_device_driven(placed.module):
+            for worker in placed.workers:
+                self.workers[worker].hold_source(module, held)
+
     def _release_workers(self) -> None:
         with self._changed:
             self.started_ns = self.now_ns()
             failed_meanwhile = self._stopping
         for pipeline in self._linked:
             pipeline.mark_started(self.started_ns)
+        for name in self._modules:
+            self._lifecycles.move_if_allowed(name, "start")
         self._publish(DataFlowStarted(flow=self._flow, workers=tuple(self.workers)))
         if self._turns is not None:
             self._turns.stand_still()
@@ -462,6 +515,12 @@ class Execution:
         """See `workers.Owner`."""
         if worker.realtime_refusal is not None:
             self._publish(RealtimeRefused(flow=self._flow, worker=worker.name, reason=worker.realtime_refusal))
+        for module in worker.wiring.modules:
+            with self._changed:
+                self._replicas_to_set_up[module.name] -= 1
+                all_ready = self._replicas_to_set_up[module.name] == 0
+            if all_ready:
+                self._lifecycles.move_if_allowed(module.name, "be_ready")
         with self._changed:
             self._ready += 1
             self._changed.notify_all()
@@ -493,10 +552,12 @@ class Execution:
 
     def device_lost(self, worker: Worker, module: str, problem: str) -> None:
         """See `workers.Owner`."""
+        self._lifecycles.note(module, "lose_device")
         self._publish(DeviceLost(flow=self._flow, module=module, worker=worker.name, problem=problem))
 
     def device_recovered(self, worker: Worker, module: str, away_s: float, attempts: int) -> None:
         """See `workers.Owner`."""
+        self._lifecycles.note(module, "find_device")
         self._publish(
             DeviceRecovered(flow=self._flow, module=module, worker=worker.name, away_s=away_s, attempts=attempts)
         )
@@ -507,6 +568,7 @@ class Execution:
 
     def worker_ended(self, worker: Worker) -> None:
         """See `workers.Owner`."""
+        self._end_news(worker)
         with self._changed:
             self._running -= 1
             if self._running == 0 and self.started_ns and not self._stopping:
@@ -514,31 +576,19 @@ class Execution:
             self._changed.notify_all()
         self._tell_when_over()
 
-    def module_ended(self, module: str) -> None:
-        """See `workers.Owner`. A module has ended when all of its replicas have."""
+    def happened(self, worker: str, event: FlowEvent) -> None:
+        """See `workers.Owner`."""
+        if isinstance(event, ModuleEnded):
+            if not self._is_last_replica(event.module):
+                return
+            self._lifecycles.note(event.module, "end")
+        self._publish(event)
+
+    def _is_last_replica(self, module: str) -> bool:
+        """Note that a replica has ended. A module has ended when all of its replicas have."""
         with self._changed:
             self._replicas_left[module] -= 1
-            left = self._replicas_left[module]
-        if left == 0:
-            self._publish(ModuleEnded(flow=self._flow, module=module))
-
-    def views_exhausted(self, pipeline: str, limit: int) -> None:
-        """See `workers.Owner`."""
-        module = self._layout.wirings[pipeline].target[0]
-        self._publish(ViewsExhausted(flow=self._flow, pipeline=pipeline, module=module, limit=limit))
-
-    def block_rejected(self, pipeline: str, sequence: int, reason: str, rejected: int) -> None:
-        """See `workers.Owner`."""
-        self._publish(
-            BlockRejected(
-                flow=self._flow,
-                pipeline=pipeline,
-                module=self._layout.wirings[pipeline].target[0],
-                block_sequence=sequence,
-                reason=reason,
-                rejected=rejected,
-            )
-        )
+            return self._replicas_left[module] == 0
 
     def _warn_of_refusals(self) -> None:
         # In the caller's thread, where a filter that makes warnings errors stops the flow and not a monitor.
@@ -555,6 +605,8 @@ class Execution:
 
     def _failed(self, worker: Worker, problem: Exception, module: str | None) -> None:
         first = str(problem).splitlines()[0]
+        for name in (each.name for each in worker.wiring.modules) if module is None else (module,):
+            self._lifecycles.note(name, "fail")
         self._publish(PipelineFailure(flow=self._flow, module=module, worker=worker.name, problem=first))
         if self.ended_ns:
             return  # the run is over and has been judged; a thread that was left behind is no new failure of it
@@ -652,9 +704,18 @@ class Execution:
             if nobody_left:
                 ring.set_abandoned()
 
+    def _end_news(self, worker: Worker) -> None:
+        """Say for a process that is gone that nothing more is told."""
+        news = worker.wiring.news
+        if news is not None:
+            Ring(*self._at(news.ring), news_name(worker.name)).set_ended()
+            ring_bell(*self._at(news.bell), news.bit)
+
     def _take_over(self, worker: Worker, names: set[str]) -> None:
         """Complete what a dead process may have left half sent, before anything says that its streams have ended."""
         ports: dict[Place, dict[str, int]] = {}
+        if worker.wiring.news is not None:
+            ports[worker.wiring.news.pool] = {news_name(worker.name): worker.wiring.news.ring.offset}
         for wiring in worker.wiring.pipelines:
             lane = wiring.lanes[worker.wiring.replica] if wiring.source[0] in names else None
             if lane is not None and lane.pool is not None:
@@ -698,7 +759,11 @@ class Execution:
         for worker in self.workers.values():
             if worker.name not in self._left_behind:
                 worker.join(_ABORT_TIMEOUT_S)
+        if self._news is not None:
+            self._news.end(_ABORT_TIMEOUT_S)
         self._watch.end(_ABORT_TIMEOUT_S)
+        for name in self._modules:
+            self._lifecycles.move_if_allowed(name, "stop")
         for pipeline in self._linked:
             pipeline.mark_ended()
             failed = pipeline.target[0] in self._failed_modules

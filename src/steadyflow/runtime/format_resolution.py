@@ -291,9 +291,9 @@ def check_complete(pipelines: Sequence[Pipeline], found: FoundFormats) -> None:
 
 def resolve_formats(
     modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], order: Sequence[Sequence[str]]
-) -> None:
+) -> FoundFormats:
     """
-    Find what flows on every pipeline, and tell ports and pipelines.
+    Find what flows on every pipeline, and tell ports and pipelines; return it.
 
     Raises:
         FormatClash: See `find_formats`.
@@ -309,3 +309,4 @@ def resolve_formats(
     for pipeline in pipelines:
         pipeline.format = found.pipelines[pipeline.id]
         pipeline.conversion = found.conversions.get(pipeline.id)
+    return found

@@ -46,10 +46,12 @@ from steadyflow.pipeline import Pipeline, buffer_bytes
 from steadyflow.realtime import Realtime, together
 from steadyflow.runtime.aligned_links import stopped_inputs
 from steadyflow.runtime.arguments import encode_arguments, parameter_names
+from steadyflow.runtime.dependencies import setup_order
 from steadyflow.runtime.graph import find_cycle, strongly_connected, upstream_of
+from steadyflow.runtime.news import POOL_BYTES, RING_BYTES, create_news
 from steadyflow.runtime.placed import Placed, Placement
 from steadyflow.runtime.replicas import divided
-from steadyflow.runtime.wiring import LaneWiring, ModuleWiring, PipelineWiring, Place, WorkerWiring
+from steadyflow.runtime.wiring import LaneWiring, ModuleWiring, NewsWiring, PipelineWiring, Place, WorkerWiring
 
 _COORDINATOR_PROCESS: Final = 0
 _INPUT_BITS: Final = 62
@@ -321,6 +323,8 @@ class Layout:
     Raises:
         InsufficientMemory: The system has too little; says how much is needed.
         LimitExceeded: More pipelines on one output than a block has branches for.
+        UnknownName: A module depends on one that there is not; offers the nearest.
+        CycleRefused: Modules depend on each other; prints the cycle.
     """
 
     def __init__(
@@ -333,6 +337,7 @@ class Layout:
     ) -> None:
         plan = SegmentPlan()
         self._opened = opened
+        self._setup = setup_order(modules, [name for group in order for name in group])
         self._order = {name: number for number, group in enumerate(order, 1) for name in group}
         self._timed = timed_pipelines(modules, pipelines)
         self._workers_of = {name: placed.workers for name, placed in modules.items()}
@@ -363,9 +368,26 @@ class Layout:
             for port, sizes in self._pool_sizes(pipelines).items()
         }
         self.accounts = {name: Place(0, plan.reserve(DEVICE_ACCOUNT_BYTES)) for name in sorted(self._device_driven)}
+        self.news_bell = Place(0, plan.bell())
+        self.news = {
+            worker.name: NewsWiring(
+                ring=Place(0, plan.reserve(RING_BYTES)),
+                pool=Place(0, plan.reserve(POOL_BYTES)),
+                bell=self.news_bell,
+                bit=min(number, _INPUT_BITS - 1),
+            )
+            for number, worker in enumerate(worker for worker in workers if worker.placement == "process")
+        }
         self.segments = [Segment.create(plan.bytes), *(place[0] for place in opened.values())]
-        for offset in (*bells.values(), *self.target_bells.values(), *self._device_bells.values()):
+        for offset in (
+            *bells.values(),
+            *self.target_bells.values(),
+            *self._device_bells.values(),
+            self.news_bell.offset,
+        ):
             self.segment.create_bell(offset)
+        for news in self.news.values():
+            create_news(self.segment, news.ring.offset, news.pool.offset)
         self._create(pipelines, rings, pools)
         self.bells = {name: Place(0, offset) for name, offset in bells.items()}
         bits = self._consumer_bits(pipelines)
@@ -406,6 +428,7 @@ class Layout:
                     bell=self.bells[worker.name],
                     replica=worker.replica,
                     modules=tuple(self._module_wiring(placed, worker.placement) for placed in worker.modules),
+                    setup=tuple(name for name in self._setup if name in names),
                     pipelines=tuple(
                         wiring
                         for wiring in self.wirings.values()
@@ -413,6 +436,7 @@ class Layout:
                     ),
                     realtime=worker.realtime,
                     restartable=worker.placement == "process" and names <= self._device_driven,
+                    news=self.news.get(worker.name),
                 )
             )
         return wirings

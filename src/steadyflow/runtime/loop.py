@@ -13,14 +13,15 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from steadyflow._native import AbortFlag, DeviceAccount, DeviceFeed, Inbox, ModuleContext, Segment, Target
+from steadyflow._native import AbortFlag, DeviceAccount, DeviceFeed, Inbox, ModuleContext, Segment, Target, monotonic_ns
 from steadyflow.codec import codec_for
 from steadyflow.data import Block, possible_time
 from steadyflow.errors import ConfigurationError, PipelineClosed
+from steadyflow.events import BlockRejected, FlowEvent, ModuleEnded, ViewsExhausted
 from steadyflow.formats import AudioFormat, Format, format_from_wire
 from steadyflow.module import (
     Input,
@@ -32,6 +33,7 @@ from steadyflow.module import (
     is_device_driven,
     output_ports,
     process_methods,
+    set_publisher,
 )
 from steadyflow.payload import Preparer, native_spec
 from steadyflow.pipeline import Lane
@@ -44,6 +46,8 @@ from steadyflow.runtime.wiring import LaneWiring, ModuleWiring, PipelineWiring, 
 if TYPE_CHECKING:
     from steadyflow.transform.transformer import Conversion
 
+_REASON: Final = 2000  # characters of a reason: an event has to be short
+
 
 class Host(Protocol):
     """Who a worker reports to: the coordinator, directly or through a socket."""
@@ -51,14 +55,8 @@ class Host(Protocol):
     def module_failed(self, module: str, problem: Exception, text: str, block_sequence: int | None) -> None:
         """Tell that a module raised. Its worker's thread; must not block."""
 
-    def module_ended(self, module: str) -> None:
-        """Tell that a module has finished. Its worker's thread; must not block."""
-
-    def views_exhausted(self, pipeline: str, limit: int) -> None:
-        """Tell that a module keeps as many views of a pipeline as it may. Its worker's thread; must not block."""
-
-    def block_rejected(self, pipeline: str, sequence: int, reason: str, rejected: int) -> None:
-        """Tell that a block was dropped before its module, and how many were so far. Its worker's thread; must not block."""
+    def publish(self, event: FlowEvent) -> None:
+        """Tell an event, of this worker or of a module in it. Any thread; must not block."""
 
     def device_lost(self, module: str, problem: str) -> None:
         """Tell that a device went away that is looked for in this worker. Its worker's thread; must not block."""
@@ -133,6 +131,8 @@ class WorkerLoop(ABC):
         self._formats: dict[str, Format] = {}
         self._fused_into: dict[tuple[str, str], list[PipelineWiring]] = {}
         self._set_up: set[str] = set()
+        self._held: dict[str, int] = {}  # sources that produce nothing, and since when
+        self._held_for_ns: dict[str, int] = {}  # for how long others were held, that have not been told yet
         self._unrung: set[str] = set()  # inputs that a device has left: the bell that is rung for them is the device's
         self._timed: list[tuple[Seat, Alignment]] = []  # who is called when a time has come, and not only a block
         self._build()
@@ -153,7 +153,7 @@ class WorkerLoop(ABC):
         """Tear down what was set up, where the flow does not start. The worker's own thread."""
 
     async def _set_up_all(self) -> bool:
-        for seat in self._seats.values():
+        for seat in (self._seats[name] for name in self._wiring.setup):
             try:
                 await self._run_method(seat, seat.module.setup)
             except BaseException as problem:
@@ -167,6 +167,7 @@ class WorkerLoop(ABC):
             self._seats[module.name].context.order = module.order
         for module in self._wiring.modules:
             seat = self._seats[module.name]
+            set_publisher(seat.module, self._host.publish)
             for name, wire in module.inputs.items():
                 input_ports(seat.module)[name].format = self._format(wire)
             for name, wire in module.outputs.items():
@@ -236,7 +237,7 @@ class WorkerLoop(ABC):
         if conversion is not None:
             from steadyflow.transform.stream import StreamConversion
 
-            stream = StreamConversion(conversion, partial(self._host.block_rejected, pipeline.id))
+            stream = StreamConversion(conversion, partial(self._tell_rejected, pipeline))
             stages = InputStages(stream, process, output, seat.context)
             seat.conversions[pipeline.id], seat.stages[pipeline.id] = conversion, stages
         call = self._target_call(seat, process, stages)
@@ -282,6 +283,17 @@ class WorkerLoop(ABC):
         steps = tuple(msgspec.structs.replace(step, target=self._same_format(step.target)) for step in plan.steps)
         return Conversion(msgspec.structs.replace(plan, steps=steps), pipeline.validation)
 
+    def _tell_rejected(self, pipeline: PipelineWiring, sequence: int, reason: str, rejected: int) -> None:
+        module = pipeline.target[0]
+        self._host.publish(
+            BlockRejected(
+                pipeline=pipeline.id, module=module, block_sequence=sequence, reason=reason[:_REASON], rejected=rejected
+            )
+        )
+
+    def _tell_views_exhausted(self, pipeline: PipelineWiring, limit: int) -> None:
+        self._host.publish(ViewsExhausted(pipeline=pipeline.id, module=pipeline.target[0], limit=limit))
+
     def _add_input(self, pipeline: PipelineWiring, target: Target) -> None:
         first, *others = (self._lane(lane) for lane in pipeline.lanes)
         consumer = self._wiring.replica
@@ -291,7 +303,7 @@ class WorkerLoop(ABC):
             pipeline.rank,
             target,
             partial(self._input_ended, self._seats[pipeline.target[0]], pipeline),
-            partial(self._host.views_exhausted, pipeline.id),
+            partial(self._tell_views_exhausted, pipeline),
         )
         if bit != pipeline.consumer_bit:
             raise ConfigurationError(f"{pipeline.id}: got bell bit {bit}, expected {pipeline.consumer_bit}")
@@ -381,6 +393,14 @@ class WorkerLoop(ABC):
         self._stopping = True
         self.interrupt()
 
+    def hold_source(self, module: str, held: bool) -> None:
+        """Let a source produce nothing, from its next yield on, or let it go on. Any thread; does not wait."""
+        if held:
+            self._held.setdefault(module, monotonic_ns())
+        elif (held_ns := self._held.pop(module, None)) is not None:
+            self._held_for_ns[module] = self._held_for_ns.get(module, 0) + monotonic_ns() - held_ns
+        self.interrupt()
+
     def interrupt(self) -> None:
         """Make the loop look at its flags. Any thread."""
         self._attention = True
@@ -442,7 +462,7 @@ class WorkerLoop(ABC):
         self._end_outputs(seat)
         await self._tear_down(seat)
         if seat.state == state:
-            self._host.module_ended(seat.name)
+            self._host.publish(ModuleEnded(module=seat.name))
 
     def _end_outputs(self, seat: Seat) -> None:
         if seat.outputs_ended:
@@ -515,7 +535,7 @@ class WorkerLoop(ABC):
             await self._fail(seat, problem, None)
 
     async def _close_seats(self) -> None:
-        for seat in self._seats.values():
+        for seat in [self._seats[name] for name in reversed(self._wiring.setup)]:
             if seat.state == "running":
                 seat.state = "stopped"
             for port in output_ports(seat.module).values():

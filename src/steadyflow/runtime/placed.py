@@ -28,6 +28,7 @@ class Placed(NamedTuple):
         realtime: What its worker asks for with real-time scheduling; None: does not ask for that.
         replicas: How many workers run an instance of it each, and compete for its blocks.
         ordered: Whether what they send is put into the order of what they were given.
+        depends_on: The names of the modules that have to be ready before it is set up.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Placed(NamedTuple):
     realtime: Realtime | None
     replicas: int = 1
     ordered: bool = False
+    depends_on: tuple[str, ...] = ()
 
     @property
     def restores_order(self) -> bool:

@@ -27,17 +27,36 @@ _BLOCKS_PER_STEP: Final = 256
 _FOREVER: Final = -1
 _LOOK_NS: Final = 1_000_000  # between two looks at an input whose bell is not rung here
 _ALL: Final = 1 << 62
+_LOOK_WHILE_HELD_NS: Final = 1_000_000_000  # with nothing to wait for but being told to go on
 
 
 class _Production:
     """A source's generator, and when it wants to go on."""
 
-    __slots__ = ("due_ns", "seat", "steps")
+    __slots__ = ("begun", "due_ns", "held_ns", "seat", "steps")
 
     def __init__(self, seat: Seat, steps: Iterator[int | None]) -> None:
         self.seat = seat
         self.steps = steps
         self.due_ns = 0
+        self.held_ns = 0  # at its latest yield
+        self.begun = False
+
+    def note_held(self, held_ns: int) -> None:
+        """What was due while it was held is due later by as much."""
+        self.held_ns += held_ns
+        if self.due_ns:
+            self.due_ns += held_ns
+
+    def go_on(self) -> int | None:
+        """Take a step; where it was held at its yield, that says for how long."""
+        held_ns, self.held_ns = self.held_ns, 0
+        send = getattr(self.steps, "send", None)
+        if held_ns and self.begun and send is not None:
+            due_ns: int | None = send(held_ns)
+            return due_ns
+        self.begun = True
+        return next(self.steps)
 
 
 class ServingLoop(WorkerLoop):
@@ -106,9 +125,13 @@ class ServingLoop(WorkerLoop):
 
     def _turn(self, productions: list[_Production]) -> None:
         now = monotonic_ns()
-        first = next((production for production in productions if production.due_ns <= now), None)
+        for production in productions if self._held_for_ns else ():
+            production.note_held(self._held_for_ns.pop(production.seat.name, 0))
+        going_on = [production for production in productions if production.seat.name not in self._held]
+        first = next((production for production in going_on if production.due_ns <= now), None)
         if first is None:
-            self._serve(min(production.due_ns for production in productions), _BLOCKS_PER_STEP)
+            until_ns = min((production.due_ns for production in going_on), default=now + _LOOK_WHILE_HELD_NS)
+            self._serve(until_ns, _BLOCKS_PER_STEP)
             return
         alone = len(productions) == 1 and self._inbox.open_inputs == 0
         self._attention = False
@@ -153,13 +176,16 @@ class ServingLoop(WorkerLoop):
         """
         seat = production.seat
         try:
-            for due_ns in production.steps:
+            while True:
+                due_ns = production.go_on()
                 if due_ns is not None:
                     production.due_ns = due_time_ns(due_ns)
                     return True
                 if not alone or self._attention:
                     production.due_ns = 0
                     return True
+        except StopIteration:
+            pass
         except BaseException as problem:
             source = seat.module
             if isinstance(problem, DeviceLost) and isinstance(source, Source) and source.reopens:

@@ -8,7 +8,8 @@ from steadyflow.errors import FileUnreadable, SystemShortage
 from steadyflow.formats import Format
 from steadyflow.module import Module, input_ports, output_ports
 from steadyflow.pipeline import Pipeline
-from steadyflow.runtime.format_resolution import ask, check_complete, find_formats
+from steadyflow.runtime.dependencies import awaited_workers, setup_order
+from steadyflow.runtime.format_resolution import FoundFormats, ask, check_complete, find_formats
 from steadyflow.runtime.layout import (
     check_audio_limits,
     check_cycles,
@@ -17,16 +18,22 @@ from steadyflow.runtime.layout import (
     plan_workers,
     topological,
 )
+from steadyflow.runtime.path_delays import PathBudget, check_path_budgets
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.replicas import check_around_replicas
 
 
-def check_description(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -> None:
+def check_description(
+    modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], budgets: Sequence[PathBudget] = ()
+) -> FoundFormats | None:
     """
-    Check formats, joins, replicas, loops and workers. Changes nothing; may block on the disk.
+    Check formats, joins, replicas, loops, workers, dependencies and the budgets of paths. Changes nothing; may block on the disk.
 
     Sources are asked for their formats. One whose file is not there, or whose extra is not installed, is taken at its
     declaration: the description may be right, and the file come later.
+
+    Returns:
+        The formats, as far as they are known; None where what a conversion needs is not installed.
 
     Raises:
         ConfigurationError: The start would refuse it; the error's `subject` is the module or pipeline it is about.
@@ -51,10 +58,14 @@ def check_description(modules: Mapping[str, Placed], pipelines: Sequence[Pipelin
         check_complete(linked, found)
     if found is not None:
         check_audio_limits(linked, found.pipelines)
+        check_path_budgets(budgets, modules, linked, order, found)
     rules = chosen_rules(modules, linked)
     check_device_rules(modules, linked, rules)
     check_cycles(modules, linked, rules)
     plan_workers(modules, order)
+    setup_order(modules, [name for group in order for name in group])
+    awaited_workers(modules)
+    return found
 
 
 def _declared(module: Module, inputs: Mapping[str, Format]) -> Mapping[str, Format]:

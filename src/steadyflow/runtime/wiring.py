@@ -111,6 +111,23 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
     account: Place | None = None
 
 
+class NewsWiring(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    The way of a process worker's events to the coordinator.
+
+    Args:
+        ring: Their ring.
+        pool: Their buffers.
+        bell: Where the coordinator sleeps that reads them.
+        bit: Its bit of that bell.
+    """
+
+    ring: Place
+    pool: Place
+    bell: Place
+    bit: int
+
+
 class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
     """
     Everything that one worker runs.
@@ -121,9 +138,11 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
         bell: Where it sleeps.
         replica: Which of its module's replicas it runs, from 0: its lane of what it sends, its place among consumers.
         modules: In topological order.
+        setup: The names of its modules, in the order in which they are set up.
         pipelines: All that begin or end here.
         realtime: What it asks the system for with real-time scheduling; None: does not ask for that.
         restartable: Whether it is a process that another one may follow, because it holds nothing but devices.
+        news: Where a process tells its events; None: it is a thread.
     """
 
     name: str
@@ -131,13 +150,15 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
     bell: Place
     replica: int
     modules: tuple[ModuleWiring, ...]
+    setup: tuple[str, ...]
     pipelines: tuple[PipelineWiring, ...]
     realtime: Realtime | None
     restartable: bool = False
+    news: NewsWiring | None = None
 
     def bells(self) -> list[tuple[int, int]]:
         """Return (segment, offset) of every bell that this worker sleeps on or rings."""
-        places = {self.bell}
+        places = {self.bell} if self.news is None else {self.bell, self.news.bell}
         names = {module.name for module in self.modules}
         for pipeline in self.pipelines:
             if pipeline.source[0] in names:

@@ -19,6 +19,7 @@ import msgspec
 
 from steadyflow._native import AbortFlag, Segment, watch_lifeline
 from steadyflow.errors import CorruptedSegment, DeviceLost, FlowError, StateError
+from steadyflow.events import FlowEvent
 from steadyflow.module import Module
 from steadyflow.runtime.arguments import decode_arguments
 from steadyflow.runtime.channel import (
@@ -26,12 +27,10 @@ from steadyflow.runtime.channel import (
     Channel,
     ChannelBroken,
     Done,
-    Ended,
-    Exhausted,
     Failed,
+    Hold,
     Lost,
     Ready,
-    Rejected,
     Revoked,
     Setup,
     Start,
@@ -41,6 +40,7 @@ from steadyflow.runtime.failure_text import explanation, in_one_line, with_trace
 from steadyflow.runtime.loop import WorkerLoop
 from steadyflow.runtime.loops import make_loop
 from steadyflow.runtime.main_script import MainScript
+from steadyflow.runtime.news import NewsSender
 from steadyflow.runtime.realtime import become_realtime
 from steadyflow.runtime.scheduling import Scheduling
 from steadyflow.runtime.wiring import WorkerWiring
@@ -58,11 +58,13 @@ class _RemoteHost:
 
     Args:
         channel: To it.
+        news: Where events go.
         restartable: Whether another process may follow this one.
     """
 
-    def __init__(self, channel: Channel, restartable: bool) -> None:
+    def __init__(self, channel: Channel, news: NewsSender, restartable: bool) -> None:
         self._channel = channel
+        self._news = news
         self._restartable = restartable
 
     def module_failed(self, module: str, problem: Exception, text: str, block_sequence: int | None) -> None:
@@ -71,14 +73,8 @@ class _RemoteHost:
             _leave_at_once(LOST_EXIT_CODE)
         self._channel.send(_failed(module, problem, text, block_sequence))
 
-    def module_ended(self, module: str) -> None:
-        self._channel.send(Ended(module))
-
-    def views_exhausted(self, pipeline: str, limit: int) -> None:
-        self._channel.send(Exhausted(pipeline, limit))
-
-    def block_rejected(self, pipeline: str, sequence: int, reason: str, rejected: int) -> None:
-        self._channel.send(Rejected(pipeline, sequence, reason, rejected))
+    def publish(self, event: FlowEvent) -> None:
+        self._news.publish(event)
 
     def device_lost(self, module: str, problem: str) -> None:
         raise StateError(
@@ -139,10 +135,22 @@ def _serve(channel: Channel) -> int:
         segments = _attach(setup, channel.take_descriptors())
         script = MainScript(setup.main_path, setup.main_package)
         modules = _construct(wiring, script)
-        loop = make_loop(wiring, modules, segments, abort, _RemoteHost(channel, wiring.restartable), script.resolve)
+        assert wiring.news is not None
+        news = NewsSender(wiring.name, wiring.news, segments)
+        loop = make_loop(
+            wiring, modules, segments, abort, _RemoteHost(channel, news, wiring.restartable), script.resolve
+        )
     except BaseException as problem:  # also sys.exit() in the main script or a constructor
         channel.send(_failed(None, problem, with_traceback(problem), None))
         return 1
+    try:
+        return _run(channel, wiring, segments, loop, abort)
+    finally:
+        news.end()
+        news.detach()
+
+
+def _run(channel: Channel, wiring: WorkerWiring, segments: list[Segment], loop: WorkerLoop, abort: AbortFlag) -> int:
     if not loop.setup():
         if wiring.restartable:
             _leave_at_once(1)  # without a word to its streams: they go on with the process that finds the device
@@ -201,6 +209,8 @@ def _listen(channel: Channel, loop: WorkerLoop, abort: AbortFlag) -> None:
             message = channel.receive()
             if isinstance(message, Stop):
                 loop.stop()
+            elif isinstance(message, Hold):
+                loop.hold_source(message.module, message.held)
             elif isinstance(message, Abort):
                 abort.set()
                 loop.interrupt()

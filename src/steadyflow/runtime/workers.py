@@ -18,6 +18,7 @@ import msgspec
 
 from steadyflow._native import AbortFlag, ManualTime, Segment
 from steadyflow.errors import ConfigurationError, CorruptedSegment, FlowError, ModuleFailed, SystemShortage, WorkerDied
+from steadyflow.events import FlowEvent
 from steadyflow.module import Module
 from steadyflow.runtime.absence import Absence
 from steadyflow.runtime.channel import (
@@ -25,13 +26,11 @@ from steadyflow.runtime.channel import (
     Channel,
     ChannelBroken,
     Done,
-    Ended,
-    Exhausted,
     Failed,
+    Hold,
     Lost,
     ModuleReports,
     Ready,
-    Rejected,
     Revoked,
     Setup,
     Start,
@@ -83,14 +82,8 @@ class Owner(Protocol):
     def worker_ended(self, worker: Worker) -> None:
         """Tell that nothing of the worker runs any more; called once for each started worker."""
 
-    def module_ended(self, module: str) -> None:
-        """Tell that a module has finished."""
-
-    def views_exhausted(self, pipeline: str, limit: int) -> None:
-        """Tell that the consumer of a pipeline keeps as many views as it may."""
-
-    def block_rejected(self, pipeline: str, sequence: int, reason: str, rejected: int) -> None:
-        """Tell that a block was dropped before its module, and how many were so far."""
+    def happened(self, worker: str, event: FlowEvent) -> None:
+        """Tell an event of a worker, or of a module in it, in the order in which they happened there."""
 
 
 class Worker:
@@ -149,6 +142,10 @@ class Worker:
 
     def stop(self) -> None:
         """Stop the sources; the rest drains."""
+        raise NotImplementedError
+
+    def hold_source(self, module: str, held: bool) -> None:
+        """Let a source produce nothing, or go on. Of a worker that was started; does not wait."""
         raise NotImplementedError
 
     def abort(self) -> None:
@@ -225,6 +222,9 @@ class ThreadWorker(Worker):
         self._released.set()
         self._loop.stop()
 
+    def hold_source(self, module: str, held: bool) -> None:
+        self._loop.hold_source(module, held)
+
     def abort(self) -> None:
         self._released.set()
         self._loop.interrupt()
@@ -259,17 +259,9 @@ class ThreadWorker(Worker):
         failure.__cause__ = problem
         self._owner.worker_failed(self, failure, module)
 
-    def module_ended(self, module: str) -> None:
+    def publish(self, event: FlowEvent) -> None:
         """See `loop.Host`."""
-        self._owner.module_ended(module)
-
-    def views_exhausted(self, pipeline: str, limit: int) -> None:
-        """See `loop.Host`."""
-        self._owner.views_exhausted(pipeline, limit)
-
-    def block_rejected(self, pipeline: str, sequence: int, reason: str, rejected: int) -> None:
-        """See `loop.Host`."""
-        self._owner.block_rejected(pipeline, sequence, reason, rejected)
+        self._owner.happened(self.name, event)
 
     def device_lost(self, module: str, problem: str) -> None:
         """See `loop.Host`."""
@@ -409,6 +401,9 @@ class ProcessWorker(Worker):
         self._leaving.set()
         self._send(Stop())
 
+    def hold_source(self, module: str, held: bool) -> None:
+        self._send(Hold(module, held))
+
     def abort(self) -> None:
         self._leaving.set()
         self._send(Abort())
@@ -439,7 +434,7 @@ class ProcessWorker(Worker):
     def module_reports(self) -> ModuleReports:
         return self._reports
 
-    def _send(self, message: Setup | Start | Stop | Abort, descriptors: list[int] | None = None) -> None:
+    def _send(self, message: Setup | Start | Stop | Hold | Abort, descriptors: list[int] | None = None) -> None:
         if self._channel is None:
             return  # never came up, which has been reported
         try:
@@ -510,12 +505,6 @@ class ProcessWorker(Worker):
             case Revoked():
                 self.scheduling = self.scheduling.revoked(message.reason)
                 self._owner.realtime_revoked(self, message.module, message.reason)
-            case Ended():
-                self._owner.module_ended(message.module)
-            case Exhausted():
-                self._owner.views_exhausted(message.pipeline, message.limit)
-            case Rejected():
-                self._owner.block_rejected(message.pipeline, message.sequence, message.reason, message.rejected)
             case Done():
                 self._reports = message.modules
                 self._done = True
