@@ -15,10 +15,22 @@ from pathlib import Path
 
 import pytest
 
-from steadyflow.platform import Attempt, Capabilities, Library, capabilities, libraries, probe_capabilities
+from steadyflow.platform import (
+    Attempt,
+    Capabilities,
+    Library,
+    capabilities,
+    capabilities_here,
+    here,
+    libraries,
+    pretended,
+    probe_capabilities,
+)
 
 GIBIBYTE = 1 << 30
-NO_LIBRARIES = dict.fromkeys(("soundfile", "soxr", "sounddevice", "portaudio"), Library(None, "not asked"))
+NO_LIBRARIES = dict.fromkeys(
+    ("soundfile", "soxr", "sounddevice", "portaudio", "portaudio_backends"), Library(None, "not asked")
+)
 
 
 @pytest.fixture
@@ -288,7 +300,7 @@ def test_locked_memory(quick, limits, monkeypatch, limit_bytes, lockable_bytes, 
 def test_libraries_are_looked_at_in_a_child(monkeypatch):
     found = capabilities._libraries()
 
-    assert set(found) == {"soundfile", "soxr", "sounddevice", "portaudio"}
+    assert set(found) == {"soundfile", "soxr", "sounddevice", "portaudio", "portaudio_backends"}
     assert found == {
         name: Library(answer.get("version"), answer.get("reason", ""))
         for name, answer in libraries.look_at_libraries().items()
@@ -313,6 +325,16 @@ def test_a_child_that_hangs(monkeypatch):
     monkeypatch.setattr(subprocess, "run", hang)
 
     assert capabilities._libraries()["soundfile"] == Library(None, "loading did not end within 30 s")
+
+
+def test_portaudio_names_its_backends(monkeypatch):
+    class SoundDevice:
+        @staticmethod
+        def query_hostapis():
+            return [{"name": "ALSA"}, {"name": "JACK Audio Connection Kit"}]
+
+    monkeypatch.setattr(libraries.importlib, "import_module", lambda _name: SoundDevice)
+    assert libraries.portaudio_backends() == "ALSA, JACK Audio Connection Kit"
 
 
 def test_each_library_is_loaded_or_its_error_kept(monkeypatch):
@@ -340,4 +362,42 @@ def test_each_library_is_loaded_or_its_error_kept(monkeypatch):
         "soxr": {"version": "1.0, libsoxr-0.1.3"},
         "sounddevice": {"reason": "OSError"},
         "portaudio": {"version": "V19.6.0-devel"},
+        "portaudio_backends": {"reason": "OSError"},
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"), [("", ()), ("2-3,6", (2, 3, 6)), ("5", (5,)), ("nonsense,1-", ()), ("0-1", (0, 1))]
+)
+def test_isolated_cores(quick, tmp_path, text, cores):
+    write(tmp_path, "sys/devices/system/cpu/isolated", text)
+    assert probe_capabilities(tmp_path).isolated_cores == cores
+
+
+def test_what_wakes_is_tried(quick):
+    found = probe_capabilities()
+    assert found.wake_up_pipe == found.eventfd == Attempt(allowed=True)
+
+
+def test_what_wakes_may_be_refused(quick, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EMFILE, "too many")
+
+    monkeypatch.setattr(os, "pipe2", refuse)
+    monkeypatch.setattr(os, "eventfd", refuse)
+    found = probe_capabilities()
+    refused = Attempt(allowed=False, reason="Too many open files (EMFILE)")
+    assert found.wake_up_pipe == found.eventfd == refused
+
+
+def test_a_process_asks_once_and_a_test_says_what_it_is_to_be(quick, monkeypatch):
+    asked = []
+    monkeypatch.setattr(here, "_known", [])
+    monkeypatch.setattr(here, "probe_capabilities", lambda: asked.append(1) or probe_capabilities())
+    first = capabilities_here()
+    assert capabilities_here() is first
+    other = dataclasses.replace(first, cores=99)
+    with pretended(other):
+        assert capabilities_here() is other
+    assert capabilities_here() is first
+    assert asked == [1]

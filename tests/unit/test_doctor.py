@@ -23,11 +23,14 @@ GOOD = Capabilities(
     cores=2,
     cores_total=4,
     cpu_quota_cores=None,
+    isolated_cores=(),
     memory_total_bytes=8 * GIBIBYTE,
     memory_available_bytes=4 * GIBIBYTE,
     memory_limit_bytes=None,
     shared_memory=YES,
+    wake_up_pipe=YES,
     futex=YES,
+    eventfd=YES,
     realtime=YES,
     realtime_priority=95,
     realtime_priority_limit=95,
@@ -41,6 +44,7 @@ GOOD = Capabilities(
     soxr=Library("1.1.0, libsoxr-0.1.3"),
     sounddevice=Library("0.5.1"),
     portaudio=Library("V19.6.0-devel"),
+    portaudio_backends=("ALSA", "JACK Audio Connection Kit"),
 )
 
 
@@ -101,7 +105,10 @@ def test_a_good_system_needs_nothing():
         ("memory", {"memory_total_bytes": None}, "ok", "4.0 GiB available", ""),
         ("memory", {"memory_available_bytes": None}, "ok", "unknown", ""),
         ("shared memory", {"shared_memory": no("not permitted")}, "missing", "not permitted", "memfd_create"),
-        ("wake-up", {"futex": no("not permitted")}, "missing", "not permitted", "futex"),
+        ("wake-up", {"wake_up_pipe": no("not permitted")}, "missing", "not permitted", "pipe2"),
+        ("wake-up", {"eventfd": no("not permitted")}, "limited", "pipe; eventfd: not permitted", "observe"),
+        ("wake-up", {"futex": no("not permitted")}, "ok", "pipe, eventfd", ""),
+        ("cores", {"isolated_cores": (2, 3)}, "ok", "2 of 4, 2 isolated", ""),
         (
             "real-time scheduling",
             {
@@ -219,7 +226,7 @@ def test_the_table_names_what_stops_a_flow():
     ],
 )
 def test_exit_code_and_json(monkeypatch, capsys, capabilities, code):
-    monkeypatch.setattr(doctor_module, "probe_capabilities", lambda: capabilities)
+    monkeypatch.setattr(doctor_module, "capabilities_here", lambda: capabilities)
 
     assert doctor(as_json=True) == code
     content = json.loads(capsys.readouterr().out)

@@ -1149,3 +1149,62 @@ def test_what_is_wrong_with_an_override_is_said_with_its_key(flow_file, key, val
 def test_an_override_may_mend_the_file(flow_file):
     text = FLOW.replace("buffer_size = 8", "buffer_size = 0")
     load_flow(flow_file(text), overrides={"pipelines.found.buffer_size": 1}).close()
+
+
+# --- paths and dependencies ---------------------------------------------------------------------------------------------
+
+PATH = "[[path_budgets]]\nfrom = 'tone'\nto = 'meter'\nmax_ms = 5\n"
+
+
+def test_a_file_says_what_depends_on_what_and_how_long_a_path_may_be(tmp_path):
+    file = tmp_path / "flow.toml"
+    file.write_text(
+        linked("buffer_size = 3").replace("[modules.tone]", 'depends_on = ["tone"]\n[modules.tone]') + "\n" + PATH
+    )
+    with load_flow(file) as flow:
+        assert flow.registry["meter"].depends_on == ("tone",)
+        assert [tuple(budget) for budget in flow._budgets] == [("tone", "meter", 5.0)]
+        assert flow.path_delay("tone", "meter").total_ms == 0.0
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind", "said"),
+    [
+        ("from = 'tone'\nto = 'meter'", ConfigurationError, "max_ms is missing"),
+        ("from = 'tone'\nto = 'metre'\nmax_ms = 5", UnknownName, "did you mean 'meter'"),
+        ("from = 'tone'\nto = 'meter'\nmax_ms = 0", ConfigurationError, "max_ms"),
+        ("from = 'tone'\nto = 'meter'\nmax_ms = 'x'", ConfigurationError, "a number, got 'x'"),
+        ("from = 'tone'\nto = 'meter'\nmax_ms = 5\nmin_ms = 1", UnknownName, "did you mean 'max_ms'"),
+    ],
+)
+def test_what_is_wrong_with_a_path_is_said_with_its_place(tmp_path, entry, kind, said):
+    file = tmp_path / "flow.toml"
+    file.write_text(linked("buffer_size = 3") + "\n[[path_budgets]]\n" + entry)
+    with pytest.raises(kind, match=said) as refused:
+        load_flow(file)
+    assert "flow.toml, line 1" in str(refused.value)
+
+
+def test_paths_have_to_be_entries(tmp_path):
+    file = tmp_path / "flow.toml"
+    file.write_text("path_budgets = 3\n" + linked("buffer_size = 3"))
+    with pytest.raises(ConfigurationError, match=r"line 1, path_budgets: expected entries \[\[path_budgets\]\]"):
+        load_flow(file)
+
+
+def test_a_picture_of_a_file_is_refused_where_a_path_is_too_long(tmp_path):
+    file = tmp_path / "flow.toml"
+    text = (
+        linked("buffer_size = 3")
+        .replace("steadyflow.audio:LevelMeter", "steadyflow.audio:PitchDetector")
+        .replace("meter.audio", "meter")
+    )
+    file.write_text(text + "\n" + PATH)
+    with (
+        load_flow(file) as flow,
+        pytest.raises(ConfigurationError, match="expected at most 5 ms from 'tone' to 'meter'"),
+    ):
+        flow.graph()
+    file.write_text(text + "\n" + PATH.replace("5", "50"))
+    with load_flow(file) as flow:
+        assert "PitchDetector, +21.3 ms" in flow.graph()

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from steadyflow.platform import Capabilities, Library, probe_capabilities
+from steadyflow.platform import Capabilities, Library, capabilities_here
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,9 +53,9 @@ def report(capabilities: Capabilities | None = None) -> list[Finding]:
     Blocks for about half a second unless the capabilities are given.
 
     Args:
-        capabilities: What was found; probed now if None.
+        capabilities: What was found; probed, unless they have been, if None.
     """
-    found = probe_capabilities() if capabilities is None else capabilities
+    found = capabilities_here() if capabilities is None else capabilities
     return [
         _system(found),
         Finding("Python", "ok", found.python, essential=True),
@@ -83,7 +83,7 @@ def doctor(as_json: bool) -> int:
     Returns:
         The exit code: 0 if flows can run here, 1 if something essential is missing.
     """
-    capabilities = probe_capabilities()
+    capabilities = capabilities_here()
     findings = report(capabilities)
     works = _works(findings)
     if as_json:
@@ -147,6 +147,8 @@ def _system(found: Capabilities) -> Finding:
 
 def _cores(found: Capabilities) -> Finding:
     value = f"{found.cores} of {found.cores_total}"
+    if found.isolated_cores:
+        value += f", {len(found.isolated_cores)} isolated"
     quota = found.cpu_quota_cores
     if quota is not None:
         value += f", time for {quota:g}"
@@ -187,10 +189,13 @@ def _shared_memory(found: Capabilities) -> Finding:
 
 
 def _wake_up(found: Capabilities) -> Finding:
-    if found.futex.allowed:
-        return Finding("wake-up", "ok", "futex", essential=True)
-    advice = "Workers wait on a futex. If this is a sandbox, allow that call in its security profile."
-    return Finding("wake-up", "missing", found.futex.reason, advice, essential=True)
+    if not found.wake_up_pipe.allowed:
+        advice = "Workers wait on a pipe. If this is a sandbox, allow pipe2 and ppoll in its security profile."
+        return Finding("wake-up", "missing", found.wake_up_pipe.reason, advice, essential=True)
+    if not found.eventfd.allowed:
+        advice = "Without eventfd, other processes cannot observe a flow (`steadyflow observe`); it runs all the same."
+        return Finding("wake-up", "limited", f"pipe; eventfd: {found.eventfd.reason}", advice, essential=True)
+    return Finding("wake-up", "ok", "pipe, eventfd", essential=True)
 
 
 def _realtime(found: Capabilities) -> Finding:
@@ -273,6 +278,8 @@ def _audio_devices(found: Capabilities) -> Finding:
         value = f"sounddevice {found.sounddevice.version}"
         if found.portaudio.loads:
             value += f", PortAudio {found.portaudio.version}"
+            if found.portaudio_backends:
+                value += f" ({', '.join(found.portaudio_backends)})"
         return Finding("audio devices", "ok", value)
     if found.portaudio.loads:
         value = f"{_why_not('sounddevice', found.sounddevice)}; PortAudio {found.portaudio.version}"

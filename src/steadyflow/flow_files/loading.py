@@ -12,7 +12,7 @@ from steadyflow.errors import ConfigurationError, DuplicateName, Subject, Unknow
 from steadyflow.flow_files.arguments import construct
 from steadyflow.flow_files.classes import find_module_class, make_importable
 from steadyflow.flow_files.flow import FileFlow
-from steadyflow.flow_files.schema import TABLES, FlowTable, ModuleTable, PipelineEnds
+from steadyflow.flow_files.schema import TABLES, FlowTable, ModuleTable, PathTable, PipelineEnds
 from steadyflow.flow_files.settings import Setting, apply_settings
 from steadyflow.toml import Key, Problems, TomlDocument, converted
 from steadyflow.toml.pipelines import PIPELINE_ENDS
@@ -54,6 +54,7 @@ class _Loader:
         try:
             self._add_modules(flow)
             self._connect_pipelines(flow)
+            self._limit_paths(flow)
             self._problems.raise_if_any(self._document.path)
         except BaseException:
             flow.close()
@@ -113,6 +114,21 @@ class _Loader:
             with self._document.place(*key):
                 pipeline = flow.register_pipeline(output, input, config)
             flow.describes(key, Subject("pipeline", pipeline))
+
+    def _limit_paths(self, flow: FileFlow) -> None:
+        entries = self._document.content.get("path_budgets", [])
+        with self._problems.noted():
+            if not isinstance(entries, list):
+                raise ConfigurationError(
+                    f"{self._document.where('path_budgets')}: expected entries [[path_budgets]] with from, to and max_ms, got "
+                    f"{entries!r:.60}."
+                )
+            for index in range(len(entries)):
+                key: Key = ("path_budgets", index)
+                with self._problems.noted():
+                    path: PathTable = converted(self._document.table(key), PathTable, self._document, key)
+                    with self._document.place(*key):
+                        flow.path_budget(path.from_, path.to, path.max_ms)
 
     def _check_name(self, key: Key, name: str | None) -> None:
         *_, index = key

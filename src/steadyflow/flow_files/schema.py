@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from steadyflow.runtime.placed import Placement
 
-TABLES: Final = ("flow", "modules", "pipelines")
+TABLES: Final = ("flow", "modules", "pipelines", "path_budgets")
 
 DurationS: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
@@ -74,3 +74,18 @@ class PipelineEnds(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "
     from_: str
     to: str
     name: str | None = None
+
+
+class PathTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
+    """
+    An entry of ``[[path_budgets]]``; see `DataFlowCoordinator.path_budget`.
+
+    Args:
+        from_: The module that the path begins at.
+        to: The module that it ends at.
+        max_ms: How much later sound may come out.
+    """
+
+    from_: str
+    to: str
+    max_ms: float

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from steadyflow.platform.capabilities import Attempt, Capabilities, Library, probe_capabilities
+from steadyflow.platform.here import capabilities_here, pretended
 
-__all__ = ["Attempt", "Capabilities", "Library", "probe_capabilities"]
+__all__ = ["Attempt", "Capabilities", "Library", "capabilities_here", "pretended", "probe_capabilities"]

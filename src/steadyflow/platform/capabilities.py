@@ -15,6 +15,7 @@ import json
 import mmap
 import os
 import resource
+import select
 import subprocess
 import sys
 import threading
@@ -69,11 +70,14 @@ class Capabilities:
         cores: Cores that this process may run on.
         cores_total: Cores of the machine.
         cpu_quota_cores: How many cores' worth of time the control group grants, or None without a quota.
+        isolated_cores: Cores that the kernel gives to nobody who does not ask for them (``isolcpus=``).
         memory_total_bytes: Memory of the machine, or None if unknown.
         memory_available_bytes: What can be had now without swapping, within the limit; None if unknown.
         memory_limit_bytes: The tightest limit of the control groups around this process, or None.
         shared_memory: An anonymous, allocated, sealed and mapped memory file (memfd), which holds all pipelines.
-        futex: The system call that wakes a waiting worker.
+        wake_up_pipe: A pipe, whose reader is woken by a write: what a waiting worker sleeps on.
+        futex: The system call by which Python's own locks wait; a worker does not, see docs/decisions/0002-waking-by-pipe.md.
+        eventfd: A counter that can be waited for, which ends the thread that serves observers.
         realtime: Real-time scheduling (SCHED_FIFO) for a thread of this process.
         realtime_priority: The highest real-time priority that was granted; 0 for none.
         realtime_priority_limit: RLIMIT_RTPRIO; None means no limit.
@@ -87,6 +91,7 @@ class Capabilities:
         soxr: Changing sample rates.
         sounddevice: Microphones and loudspeakers, from Python.
         portaudio: The library that sounddevice stands on.
+        portaudio_backends: The audio systems that it was built for, such as ``"ALSA"``; none where sounddevice does not load.
     """
 
     system: str
@@ -96,11 +101,14 @@ class Capabilities:
     cores: int
     cores_total: int
     cpu_quota_cores: float | None
+    isolated_cores: tuple[int, ...]
     memory_total_bytes: int | None
     memory_available_bytes: int | None
     memory_limit_bytes: int | None
     shared_memory: Attempt
+    wake_up_pipe: Attempt
     futex: Attempt
+    eventfd: Attempt
     realtime: Attempt
     realtime_priority: int
     realtime_priority_limit: int | None
@@ -114,6 +122,7 @@ class Capabilities:
     soxr: Library
     sounddevice: Library
     portaudio: Library
+    portaudio_backends: tuple[str, ...]
 
 
 def probe_capabilities(root: Path = Path("/")) -> Capabilities:
@@ -140,11 +149,14 @@ def probe_capabilities(root: Path = Path("/")) -> Capabilities:
         cores=_cores(),
         cores_total=os.cpu_count() or 1,
         cpu_quota_cores=_cpu_quota_cores(root),
+        isolated_cores=_isolated_cores(root),
         memory_total_bytes=total_bytes,
         memory_available_bytes=available_bytes,
         memory_limit_bytes=limit_bytes,
         shared_memory=_shared_memory(),
+        wake_up_pipe=_wake_up_pipe(),
         futex=_futex(names.machine),
+        eventfd=_eventfd(),
         realtime=realtime,
         realtime_priority=priority,
         realtime_priority_limit=priority_limit,
@@ -158,6 +170,7 @@ def probe_capabilities(root: Path = Path("/")) -> Capabilities:
         soxr=libraries["soxr"],
         sounddevice=libraries["sounddevice"],
         portaudio=libraries["portaudio"],
+        portaudio_backends=tuple(filter(None, (libraries["portaudio_backends"].version or "").split(", "))),
     )
 
 
@@ -168,6 +181,17 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _isolated_cores(root: Path) -> tuple[int, ...]:
+    """Read a list such as ``2-3,6``."""
+    cores: list[int] = []
+    for part in (_text(root / "sys/devices/system/cpu/isolated") or "").split(","):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if first.isdigit() and last.isdigit():
+            cores += range(int(first), int(last) + 1)
+    return tuple(cores)
 
 
 def _text(path: Path) -> str | None:
@@ -253,6 +277,33 @@ def _shared_memory() -> Attempt:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+    return Attempt(allowed=True)
+
+
+def _wake_up_pipe() -> Attempt:
+    """Wait for a byte that was written before."""
+    descriptors: tuple[int, ...] = ()
+    try:
+        descriptors = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.write(descriptors[1], b"!")
+        poll = select.poll()
+        poll.register(descriptors[0], select.POLLIN)
+        woken = bool(poll.poll(1000))
+    except OSError as error:
+        return _refused(error.errno or 0)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    return Attempt(allowed=woken, reason="" if woken else "a byte that was written did not arrive")
+
+
+def _eventfd() -> Attempt:
+    if sys.platform != "linux":
+        return Attempt(allowed=False, reason=f"eventfd is a call of Linux, this is {sys.platform}")
+    try:
+        os.close(os.eventfd(0, os.EFD_CLOEXEC))
+    except OSError as error:
+        return _refused(error.errno or 0)
     return Attempt(allowed=True)
 
 
@@ -362,7 +413,7 @@ def _lock(size_bytes: int) -> Attempt:
 
 
 def _libraries() -> dict[str, Library]:
-    names = ("soundfile", "soxr", "sounddevice", "portaudio")
+    names = ("soundfile", "soxr", "sounddevice", "portaudio", "portaudio_backends")
     found = _told_by_child("steadyflow.platform.libraries")
     if isinstance(found, str):
         return dict.fromkeys(names, Library(None, found))

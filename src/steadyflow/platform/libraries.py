@@ -35,6 +35,12 @@ def portaudio_version() -> str:
     return text.decode().split(",")[0].removeprefix("PortAudio ")
 
 
+def portaudio_backends() -> str:
+    """Ask PortAudio for the audio systems that it was built for."""
+    sounddevice = importlib.import_module("sounddevice")
+    return ", ".join(api["name"] for api in sounddevice.query_hostapis())
+
+
 def soxr_version() -> str:
     """Load soxr."""
     soxr = importlib.import_module("soxr")
@@ -46,6 +52,7 @@ LOOKS = {
     "soundfile": soundfile_version,
     "sounddevice": sounddevice_version,
     "portaudio": portaudio_version,
+    "portaudio_backends": portaudio_backends,
 }
 
 
