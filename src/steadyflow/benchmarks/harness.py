@@ -369,7 +369,10 @@ def end_session(process: subprocess.Popen[Any]) -> None:
     """End a process, if it still runs, with all of its session; close its pipes and wait for it."""
     with interrupt_deferred(), process:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                process.kill()  # it is on its way into its session, or has just left it
 
 
 def _last_line(text: str) -> str:
