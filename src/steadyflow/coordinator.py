@@ -80,6 +80,7 @@ _COORDINATOR_STATES: Final[Mapping[str, ModuleState]] = {
     "closed": "ended",
     "forked": "stopped",
 }
+_APPLICATION: Final = ""  # among what is paused: no module is called so
 _OWN_FLOW: Final = "use it there, or make a flow of its own here"
 
 _open_flows: weakref.WeakSet[DataFlowCoordinator] = weakref.WeakSet()
@@ -122,7 +123,8 @@ class DataFlowCoordinator:
         itself = weakref.ref(self)
         self._registry = ModuleRegistry(name, _state_of(itself), _health_of(itself), self._events.post)
         self._budgets: list[PathBudget] = []
-        self._paused: set[str] = set()
+        self._paused: dict[str, list[Pipeline]] = {}  # what is paused, and which pipelines are for it
+        self._pauses_all = False
         self._switching = threading.Lock()
         self._execution: Execution | None = None
         self._observers: Observers | None = None
@@ -528,10 +530,8 @@ class DataFlowCoordinator:
 
     @property
     def state(self) -> Literal["new", "running", "paused", "stopped", "closed", "forked"]:
-        """Where the flow is; ``"paused"`` while everything that blocks come from is."""
-        if self._state == "running" and self._paused and self._paused >= set(self._pausable()):
-            return "paused"
-        return self._state
+        """Where the flow is; ``"paused"`` from `pause` without a module until the next `resume`."""
+        return "paused" if self._state == "running" and self._pauses_all else self._state
 
     def pause(self, module: Module | str | None = None) -> None:
         """
@@ -542,75 +542,97 @@ class DataFlowCoordinator:
         held, the pipelines that it feeds are paused.
 
         Args:
-            module: The module, or its name; None: everything that blocks come from, and so the flow.
+            module: The module, or its name; None: everything that blocks come from: sources, and pipelines that the application sends
+                into.
 
         Raises:
             UnknownName: There is none of that name; offers the nearest.
             StateError: It is not running; names both states. Or a pipeline into it is fused, so that nothing can wait there.
         """
-        self._switch(module, "pause")
+        with self._switching:
+            execution = self._running_execution("pause")
+            if module is not None:
+                self._pause_one(execution, self._module_to_switch(module), "running")
+                return
+            for name, placed in self._description.modules.items():
+                if isinstance(placed.module, Source):
+                    # One that ends at this moment needs no pausing.
+                    with contextlib.suppress(StateError):
+                        self._pause_one(execution, name, self._registry.state_of(name))
+            for link in self._description.pipelines.values():
+                if link.source_open and not link.paused:
+                    link.pause()
+                    self._paused.setdefault(_APPLICATION, []).append(link)
+            self._pauses_all = True
 
     def resume(self, module: Module | str | None = None) -> None:
         """
-        Let a module go on; None: all that are paused. Any thread; does not wait; idempotent.
+        Let a module go on that was paused; None: all of them, and what the application sends. Any thread; does not wait; idempotent.
 
         Raises:
             UnknownName: There is none of that name; offers the nearest.
             StateError: The flow does not run.
         """
-        self._switch(module, "resume")
-
-    def _switch(self, module: Module | str | None, action: Literal["pause", "resume"]) -> None:
-        self._require_own(action)
         with self._switching:
-            if module is None:
-                names = self._pausable() if action == "pause" else sorted(self._paused)
-            else:
-                names = [self._description.name_of(module) if isinstance(module, Module) else module]
-            if self._execution is None or self._state != "running":
-                raise StateError(
-                    f"flow {self.name!r}: expected a running flow, to {action} a module; it is {self._state}."
-                )
-            for name in names:
-                self._switch_one(name, action)
+            execution = self._running_execution("resume")
+            for name in list(self._paused) if module is None else [self._module_to_switch(module)]:
+                links = self._paused.pop(name, None)
+                if links is None:
+                    continue
+                if name != _APPLICATION:
+                    execution.hold_source(name, held=False)
+                kept = [link for others in self._paused.values() for link in others]
+                for link in links:
+                    if link not in kept:
+                        link.resume()
+                if name != _APPLICATION:
+                    self._registry.move_if_allowed(name, "resume")
+            self._pauses_all = False
 
-    def _switch_one(self, name: str, action: Literal["pause", "resume"]) -> None:
-        assert self._execution is not None
-        state = self._registry.state_of(name)
-        wanted: ModuleState = "paused" if action == "pause" else "running"
-        if state == wanted or (name not in self._paused and action == "resume"):
+    def _running_execution(self, action: str) -> Execution:
+        self._require_own(action)
+        if self._execution is None or self._state != "running":
+            raise StateError(f"flow {self.name!r}: expected a running flow, to {action} a module; it is {self._state}.")
+        return self._execution
+
+    def _module_to_switch(self, module: Module | str) -> str:
+        if module == COORDINATOR:
+            raise StateError(
+                f"flow {self.name!r}: the coordinator itself goes on; write flow.pause() for the whole flow."
+            )
+        return self._named_module(module)
+
+    def _pause_one(self, execution: Execution, name: str, expected: ModuleState) -> None:
+        if name in self._paused:
             return
-        if name == COORDINATOR or (state == "running") != (action == "pause"):
-            raise StateError(refusal(name, state, action))
-        pipelines = self._pipelines_to_pause(name)
-        done: list[Pipeline] = []
-        try:
-            for pipeline in pipelines if action == "pause" else ():
-                if not pipeline.paused:
-                    pipeline.pause()
-                    done.append(pipeline)
-        except BaseException:
-            for pipeline in done:
-                pipeline.resume()
-            raise
-        self._execution.hold_source(name, held=action == "pause")
-        for pipeline in pipelines if action == "resume" else ():
-            pipeline.resume()
-        (self._paused.add if action == "pause" else self._paused.discard)(name)
-        self._registry.move_if_allowed(name, action)
-
-    def _pipelines_to_pause(self, name: str) -> list[Pipeline]:
-        driven = is_device_driven(self._description.modules[name].module)
-        links = self._description.pipelines.values()
-        return [link for link in links if link.target[0] == name or (driven and link.source[0] == name)]
-
-    def _pausable(self) -> list[str]:
-        """Return what blocks come from, and runs or is paused."""
-        return [
-            name
-            for name, placed in self._description.modules.items()
-            if isinstance(placed.module, Source) and self._registry.state_of(name) in ("running", "paused")
+        state = self._registry.state_of(name)
+        if state not in ("running", "recovering") or (state != expected):
+            raise StateError(refusal(name, state, "pause"))
+        module = self._description.modules[name].module
+        # Of a device, what it feeds: nobody can hold it. Who has paused a pipeline resumes it.
+        driven = is_device_driven(module)
+        links = [
+            link
+            for link in self._description.pipelines.values()
+            if (link.target[0] == name or (driven and link.source[0] == name))
         ]
+        paused: list[Pipeline] = []
+        held_before = [link for others in self._paused.values() for link in others]
+        try:
+            for link in links:
+                if link in held_before:
+                    paused.append(link)
+                elif not link.paused:
+                    link.pause()
+                    paused.append(link)
+        except BaseException:
+            for link in paused:
+                if link not in held_before:
+                    link.resume()
+            raise
+        self._paused[name] = paused
+        execution.hold_source(name, held=True)
+        self._registry.move_if_allowed(name, "pause")
 
     @property
     def workers(self) -> Mapping[str, Worker]:

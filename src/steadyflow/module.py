@@ -449,16 +449,21 @@ class Module(metaclass=ModuleMeta):
         where the flow was made.
 
         Raises:
-            ConfigurationError: It is no event, holds something that can change, or is too long; names the field.
-            FlowNotRunning: The flow has not been started.
+            ConfigurationError: It is no event of your own, holds something that can change, or is too long; names the field.
+            FlowNotRunning: The flow has not been started, or has ended.
         """
-        from steadyflow.events.event import check_event
+        from steadyflow.events.event import check_event, is_own
 
         check_event(event)
+        if is_own(event):
+            raise ConfigurationError(
+                f"{self!r}: expected an event of your own, got a {type(event).__name__}, which tells what the runtime has noticed. "
+                f"Derive a class from FlowEvent, or from that one."
+            )
         publisher: Callable[[FlowEvent], None] | None = vars(self).get(_PUBLISHER)
         if publisher is None:
             raise FlowNotRunning(
-                f"{self!r}: expected a flow that was started, to publish {type(event).__name__} in; publish from setup() on."
+                f"{self!r}: expected a flow that runs, to publish {type(event).__name__} in; publish from setup() to teardown()."
             )
         publisher(event)
 
@@ -629,8 +634,8 @@ def output_ports(module: Module) -> dict[str, OutputPort]:
     return {name: vars(module)[name] for name in type(module)._steadyflow_outputs}
 
 
-def set_publisher(module: Module, publish: Callable[[FlowEvent], None]) -> None:
-    """Say where the events of a module go."""
+def set_publisher(module: Module, publish: Callable[[FlowEvent], None] | None) -> None:
+    """Say where the events of a module go; None: nowhere any more."""
     vars(module)[_PUBLISHER] = publish
 
 

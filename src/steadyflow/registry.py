@@ -8,9 +8,10 @@ from typing import Final
 
 import msgspec
 
+from steadyflow.arguments import checked_number
 from steadyflow.errors import ConfigurationError, UnknownName
 from steadyflow.events import FlowEvent
-from steadyflow.formats import AnyFormat, AudioFormat, Format
+from steadyflow.formats import AnyFormat, AudioFormat, Format, checked_integer
 from steadyflow.lifecycle import Lifecycle, ModuleAction, ModuleState, Transition
 from steadyflow.module import Module, input_ports, output_ports
 from steadyflow.version import __version__
@@ -18,6 +19,8 @@ from steadyflow.version import __version__
 COORDINATOR: Final = "coordinator"
 """The name of the coordinator among the modules of its flow."""
 
+_LONGEST_MS: Final = 1e9
+_OWN_CAPABILITIES: Final = frozenset({"coordination"})
 _CAPABILITY: Final = re.compile(r"[\w.:-]+")
 
 
@@ -142,18 +145,22 @@ class ModuleRegistry(Mapping[str, ModuleRecord]):
             if fmt is not None and not isinstance(fmt, Format):
                 raise ConfigurationError(f"find: expected {what} to be a format, got {fmt!r}.")
         found = []
-        for record in list(self.values()):
-            entry = self._entries.get(record.name)
+        for name in self:
+            entry = self._entries.get(name)
             if type is not None and (entry is None or not isinstance(entry.module, type)):
                 continue
-            if capability is not None and capability not in record.capabilities:
+            if capability is not None and capability not in (
+                _OWN_CAPABILITIES if entry is None else entry.module.capabilities
+            ):
                 continue
+            if state is not None and self.state_of(name) != state:
+                continue
+            record = self[name]
             if produces is not None and not any(_fits(each, produces) for each in record.produces.values()):
                 continue
             if consumes is not None and not any(_fits(each, consumes) for each in record.consumes.values()):
                 continue
-            if state is None or record.state == state:
-                found.append(record)
+            found.append(record)
         return tuple(found)
 
     def state_of(self, name: str) -> ModuleState:
@@ -226,12 +233,12 @@ class ModuleRegistry(Mapping[str, ModuleRecord]):
             name=COORDINATOR,
             type="steadyflow.coordinator:DataFlowCoordinator",
             version=__version__,
-            capabilities=frozenset({"coordination"}),
+            capabilities=_OWN_CAPABILITIES,
             depends_on=(),
             consumes={},
             produces={},
             state=self._coordinator_state(),
-            health=min((self._health(name) for name in tuple(self._entries)), default=100.0),
+            health=min((self[name].health for name in tuple(self._entries)), default=100.0),
         )
 
 
@@ -240,7 +247,7 @@ def check_declared(name: str, module: Module) -> None:
     Check what the class of a module says of it.
 
     Raises:
-        ConfigurationError: A version that is no text, or capabilities that are no names.
+        ConfigurationError: A version that is no text, capabilities that are no names, or delays that are none.
     """
     where = f"module {name!r} ({type(module).__name__})"
     version: object = module.version
@@ -253,6 +260,10 @@ def check_declared(name: str, module: Module) -> None:
         raise ConfigurationError(
             f"{where}: expected capabilities to be a frozenset of names such as frozenset({{'pitch'}}), got {capabilities!r}."
         )
+    if module.latency_ms != 0:
+        checked_number(where, "latency_ms", module.latency_ms, above=0, most=_LONGEST_MS)
+    if module.latency_frames != 0:
+        checked_integer(where, "latency_frames", module.latency_frames, 1 << 30)
 
 
 def _fits(one: Format, other: Format) -> bool:

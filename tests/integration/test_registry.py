@@ -299,7 +299,7 @@ def test_a_source_is_paused_and_goes_on_where_it_was(placement):
         flow.pause("numbers")
         flow.pause(source)
         assert flow.registry["numbers"].state == "paused"
-        assert flow.state == "paused"
+        assert flow.state == "running"
         pipe = flow.pipeline("numbers.out->seen.audio")
         wait_until_still(pipe)
         count = len(seen.numbers)
@@ -338,6 +338,7 @@ def test_a_paused_flow_can_be_stopped():
         flow.start()
         seen.wait_for_more()
         flow.pause()
+        assert flow.state == "paused"
         flow.pause(seen)
         report = flow.stop()
     metrics = report.pipelines["numbers.out->seen.audio"]

@@ -31,6 +31,7 @@ from steadyflow.pipeline import Lane
 from steadyflow.runtime.layout import SegmentPlan
 from steadyflow.runtime.news import (
     POOL_BYTES,
+    RESERVED_EVENTS,
     RING_BYTES,
     WAITING_EVENTS,
     NewsEnd,
@@ -264,18 +265,19 @@ class Way:
 
 def test_nobody_waits_for_room_and_what_had_none_is_told_with_the_next():
     way = Way()
-    for number in range(WAITING_EVENTS + 36):
+    room = WAITING_EVENTS - RESERVED_EVENTS
+    for number in range(room + 36):
         way.sender.publish(Counted(number=number))
     way.reader.start()
     deadline = threading.Event()
     for _ in range(1000):
-        if len(way.told) == WAITING_EVENTS:
+        if len(way.told) == room:
             break
         deadline.wait(0.01)
     way.sender.publish(Counted(number=999))
     way.end()
-    assert [event.number for event in way.told[:WAITING_EVENTS]] == list(range(WAITING_EVENTS))
-    lost, last = way.told[WAITING_EVENTS:]
+    assert [event.number for event in way.told[:room]] == list(range(room))
+    lost, last = way.told[room:]
     assert (lost.worker, lost.lost, last.number) == ("w", 36, 999)
     assert "waited" in lost.reason
     way.sender.detach()

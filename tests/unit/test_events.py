@@ -514,6 +514,10 @@ def test_no_thread_is_left_of_a_bus_that_was_closed_or_given_up():
     given_up.subscribe(Numbered, heard)
     assert names() - before
     del given_up
+    for _ in range(1000):
+        if names() <= before:
+            break
+        threading.Event().wait(0.01)
     assert names() <= before
 
 

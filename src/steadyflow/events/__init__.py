@@ -15,6 +15,7 @@ from steadyflow.events.bus import TypedEventBus as TypedEventBus
 from steadyflow.events.event import LIMITS_MS as LIMITS_MS
 from steadyflow.events.event import Delivery as Delivery
 from steadyflow.events.event import FlowEvent as FlowEvent
+from steadyflow.events.event import is_own as is_own
 from steadyflow.events.of_devices import DeviceLost as DeviceLost
 from steadyflow.events.of_devices import DeviceRecovered as DeviceRecovered
 from steadyflow.events.of_devices import DeviceXrun as DeviceXrun
@@ -81,4 +82,5 @@ __all__ = [
     "TypedEventBus",
     "ViewsExhausted",
     "WorkerUnresponsive",
+    "is_own",
 ]

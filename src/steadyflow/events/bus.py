@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,8 @@ QUEUE_SIZE: Final = 1024
 HISTORY: Final = 10_000
 """How many events a bus remembers, the latest."""
 
+_NEWS_NS: Final = 60_000_000_000  # what is older was not made to be told now
+
 DRAIN_TIMEOUT_S: Final = 1.0
 """How long a bus that is closed waits for subscribers that are not stuck."""
 
@@ -55,8 +58,12 @@ class TypedEventBus:
         post = weakref.WeakMethod(self.post)
         self._dispatching = Dispatching(_teller_of_stalls(flow, post), _teller_of_misses(flow, post))
         self._closed = False
-        self._end = weakref.finalize(self, self._dispatching.end)
-        self._end.atexit = False
+        self._incoming: deque[tuple[FlowEvent, int]] = deque()
+        self._distributing = False
+        # It may run anywhere, so it waits for nobody.
+        self._given_up = weakref.finalize(self, self._dispatching.end, joins=False)
+        self._given_up.atexit = False
+        _buses.add(self)
 
     def subscribe(
         self,
@@ -107,7 +114,8 @@ class TypedEventBus:
             loop,
             self._dispatching,
         )
-        self._dispatching.add(subscription, own_thread)
+        if not self._dispatching.add(subscription, own_thread):
+            raise StateError(f"flow {self._flow!r}: expected an open bus to subscribe to; its flow has been closed.")
         return subscription
 
     def publish(self, event: FlowEvent) -> None:
@@ -126,15 +134,30 @@ class TypedEventBus:
 
     def post(self, event: FlowEvent) -> bool:
         """Do the same with an event that is known to be good; False if the bus has been closed."""
+        now_ns = monotonic_ns()
+        published_ns = now_ns
+        if self._now is not None:  # it may come from a thread that does not go by that clock
+            event = dataclasses.replace(event, flow=event.flow or self._flow, timestamp_ns=self._now())
+        else:
+            if not event.flow:
+                event = dataclasses.replace(event, flow=self._flow)
+            if 0 <= now_ns - event.timestamp_ns < _NEWS_NS:
+                published_ns = event.timestamp_ns  # from a process it has come a long way
         with self._dispatching.lock:
             if self._closed:
                 return False
-            if not event.flow:
-                event = dataclasses.replace(event, flow=self._flow)
-            if self._now is not None:  # it may come from a thread that does not go by that clock
-                event = dataclasses.replace(event, timestamp_ns=self._now())
-            self._history.append(event)
-            self._dispatching.put(event, monotonic_ns())
+            self._incoming.append((event, published_ns))
+            if self._distributing:
+                return True  # it comes in the middle of another, from a signal's handler or a finalizer: after that one
+            self._distributing = True
+            try:
+                while self._incoming:
+                    event, published_ns = self._incoming.popleft()
+                    self._history.append(event)
+                    self._dispatching.put(event, published_ns)
+            finally:
+                self._distributing = False
+        self._dispatching.tell_of_orphans()
         return True
 
     @property
@@ -182,7 +205,8 @@ class TypedEventBus:
         with self._dispatching.lock:
             self._closed = True
         self._dispatching.drain(drain_timeout_s)
-        self._end()
+        self._given_up.detach()
+        self._dispatching.end()
 
     def go_by(self, now_ns: Callable[[], int]) -> None:
         """Stamp events by another clock from now on, and those that are noted already with its time."""
@@ -193,10 +217,18 @@ class TypedEventBus:
             self._history = deque(noted, maxlen=HISTORY)
 
     def forget(self) -> None:
-        """Give the bus up in a forked child, where its threads do not run, and may have held its lock."""
+        """Give the bus up in a forked child, where the flow does not run."""
         self._closed = True
-        self._end.detach()
-        self._dispatching = Dispatching(_nothing, _nothing)
+
+    def begin_anew(self) -> None:
+        """Go on without subscriptions in a forked child: their threads do not run there, and one may have held the lock."""
+        self._given_up.detach()
+        post = weakref.WeakMethod(self.post)
+        self._dispatching = Dispatching(_teller_of_stalls(self._flow, post), _teller_of_misses(self._flow, post))
+        self._given_up = weakref.finalize(self, self._dispatching.end, joins=False)
+        self._given_up.atexit = False
+        self._incoming.clear()
+        self._distributing = False
 
     def __repr__(self) -> str:
         return f"<TypedEventBus of {self._flow!r}: {len(self.subscriptions)} subscriptions>"
@@ -243,8 +275,7 @@ def _teller_of_stalls(flow: str, post: Post) -> Callable[[Subscription[Any], Flo
 def _teller_of_misses(flow: str, post: Post) -> Callable[[Subscription[Any], FlowEvent, int, int], None]:
     def tell(subscription: Subscription[Any], event: FlowEvent, took_ns: int, missed: int) -> None:
         publish = post()
-        # What tells of a miss may be late itself, and would be told of in turn.
-        if publish is not None and not isinstance(event, DeliveryMissed):
+        if publish is not None:
             publish(
                 DeliveryMissed(
                     flow=flow,
@@ -260,5 +291,12 @@ def _teller_of_misses(flow: str, post: Post) -> Callable[[Subscription[Any], Flo
     return tell
 
 
-def _nothing(*_: object) -> None:
-    """Tell nobody."""
+_buses: Final[weakref.WeakSet[TypedEventBus]] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for bus in list(_buses):
+        bus.begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

@@ -1,7 +1,8 @@
 """
 The threads that call subscribers: one for each class, and one for each subscriber that asked for it or was too slow.
 
-One lock guards all of it. It is held for a few lines at a time, and never while somebody else's code runs.
+One lock guards all of it, for a few lines at a time. It can be taken again by the thread that holds it: the garbage collector or a
+signal's handler may come in anywhere, and unsubscribe, or publish.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steadyflow._native import monotonic_ns
 from steadyflow.events.event import LIMITS_MS, Delivery, FlowEvent
+from steadyflow.events.of_events import DeliveryMissed
 from steadyflow.events.subscription import Subscription
 from steadyflow.metrics.histogram import Histogram, bucket_limits
 
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 AnySubscription = Subscription[Any]
 
 _JOIN_S: Final = 0.1
+_LOOK_UP_S: Final = 0.05
 _TELL_MISSES_NS: Final = 1_000_000_000
+_MOST_EXCUSES: Final = 20
 _LIMITS_NS: Final[dict[Delivery, int]] = {delivery: round(limit * 1e6) for delivery, limit in LIMITS_MS.items()}
 
 _logger: Final = logging.getLogger("steadyflow.events")
@@ -35,7 +39,7 @@ _logger: Final = logging.getLogger("steadyflow.events")
 class _Server:
     """A thread, whom it serves next, and in whose callback it is. Guarded by the lock of `Dispatching`."""
 
-    def __init__(self, delivery: Delivery, lock: threading.Lock, only: AnySubscription | None = None) -> None:
+    def __init__(self, delivery: Delivery, lock: Any, only: AnySubscription | None = None) -> None:
         self.delivery: Delivery = delivery
         self.only = only  # the subscription that it belongs to; None: it serves a class
         self.work = threading.Condition(lock)
@@ -44,6 +48,7 @@ class _Server:
         self.event: FlowEvent | None = None
         self.began_ns = 0
         self.due_ns = 0
+        self.excuses = 0  # how often its callback was given more time, because the watch did not run, either
         self.ending = False
         self.thread: threading.Thread | None = None
 
@@ -79,7 +84,7 @@ class Dispatching:
         stalled: Callable[[AnySubscription, FlowEvent, int], None],
         missed: Callable[[AnySubscription, FlowEvent, int, int], None],
     ) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self._stalled = stalled
         self._missed = missed
         self._subscriptions: list[AnySubscription] = []
@@ -87,6 +92,7 @@ class Dispatching:
         self._own: dict[AnySubscription, _Server] = {}
         self._scheduled: set[AnySubscription] = set()  # in the line of its server, being called, or handed to its loop
         self._deliveries: dict[Delivery, _Deliveries] = {delivery: _Deliveries() for delivery in LIMITS_MS}
+        self._orphans: deque[AnySubscription] = deque()
         self._quiet = threading.Condition(self.lock)
         self._look = threading.Condition(self.lock)
         self._look_ns: int | None = None  # when the watch looks next; None: it sleeps
@@ -95,16 +101,18 @@ class Dispatching:
 
     # --- who is served ------------------------------------------------------------------------------------------------
 
-    def add(self, subscription: AnySubscription, own_thread: bool) -> None:
-        """Serve a subscription from now on."""
+    def add(self, subscription: AnySubscription, own_thread: bool) -> bool:
+        """Serve a subscription from now on; False where nobody is served any more."""
         with self.lock:
-            self._subscriptions.append(subscription)
-            if subscription.loop is not None:
-                return
-            if own_thread:
+            if self.closed:
+                return False
+            # Threads first: where one cannot be made, nothing is served by it.
+            if subscription.loop is None and own_thread:
                 self._own[subscription] = self._begin(_Server(subscription.delivery, self.lock, subscription))
-            elif subscription.delivery not in self._servers:
+            elif subscription.loop is None and subscription.delivery not in self._servers:
                 self._servers[subscription.delivery] = self._begin(_Server(subscription.delivery, self.lock))
+            self._subscriptions.append(subscription)
+            return True
 
     def remove(self, subscription: AnySubscription) -> None:
         """Serve it no more."""
@@ -132,7 +140,12 @@ class Dispatching:
         for subscription in tuple(self._subscriptions):
             if isinstance(event, subscription.event_type):
                 subscription.put(event, published_ns)
-                if subscription not in self._scheduled:
+                loop = subscription.loop
+                if loop is not None and loop.is_closed():  # nobody will ever run there again
+                    self._scheduled.discard(subscription)
+                    self._remove(subscription)
+                    self._orphans.append(subscription)
+                elif subscription not in self._scheduled:
                     self._schedule(subscription)
 
     def _schedule(self, subscription: AnySubscription) -> None:
@@ -145,10 +158,16 @@ class Dispatching:
             return
         try:
             loop.call_soon_threadsafe(self._begin_task, subscription)
-        except RuntimeError:  # it was closed, and nobody will ever run there again
-            _logger.warning("subscription %r ends: the event loop that it was made in is closed", subscription.name)
+        except RuntimeError:  # it was closed just now
             self._scheduled.discard(subscription)
             self._remove(subscription)
+            self._orphans.append(subscription)
+
+    def tell_of_orphans(self) -> None:
+        """Log which subscriptions have ended with their event loops. Without the lock: whoever logs may do anything."""
+        while self._orphans:
+            name = self._orphans.popleft().name
+            _logger.warning("subscription %r ends: the event loop that it was made in is closed", name)
 
     def _server_of(self, subscription: AnySubscription) -> _Server:
         return self._own.get(subscription) or self._servers[subscription.delivery]
@@ -194,7 +213,8 @@ class Dispatching:
         server.current, server.event = subscription, event
         server.began_ns = monotonic_ns()
         server.due_ns = server.began_ns + _LIMITS_NS[server.delivery]
-        if server.only is None and (self._look_ns is None or server.due_ns < self._look_ns):
+        server.excuses = 0
+        if not subscription.stalled and (self._look_ns is None or server.due_ns < self._look_ns):
             self._look.notify()
         return self._note_delivery(subscription, event, server.began_ns - published_ns)
 
@@ -217,6 +237,8 @@ class Dispatching:
         if took_ns <= _LIMITS_NS[subscription.delivery]:
             return None
         deliveries.missed += 1
+        if isinstance(event, DeliveryMissed):
+            return None  # what tells of a miss may be late itself, and would be told of in turn
         now_ns = monotonic_ns()
         if deliveries.told_ns and now_ns - deliveries.told_ns < _TELL_MISSES_NS:
             return None
@@ -240,16 +262,21 @@ class Dispatching:
                 with self.lock:
                     taken = subscription.take()
                     if taken is None:
+                        self._scheduled.discard(
+                            subscription
+                        )  # with the look that found nothing: what comes now begins a new task
+                        self._quiet.notify_all()
                         return
                     event, published_ns = taken
                     late = self._note_delivery(subscription, event, monotonic_ns() - published_ns)
                 if late is not None:
                     self._missed(*late)
                 await subscription.call_async(event)
-        finally:
+        except BaseException:
             with self.lock:
                 self._scheduled.discard(subscription)
                 self._quiet.notify_all()
+            raise
 
     # --- who is slow --------------------------------------------------------------------------------------------------
 
@@ -264,7 +291,10 @@ class Dispatching:
     def _wait_for_a_stall(self) -> tuple[AnySubscription, FlowEvent, int] | None:
         """Return who has been in a callback for too long, now apart; None at the end. The lock is held, but for waiting."""
         while not self.closed:
-            busy = [server for server in self._servers.values() if server.current is not None]
+            # Who has been found slow is known to be.
+            busy = [
+                server for server in self._all_servers() if server.current is not None and not server.current.stalled
+            ]
             self._look_ns = min((server.due_ns for server in busy), default=None)
             if self._look_ns is None:
                 self._look.wait()
@@ -274,10 +304,11 @@ class Dispatching:
                 self._look.wait((self._look_ns - now_ns) / 1e9)
             now_ns = monotonic_ns()
             for server in busy:
-                if server.current is None or now_ns < server.due_ns or self._servers[server.delivery] is not server:
+                if server.current is None or now_ns < server.due_ns:
                     continue
                 limit_ns = _LIMITS_NS[server.delivery]
-                if now_ns - server.due_ns > limit_ns // 2 and server.due_ns == server.began_ns + limit_ns:
+                if now_ns - server.due_ns > limit_ns // 2 and server.excuses < _MOST_EXCUSES:
+                    server.excuses += 1
                     server.due_ns = now_ns + limit_ns  # this thread did not run, either: nobody knows who was slow
                     continue
                 return self._set_apart(server, now_ns)
@@ -288,11 +319,14 @@ class Dispatching:
         subscription, event = server.current, server.event
         assert subscription is not None
         assert event is not None
-        successor = _Server(server.delivery, self.lock)
-        successor.ready, server.ready = server.ready, deque()
-        self._servers[server.delivery] = self._begin(successor)
-        server.only = subscription
         subscription.stalled = True
+        if server.only is not None:
+            return subscription, event, now_ns - server.began_ns  # its thread is its own anyway
+        successor = self._begin(_Server(server.delivery, self.lock))
+        successor.ready, server.ready = server.ready, deque()
+        successor.work.notify()
+        self._servers[server.delivery] = successor
+        server.only = subscription
         if subscription in self._subscriptions:
             self._own[subscription] = server
         else:
@@ -327,25 +361,27 @@ class Dispatching:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                self._quiet.wait(left)
+                self._quiet.wait(min(left, _LOOK_UP_S))  # who is stuck is a matter of time
         return True
 
     def _will_be_served(self, subscription: AnySubscription) -> bool:
-        if subscription.stalled or subscription not in self._subscriptions:
+        if subscription not in self._subscriptions:
             return False
         if subscription.loop is not None:
             return subscription.loop.is_running() and subscription.loop is not _running_loop()
-        current = threading.current_thread()
-        if any(server.thread is current for server in self._all_servers()):
-            return self._server_of(subscription).thread is not current
-        return True
+        server = self._server_of(subscription)
+        if server.current is subscription:  # stuck, or what calls
+            late_ns = monotonic_ns() - server.began_ns - _LIMITS_NS[server.delivery]
+            return server.thread is not threading.current_thread() and (late_ns < 0 or not subscription.stalled)
+        return server.thread is not threading.current_thread()
 
-    def end(self) -> None:
-        """Serve nobody any more. Idempotent; waits a moment for threads that are not stuck."""
+    def end(self, *, joins: bool = True) -> None:
+        """Serve nobody any more. Idempotent; `joins`: waits a moment for threads that are not stuck."""
         with self.lock:
             self.closed = True
             servers = list(self._all_servers())
             for subscription in self._subscriptions:
+                subscription.dropped += subscription.pending
                 subscription.forget()
             self._subscriptions.clear()
             for server in servers:
@@ -354,7 +390,7 @@ class Dispatching:
             self._look.notify_all()
             threads = [server.thread for server in servers if server.current is None]
             threads.append(self._watch)
-        for thread in threads:
+        for thread in threads if joins else ():
             if thread is not None and thread is not threading.current_thread():
                 thread.join(_JOIN_S)
 

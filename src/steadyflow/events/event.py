@@ -50,6 +50,11 @@ class FlowEvent:
     timestamp_ns: int = dataclasses.field(default_factory=monotonic_ns)
 
 
+def is_own(event: FlowEvent) -> bool:
+    """Tell whether an event is one of those that this package publishes."""
+    return type(event).__module__.startswith("steadyflow.events.")
+
+
 def check_event_class(where: str, kind: object) -> None:
     """
     Check that something is a class of events.
@@ -57,7 +62,7 @@ def check_event_class(where: str, kind: object) -> None:
     Raises:
         ConfigurationError: It is none, is not frozen, or of a class of delivery that there is not.
     """
-    if kind in _checked:
+    if isinstance(kind, type) and kind in _checked:
         return
     if not isinstance(kind, type) or not issubclass(kind, FlowEvent):
         raise ConfigurationError(f"{where}: expected a class of events, such as FlowEvent or DeviceLost, got {kind!r}.")
@@ -97,7 +102,15 @@ def check_event(event: FlowEvent) -> None:
 
 def _check_value(name: str, value: object) -> None:
     kind = type(value)
-    if kind in _PLAIN or isinstance(value, enum.Enum):
+    if kind is int:
+        number: Any = value
+        if not -(1 << 63) <= number < 1 << 64:
+            raise ConfigurationError(f"publish: expected {name} to be an integer of 64 bits, got {value!r:.60}.")
+        return
+    if kind in _PLAIN:
+        return
+    if isinstance(value, enum.Enum):
+        _check_value(f"{name}.value", value.value)
         return
     if kind is tuple:
         items: Any = value

@@ -40,7 +40,7 @@ class ModulePaused(FlowEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleResumed(FlowEvent):
-    """A module goes on. Published by `DataFlowCoordinator.resume`, and when the flow stops."""
+    """A module goes on. Published by `DataFlowCoordinator.resume`."""
 
     delivery: ClassVar[Delivery] = "high"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -104,13 +105,13 @@ class Subscription(Generic[EventT]):
         try:
             if self._where is None or self._where(event):
                 self.delivered += 1
-                self._callback(event)
+                _require_nothing_to_await(self._callback(event))
         except BaseException:  # also SystemExit: it would end the thread that serves others
             self.failed += 1
             _logger.exception(_FAILED, self.name, event)
 
     async def call_async(self, event: EventT) -> None:
-        """Do the same, and await what the callback returns. Cancelling gets through: the loop ends."""
+        """Do the same, and await what the callback returns. Cancelling the task that does so gets through."""
         try:
             if self._where is None or self._where(event):
                 self.delivered += 1
@@ -120,3 +121,24 @@ class Subscription(Generic[EventT]):
         except Exception:
             self.failed += 1
             _logger.exception(_FAILED, self.name, event)
+        except BaseException as ending:
+            # A callback that awaited something that was cancelled has failed; where this task itself is, the loop ends.
+            if not _is_cancellation_of_another(ending):
+                raise
+            self.failed += 1
+            _logger.exception(_FAILED, self.name, event)
+
+
+def _require_nothing_to_await(result: object) -> None:
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError(
+            "expected a plain function, or one that is written as async def; got one that returns a coroutine"
+        )
+
+
+def _is_cancellation_of_another(problem: BaseException) -> bool:
+    import asyncio
+
+    task = asyncio.current_task()
+    return isinstance(problem, asyncio.CancelledError) and task is not None and not task.cancelling()

@@ -34,6 +34,7 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
+_decoders: Final[dict[type, msgspec.msgpack.Decoder[Any]]] = {}
 _decoder: Final = msgspec.msgpack.Decoder(_Envelope)
 
 
@@ -42,8 +43,9 @@ def encode_event(event: FlowEvent, lost: int) -> bytes:
     Encode an event.
 
     Raises:
-        ConfigurationError: It is too long.
+        ConfigurationError: It is too long, or of a class that cannot be decoded again.
     """
+    _decoder_of(type(event))
     encoded = _encoder.encode(_Envelope(_name(type(event)), msgspec.Raw(_encoder.encode(event)), lost))
     if len(encoded) > MAX_EVENT_BYTES:
         raise ConfigurationError(
@@ -70,10 +72,23 @@ def decode_event(encoded: bytes) -> tuple[FlowEvent, int]:
                 f"expected an event of a class that the program has loaded, got {envelope.kind!r}. Import its module where the flow is "
                 f"made."
             )
-        event: FlowEvent = msgspec.msgpack.decode(envelope.event, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as damage:
+        event: FlowEvent = _decoder_of(kind).decode(envelope.event)
+    except (msgspec.MsgspecError, ConfigurationError, UnicodeDecodeError, RecursionError) as damage:
         raise DataError(f"expected an event, got something else: {damage}") from damage
     return event, envelope.lost
+
+
+def _decoder_of(kind: type[FlowEvent]) -> msgspec.msgpack.Decoder[Any]:
+    found = _decoders.get(kind)
+    if found is None:
+        try:
+            found = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+        except Exception as problem:
+            raise ConfigurationError(
+                f"publish: expected the fields of {kind.__qualname__} to be of types that msgspec can decode, because it comes from a "
+                f"process: {problem}"
+            ) from problem
+    return found
 
 
 def _name(kind: type) -> str:

@@ -54,6 +54,10 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
     held: bool
 
 
+class LetDown(msgspec.Struct, frozen=True, tag="let_down"):
+    """To the worker: nobody depends on its modules any more."""
+
+
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
     """To the worker: give up what waits, and end."""
 
@@ -94,9 +98,10 @@ class Lost(msgspec.Struct, frozen=True, tag="lost"):
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """From the worker, last: what its modules did."""
+    """From the worker, last: what its modules did, and how many of its events had no room."""
 
     modules: ModuleReports
+    lost_events: int = 0
 
 
 class Observed(msgspec.Struct, frozen=True, tag="observed"):
@@ -116,7 +121,9 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     reason: str
 
 
-Message: TypeAlias = Setup | Start | Stop | Hold | Abort | Ready | Revoked | Failed | Lost | Done | Observed | Refused
+Message: TypeAlias = (
+    Setup | Start | Stop | Hold | LetDown | Abort | Ready | Revoked | Failed | Lost | Done | Observed | Refused
+)
 
 _LENGTH: Final = struct.Struct("!I")
 _DESCRIPTOR_BYTES: Final = array("i").itemsize

@@ -93,7 +93,7 @@ class EventLoop(WorkerLoop):
         resolve: Callable[[str], type] | None = None,
         turns: ManualTime | None = None,
     ) -> None:
-        super().__init__(wiring, modules, segments, abort, host, resolve)
+        super().__init__(wiring, modules, segments, abort, host, resolve, turns)
         self._selector: IdleSelector | None = None
         factory: Callable[[], asyncio.AbstractEventLoop] | None = None
         if turns is not None:
@@ -150,6 +150,7 @@ class EventLoop(WorkerLoop):
                 self._deal()
                 if self._has_work():
                     await self._watch.sleep(NEVER)
+            self._await_dependents()
         finally:
             self._closing = True
             if self._is_home:

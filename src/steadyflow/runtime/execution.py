@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import warnings
@@ -74,6 +75,7 @@ from steadyflow.runtime.workers import ProcessWorker, ThreadWorker, Worker
 _LOOK_UP_S: Final = 0.25  # waits are interrupted by signals; this bounds those that another thread took
 _ABORT_TIMEOUT_S: Final = 0.5
 _FAILED_DRAIN_TIMEOUT_S: Final = 1.0
+_CATCH_UP_S: Final = 0.05
 # A module with replicas is in the first of these that one of them is in.
 _STATES: Final = ("failed", "running", "stopped", "ended")
 
@@ -183,7 +185,8 @@ class Execution:
 
     def _make_workers(self, plans: Sequence[WorkerPlan]) -> None:
         segments = self._layout.segments
-        for order, (plan, wiring) in enumerate(zip(plans, self._layout.worker_wirings(plans), strict=True)):
+        wirings = self._layout.worker_wirings(plans, self._awaited)
+        for order, (plan, wiring) in enumerate(zip(plans, wirings, strict=True)):
             if plan.placement == "process":
                 worker: Worker = ProcessWorker(wiring, self, self._flow, segments)
             else:
@@ -544,6 +547,9 @@ class Execution:
     def worker_lost(self, worker: Worker, module: str, problem: str) -> None:
         """See `workers.Owner`."""
         self._reclaim(worker, for_successor=True)
+        self._catch_up(worker)
+        if self._news is not None:
+            self._news.begin_anew(worker.name)
         self.device_lost(worker, module, problem)
 
     def worker_recovered(self, worker: Worker, module: str, away_s: float, attempts: int) -> None:
@@ -568,17 +574,20 @@ class Execution:
 
     def worker_ended(self, worker: Worker) -> None:
         """See `workers.Owner`."""
-        self._end_news(worker)
         with self._changed:
             self._running -= 1
             if self._running == 0 and self.started_ns and not self._stopping:
                 self._end_by_itself()
             self._changed.notify_all()
+        self._end_news(worker)
+        for name in self._awaited[worker.name]:
+            if all(self.workers[other].ended for other in self.workers[name].wiring.dependents):
+                self.workers[name].let_down()
         self._tell_when_over()
 
     def happened(self, worker: str, event: FlowEvent) -> None:
         """See `workers.Owner`."""
-        if isinstance(event, ModuleEnded):
+        if isinstance(event, ModuleEnded) and event.module in self._replicas_left:
             if not self._is_last_replica(event.module):
                 return
             self._lifecycles.note(event.module, "end")
@@ -605,6 +614,7 @@ class Execution:
 
     def _failed(self, worker: Worker, problem: Exception, module: str | None) -> None:
         first = str(problem).splitlines()[0]
+        self._catch_up(worker)
         for name in (each.name for each in worker.wiring.modules) if module is None else (module,):
             self._lifecycles.note(name, "fail")
         self._publish(PipelineFailure(flow=self._flow, module=module, worker=worker.name, problem=first))
@@ -708,8 +718,14 @@ class Execution:
         """Say for a process that is gone that nothing more is told."""
         news = worker.wiring.news
         if news is not None:
-            Ring(*self._at(news.ring), news_name(worker.name)).set_ended()
+            with contextlib.suppress(CorruptedSegment):  # whoever reads it tells
+                Ring(*self._at(news.ring), news_name(worker.name)).set_ended()
             ring_bell(*self._at(news.bell), news.bit)
+
+    def _catch_up(self, worker: Worker) -> None:
+        """Hear first what a worker has told itself, before something is told of it that came another way."""
+        if self._news is not None:
+            self._news.catch_up(worker.name, _CATCH_UP_S)
 
     def _take_over(self, worker: Worker, names: set[str]) -> None:
         """Complete what a dead process may have left half sent, before anything says that its streams have ended."""
@@ -760,7 +776,13 @@ class Execution:
             if worker.name not in self._left_behind:
                 worker.join(_ABORT_TIMEOUT_S)
         if self._news is not None:
+            for worker in self.workers.values():
+                if worker.state == "created":  # it was never launched
+                    self._end_news(worker)
             self._news.end(_ABORT_TIMEOUT_S)
+            for worker in self.workers.values():
+                if worker.lost_events:
+                    self._news.count_lost(worker.name, worker.lost_events)
         self._watch.end(_ABORT_TIMEOUT_S)
         for name in self._modules:
             self._lifecycles.move_if_allowed(name, "stop")

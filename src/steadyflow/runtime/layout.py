@@ -337,6 +337,7 @@ class Layout:
     ) -> None:
         plan = SegmentPlan()
         self._opened = opened
+        self._needed = {needed for placed in modules.values() for needed in placed.depends_on}
         self._setup = setup_order(modules, [name for group in order for name in group])
         self._order = {name: number for number, group in enumerate(order, 1) for name in group}
         self._timed = timed_pipelines(modules, pipelines)
@@ -414,8 +415,8 @@ class Layout:
         self.segments = []
         self._opened = {}
 
-    def worker_wirings(self, workers: Sequence[WorkerPlan]) -> list[WorkerWiring]:
-        """Return what each worker has to build."""
+    def worker_wirings(self, workers: Sequence[WorkerPlan], awaited: Mapping[str, Iterable[str]]) -> list[WorkerWiring]:
+        """Return what each worker has to build; `awaited` says which others each waits for."""
         wirings = []
         processes = _COORDINATOR_PROCESS
         for worker in workers:
@@ -437,6 +438,7 @@ class Layout:
                     realtime=worker.realtime,
                     restartable=worker.placement == "process" and names <= self._device_driven,
                     news=self.news.get(worker.name),
+                    dependents=tuple(other for other, needed in awaited.items() if worker.name in needed),
                 )
             )
         return wirings
@@ -464,6 +466,7 @@ class Layout:
             order=self._order[placed.name],
             stops=self._stops.get(placed.name, {}),
             account=self.accounts.get(placed.name),
+            is_needed=placed.name in self._needed,
         )
 
     def _fused(self, pipeline: Pipeline) -> bool:

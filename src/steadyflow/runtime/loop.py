@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
@@ -17,7 +18,17 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from steadyflow._native import AbortFlag, DeviceAccount, DeviceFeed, Inbox, ModuleContext, Segment, Target, monotonic_ns
+from steadyflow._native import (
+    AbortFlag,
+    DeviceAccount,
+    DeviceFeed,
+    Inbox,
+    ManualTime,
+    ModuleContext,
+    Segment,
+    Target,
+    monotonic_ns,
+)
 from steadyflow.codec import codec_for
 from steadyflow.data import Block, possible_time
 from steadyflow.errors import ConfigurationError, PipelineClosed
@@ -107,6 +118,7 @@ class WorkerLoop(ABC):
         abort: Shared by all workers of this process: when set, everything that waits gives up.
         host: Who is told.
         resolve: Finds a class by its path, where classes of the main script are involved.
+        turns: What its thread goes by, unless the system's clock.
     """
 
     def __init__(
@@ -117,8 +129,10 @@ class WorkerLoop(ABC):
         abort: AbortFlag,
         host: Host,
         resolve: Callable[[str], type] | None = None,
+        turns: ManualTime | None = None,
     ) -> None:
         self._wiring = wiring
+        self._turns = turns
         self._segments = segments
         self._abort = abort
         self._host = host
@@ -131,6 +145,7 @@ class WorkerLoop(ABC):
         self._formats: dict[str, Format] = {}
         self._fused_into: dict[tuple[str, str], list[PipelineWiring]] = {}
         self._set_up: set[str] = set()
+        self._let_down = threading.Event()
         self._held: dict[str, int] = {}  # sources that produce nothing, and since when
         self._held_for_ns: dict[str, int] = {}  # for how long others were held, that have not been told yet
         self._unrung: set[str] = set()  # inputs that a device has left: the bell that is rung for them is the device's
@@ -395,10 +410,15 @@ class WorkerLoop(ABC):
 
     def hold_source(self, module: str, held: bool) -> None:
         """Let a source produce nothing, from its next yield on, or let it go on. Any thread; does not wait."""
+        now_ns = (
+            monotonic_ns() if self._turns is None else self._turns.now_ns
+        )  # whoever calls does not go by that clock
         if held:
-            self._held.setdefault(module, monotonic_ns())
-        elif (held_ns := self._held.pop(module, None)) is not None:
-            self._held_for_ns[module] = self._held_for_ns.get(module, 0) + monotonic_ns() - held_ns
+            self._held.setdefault(module, now_ns)
+        elif (since_ns := self._held.get(module)) is not None:
+            # First for how long, so that it does not go on without being told.
+            self._held_for_ns[module] = self._held_for_ns.get(module, 0) + now_ns - since_ns
+            del self._held[module]
         self.interrupt()
 
     def interrupt(self) -> None:
@@ -460,9 +480,23 @@ class WorkerLoop(ABC):
             return
         seat.state = state
         self._end_outputs(seat)
-        await self._tear_down(seat)
-        if seat.state == state:
+        if not self._is_needed(seat.name):
+            await self._tear_down(seat)
+        if seat.state == state == "ended":
             self._host.publish(ModuleEnded(module=seat.name))
+
+    def _is_needed(self, name: str) -> bool:
+        """Tell whether others depend on a module, so that it is torn down after them."""
+        return any(module.name == name and module.is_needed for module in self._wiring.modules)
+
+    def _await_dependents(self) -> None:
+        """Wait until the workers have ended whose modules depend on ours. Blocks; ends early where the flow is given up."""
+        if self._wiring.dependents and not self._abort.is_set():
+            self._let_down.wait()
+
+    def let_down(self) -> None:
+        """Say that nobody depends on this worker's modules any more. Any thread."""
+        self._let_down.set()
 
     def _end_outputs(self, seat: Seat) -> None:
         if seat.outputs_ended:
@@ -548,6 +582,7 @@ class WorkerLoop(ABC):
             for port in output_ports(seat.module).values():
                 port.close(f"{seat.name}.{port.name}: the flow has ended; nothing can be sent any more")
                 port.detach()
+            set_publisher(seat.module, None)
             # They refer to this loop, and the garbage collector does not see through native objects.
             seat.targets.clear()
             seat.stages.clear()

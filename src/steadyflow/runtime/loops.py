@@ -26,4 +26,4 @@ def make_loop(
         return EventLoop(wiring, modules, segments, abort, host, resolve, turns)
     from steadyflow.runtime.serving import ServingLoop
 
-    return ServingLoop(wiring, modules, segments, abort, host, resolve)
+    return ServingLoop(wiring, modules, segments, abort, host, resolve, turns)

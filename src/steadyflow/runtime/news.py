@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -18,6 +19,7 @@ from steadyflow._native import (
     Inbox,
     ModuleContext,
     OutputCore,
+    Ring,
     Segment,
     Target,
     create_pool,
@@ -27,16 +29,20 @@ from steadyflow._native import (
 )
 from steadyflow.config import DropNewest
 from steadyflow.data import Block
-from steadyflow.errors import DataError, FlowError, PipelineClosed
-from steadyflow.events import EventsLost, FlowEvent
+from steadyflow.errors import CorruptedSegment, PipelineClosed
+from steadyflow.events import EventsLost, FlowEvent, is_own
 from steadyflow.events.wire import MAX_EVENT_BYTES, decode_event, encode_event
 from steadyflow.formats import BytesFormat
 from steadyflow.payload import Preparer, native_spec
 from steadyflow.pipeline import Lane, buffer_bytes
+from steadyflow.runtime.failure_text import in_one_line
 from steadyflow.runtime.wiring import NewsWiring
 
-WAITING_EVENTS: Final = 64
+WAITING_EVENTS: Final = 96
 """How many events of a worker may wait for the coordinator."""
+
+RESERVED_EVENTS: Final = 32
+"""How many of them are not for those of modules: what happens to a module is told whatever it tells itself."""
 
 _FORMAT: Final = BytesFormat(MAX_EVENT_BYTES)
 _SLOTS: Final = WAITING_EVENTS + 2
@@ -44,6 +50,9 @@ _POOL: Final = (_SLOTS + 1, buffer_bytes(_FORMAT))
 _RANK: Final = 0
 _FOREVER: Final = -1
 _ALL: Final = 1 << 62
+_LOOK_S: Final = 0.002
+_REASON: Final = 500  # characters
+_MOST_LOST: Final = 1 << 40  # a damaged count may be anything
 
 RING_BYTES: Final = ring_bytes(_SLOTS, 1)
 POOL_BYTES: Final = pool_bytes(*_POOL)
@@ -96,11 +105,17 @@ class NewsSender:
         """
         encoded = encode_event(event, self._lost)
         try:
-            queued = self._output.send(encoded)
+            full = self._output.waiting_blocks >= WAITING_EVENTS - RESERVED_EVENTS and not is_own(event)
+            queued = not full and self._output.send(encoded)
         except PipelineClosed:
             return  # the worker has ended, and so has what anybody wants to hear of it
         if not queued:
             self._lost += 1
+
+    @property
+    def lost(self) -> int:
+        """How many events had no room."""
+        return self._lost
 
     def end(self) -> None:
         """Tell nothing more. Idempotent."""
@@ -146,7 +161,10 @@ class NewsReader:
         self._flow = flow
         self._told = told
         self._lost = {end.worker: 0 for end in ends}
+        self._rings = {end.worker: Ring(end.lane.segment, end.lane.ring, news_name(end.worker)) for end in ends}
+        self._damaged: set[str] = set()
         self._ending = False
+        self._reading = threading.Condition()
         self._inbox = Inbox(*bell, 0, AbortFlag())
         for end in ends:
             name = news_name(end.worker)
@@ -178,27 +196,62 @@ class NewsReader:
         if not self._thread.is_alive():
             self._inbox.detach()
 
+    def catch_up(self, worker: str, timeout_s: float) -> None:
+        """Wait until all that a worker has told so far has been read, for that time at most."""
+        ring, deadline = self._rings.get(worker), time.monotonic() + timeout_s
+        while ring is not None and worker not in self._damaged and self._thread.is_alive():
+            try:
+                counters = ring.counters()
+                if counters["sent"] <= counters["delivered"] + sum(counters["dropped"].values()):
+                    return
+            except CorruptedSegment:
+                return  # whoever reads it finds the same
+            with self._reading:
+                if not self._reading.wait(min(_LOOK_S, deadline - time.monotonic())) and time.monotonic() >= deadline:
+                    return
+
+    def begin_anew(self, worker: str) -> None:
+        """Another process follows in that worker, which has lost nothing yet."""
+        self._lost[worker] = 0
+
+    def count_lost(self, worker: str, lost: int) -> None:
+        """Tell of events that had no room, and after which none got through that could have said so."""
+        if not self._lost[worker] < lost <= _MOST_LOST:
+            return
+        missing, self._lost[worker] = lost - self._lost[worker], lost
+        reason = f"more than {WAITING_EVENTS - RESERVED_EVENTS} waited"
+        self._told(worker, EventsLost(worker=worker, lost=missing, reason=reason))
+
     def _read(self) -> None:
         self._inbox.adopt(in_event_loop=False)
-        while self._inbox.open_inputs and not self._ending:
+        while self._inbox.open_inputs > len(self._damaged) and not self._ending:
             try:
                 self._inbox.serve(_FOREVER, _ALL)
-            except FlowError:
-                # The memory of the ring itself is damaged: whatever else that means is found out by those that carry sound.
-                _logger.exception("flow %r: events of workers cannot be read any more", self._flow)
-                return
+            except CorruptedSegment as damage:
+                self._leave_out(damage)
+
+    def _leave_out(self, damage: CorruptedSegment) -> None:
+        """Read the others, where the ring of one worker is damaged: what else that means is found out by those that carry sound."""
+        worker = next((name for name in self._lost if news_name(name) == damage.pipeline), None)
+        if worker is None:
+            self._ending = True
+            _logger.error("flow %r: events of workers cannot be read any more", self._flow, exc_info=damage)
+        elif worker not in self._damaged:
+            self._damaged.add(worker)
+            self._inbox.hold(news_name(worker), True)
+            self._told(worker, EventsLost(worker=worker, lost=1, reason=f"{damage}; no more of them can be read"))
 
     def _take(self, worker: str, block: Block) -> None:
         try:
             event, lost = decode_event(bytes(block.data))
-        except DataError as damage:
-            self._told(worker, EventsLost(flow=self._flow, worker=worker, lost=1, reason=str(damage)))
-            return
-        if lost > self._lost[worker]:
-            missing, self._lost[worker] = lost - self._lost[worker], lost
-            reason = f"more than {WAITING_EVENTS} waited"
-            self._told(worker, EventsLost(flow=self._flow, worker=worker, lost=missing, reason=reason))
-        self._told(worker, event)
+        except Exception as damage:
+            reason = in_one_line(damage)[:_REASON]
+            self._told(worker, EventsLost(worker=worker, lost=1, reason=reason))
+        else:
+            self.count_lost(worker, lost)
+            self._told(worker, event)
+        with self._reading:
+            self._reading.notify_all()
 
     def _failed(self, worker: str, problem: BaseException, _block: Block) -> None:
         _logger.error("flow %r: what worker %r told could not be passed on", self._flow, worker, exc_info=problem)

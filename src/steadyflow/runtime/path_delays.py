@@ -124,22 +124,24 @@ def longest_path(
     Raises:
         ConfigurationError: There is no way.
     """
-    place = {name: number for number, name in enumerate(name for group in order for name in group)}
     ways: dict[str, PathDelay] = {source: PathDelay((source,), delays_of_module(source, modules[source].module, found))}
     links = [link for link in pipelines if link.source[0] in modules and link.target[0] in modules]
-    # Upstream first: what leads back in a loop leads nowhere new.
-    for name in sorted(place, key=place.__getitem__):
-        if name not in ways:
-            continue
+    names = [name for group in order for name in group]
+    links.sort(key=lambda link: names.index(link.source[0]))
+    # Upstream first, until nothing gets longer: one round is enough where there is no loop.
+    changed = True
+    while changed:
+        changed = False
         for link in links:
-            target = link.target[0]
-            if link.source[0] != name or place[target] <= place[name]:
+            name, target = link.source[0], link.target[0]
+            way = ways.get(name)
+            if way is None or name == sink or target in way.modules:
                 continue
-            way = ways[name]
             more = (*delays_of_pipeline(link, modules, found), *delays_of_module(target, modules[target].module, found))
             longer = PathDelay((*way.modules, target), way.parts + more)
             if target not in ways or longer.total_ms > ways[target].total_ms:
                 ways[target] = longer
+                changed = True
     if sink not in ways:
         raise ConfigurationError(f"expected pipelines that lead from {source!r} to {sink!r}, got none.")
     return ways[sink]
@@ -152,9 +154,14 @@ def delays_of_module(name: str, module: Module, found: FoundFormats) -> tuple[De
         parts.append(Delay(name, "latency_ms", module.latency_ms))
     if module.latency_frames:
         rate = _rate_hz(name, found)
+        # Unknown before the formats are: in a picture of what is merely described.
         if rate is not None:
             what = f"latency_frames: {module.latency_frames} at {rate} Hz"
             parts.append(Delay(name, what, 1000 * module.latency_frames / rate))
+        elif found.pipelines:
+            raise ConfigurationError(
+                f"module {name!r}: expected audio of a known rate for latency_frames={module.latency_frames}, got none. Say latency_ms."
+            )
     return tuple(parts)
 
 

@@ -6,7 +6,7 @@ The hot path is not here. This file decides only what happens between blocks: wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -50,10 +50,9 @@ class _Production:
 
     def go_on(self) -> int | None:
         """Take a step; where it was held at its yield, that says for how long."""
-        held_ns, self.held_ns = self.held_ns, 0
-        send = getattr(self.steps, "send", None)
-        if held_ns and self.begun and send is not None:
-            due_ns: int | None = send(held_ns)
+        if self.held_ns and self.begun and isinstance(self.steps, Generator):
+            held_ns, self.held_ns = self.held_ns, 0
+            due_ns: int | None = self.steps.send(held_ns)
             return due_ns
         self.begun = True
         return next(self.steps)
@@ -90,6 +89,7 @@ class ServingLoop(WorkerLoop):
                     self._serve(_FOREVER, _ALL)
                 else:
                     break
+            self._await_dependents()
         finally:
             if self._is_home:
                 for production in productions:
@@ -125,6 +125,7 @@ class ServingLoop(WorkerLoop):
 
     def _turn(self, productions: list[_Production]) -> None:
         now = monotonic_ns()
+        self._attention = False  # before looking whether anybody is held
         for production in productions if self._held_for_ns else ():
             production.note_held(self._held_for_ns.pop(production.seat.name, 0))
         going_on = [production for production in productions if production.seat.name not in self._held]
@@ -134,7 +135,6 @@ class ServingLoop(WorkerLoop):
             self._serve(until_ns, _BLOCKS_PER_STEP)
             return
         alone = len(productions) == 1 and self._inbox.open_inputs == 0
-        self._attention = False
         productions.remove(first)
         if self._step(first, alone):
             # To the end of the line: sources that are always ready take turns.

@@ -99,6 +99,7 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
         order: Its place in the flow, upstream first; the same for the modules of a loop.
         stops: For each aligned input, the others that get nothing more when it is held back.
         account: Where the callback of its device counts; None: it has no device.
+        is_needed: Whether others depend on it, so that it is torn down with its worker, after them.
     """
 
     name: str
@@ -109,6 +110,7 @@ class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
     order: int
     stops: dict[str, list[str]]
     account: Place | None = None
+    is_needed: bool = False
 
 
 class NewsWiring(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +145,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
         realtime: What it asks the system for with real-time scheduling; None: does not ask for that.
         restartable: Whether it is a process that another one may follow, because it holds nothing but devices.
         news: Where a process tells its events; None: it is a thread.
+        dependents: The workers whose modules depend on those of this one; it ends after them.
     """
 
     name: str
@@ -155,6 +158,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
     realtime: Realtime | None
     restartable: bool = False
     news: NewsWiring | None = None
+    dependents: tuple[str, ...] = ()
 
     def bells(self) -> list[tuple[int, int]]:
         """Return (segment, offset) of every bell that this worker sleeps on or rings."""

@@ -29,6 +29,7 @@ from steadyflow.runtime.channel import (
     Done,
     Failed,
     Hold,
+    LetDown,
     Lost,
     Ready,
     Revoked,
@@ -144,13 +145,20 @@ def _serve(channel: Channel) -> int:
         channel.send(_failed(None, problem, with_traceback(problem), None))
         return 1
     try:
-        return _run(channel, wiring, segments, loop, abort)
+        return _run(channel, wiring, segments, loop, abort, news)
     finally:
         news.end()
         news.detach()
 
 
-def _run(channel: Channel, wiring: WorkerWiring, segments: list[Segment], loop: WorkerLoop, abort: AbortFlag) -> int:
+def _run(
+    channel: Channel,
+    wiring: WorkerWiring,
+    segments: list[Segment],
+    loop: WorkerLoop,
+    abort: AbortFlag,
+    news: NewsSender,
+) -> int:
     if not loop.setup():
         if wiring.restartable:
             _leave_at_once(1)  # without a word to its streams: they go on with the process that finds the device
@@ -160,7 +168,8 @@ def _run(channel: Channel, wiring: WorkerWiring, segments: list[Segment], loop: 
     if wiring.realtime is not None:
         scheduling, watch = become_realtime(wiring, loop, segments, partial(_tell_revoked, channel))
     channel.send(Ready(scheduling))
-    first = channel.receive()
+    while isinstance(first := channel.receive(), Hold):
+        loop.hold_source(first.module, first.held)
     if not isinstance(first, Start):
         loop.close()
         return 0
@@ -175,7 +184,7 @@ def _run(channel: Channel, wiring: WorkerWiring, segments: list[Segment], loop: 
         loop.detach()
         if watch is not None:
             watch.end()
-    channel.send(Done(loop.module_reports()))
+    channel.send(Done(loop.module_reports(), news.lost))
     return 0
 
 
@@ -211,8 +220,11 @@ def _listen(channel: Channel, loop: WorkerLoop, abort: AbortFlag) -> None:
                 loop.stop()
             elif isinstance(message, Hold):
                 loop.hold_source(message.module, message.held)
+            elif isinstance(message, LetDown):
+                loop.let_down()
             elif isinstance(message, Abort):
                 abort.set()
+                loop.let_down()
                 loop.interrupt()
     except ChannelBroken:
         # The lifeline ends this process if the coordinator is gone; after Done, the socket closes by itself.

@@ -28,6 +28,7 @@ from steadyflow.runtime.channel import (
     Done,
     Failed,
     Hold,
+    LetDown,
     Lost,
     ModuleReports,
     Ready,
@@ -95,6 +96,9 @@ class Worker:
         owner: Who is told.
     """
 
+    lost_events = 0
+    """How many events of a process had no room on their way."""
+
     pid: int | None = None
     """Process id; of this process for a thread."""
 
@@ -146,6 +150,10 @@ class Worker:
 
     def hold_source(self, module: str, held: bool) -> None:
         """Let a source produce nothing, or go on. Of a worker that was started; does not wait."""
+        raise NotImplementedError
+
+    def let_down(self) -> None:
+        """Say that nobody depends on its modules any more. Does not wait."""
         raise NotImplementedError
 
     def abort(self) -> None:
@@ -225,8 +233,12 @@ class ThreadWorker(Worker):
     def hold_source(self, module: str, held: bool) -> None:
         self._loop.hold_source(module, held)
 
+    def let_down(self) -> None:
+        self._loop.let_down()
+
     def abort(self) -> None:
         self._released.set()
+        self._loop.let_down()
         self._loop.interrupt()
 
     def kill(self) -> bool:
@@ -404,6 +416,9 @@ class ProcessWorker(Worker):
     def hold_source(self, module: str, held: bool) -> None:
         self._send(Hold(module, held))
 
+    def let_down(self) -> None:
+        self._send(LetDown())
+
     def abort(self) -> None:
         self._leaving.set()
         self._send(Abort())
@@ -434,7 +449,9 @@ class ProcessWorker(Worker):
     def module_reports(self) -> ModuleReports:
         return self._reports
 
-    def _send(self, message: Setup | Start | Stop | Hold | Abort, descriptors: list[int] | None = None) -> None:
+    def _send(
+        self, message: Setup | Start | Stop | Hold | LetDown | Abort, descriptors: list[int] | None = None
+    ) -> None:
         if self._channel is None:
             return  # never came up, which has been reported
         try:
@@ -507,6 +524,7 @@ class ProcessWorker(Worker):
                 self._owner.realtime_revoked(self, message.module, message.reason)
             case Done():
                 self._reports = message.modules
+                self.lost_events = message.lost_events
                 self._done = True
             case _:
                 raise ChannelBroken(f"a worker never sends {type(message).__name__}")
