@@ -5,7 +5,18 @@ import threading
 import numpy as np
 import pytest
 
-from steadyflow import AudioFormat, DataFlowCoordinator, DropOldest, Input, Module, Output, Source, audio, testing
+from steadyflow import (
+    AudioFormat,
+    DataFlowCoordinator,
+    DropOldest,
+    Input,
+    Module,
+    Output,
+    PipelineConfig,
+    Source,
+    audio,
+    testing,
+)
 from steadyflow.errors import (
     ConfigurationError,
     CycleRefused,
@@ -199,8 +210,7 @@ def test_what_others_depend_on_is_set_up_first_and_torn_down_last(workers):
         assert flow.registry["first"].depends_on == ("second",)
         flow.run(0.05)
     assert [name for what, name in log if what == "setup"] == ["third", "second", "first"]
-    if workers[0] is None:
-        assert [name for what, name in log if what == "teardown"]
+    assert [name for what, name in log if what == "teardown"] == ["first", "second", "third"]
 
 
 def test_a_process_waits_for_what_it_depends_on():
@@ -417,3 +427,95 @@ def test_an_asynchronous_source_is_paused():
         seen.wait_for_more()
         flow.stop()
     assert seen.numbers == list(range(len(seen.numbers)))
+
+
+class Service(Module):
+    """Has no ports: others use it in their own way."""
+
+    def __init__(self, log):
+        self._log = log
+
+    def setup(self):
+        self._log.append("service set up")
+
+    def teardown(self):
+        self._log.append("service torn down")
+
+
+class User(Source):
+    out = Output(FORMAT)
+    live = False
+
+    def __init__(self, log):
+        self._log = log
+
+    def produce(self):
+        for _ in range(3):
+            self._log.append("at work")
+            self.out.send(np.zeros((4, 1), np.float32))
+            yield
+
+    def teardown(self):
+        self._log.append("user torn down")
+
+
+@pytest.mark.parametrize("worker", [None, "other"])
+def test_a_service_is_there_as_long_as_somebody_needs_it(worker):
+    log = []
+    with DataFlowCoordinator("service") as flow:
+        flow.add(Service(log), name="service", worker=worker)
+        user = flow.add(User(log), name="user", depends_on=["service"])
+        end = flow.add(testing.Collect())
+        flow.connect(user.out, end.data, buffer_size=4)
+        flow.run()
+    assert log == ["service set up", "at work", "at work", "at work", "user torn down", "service torn down"]
+
+
+def test_what_is_paused_as_soon_as_it_starts_goes_on_when_it_is_resumed():
+    with DataFlowCoordinator("early") as flow:
+        _source, seen = linked(flow, "process")
+        paused = threading.Event()
+
+        def pause(event):
+            if event.module == "numbers":
+                flow.pause("numbers")
+                paused.set()
+
+        flow.events.subscribe(ModuleStarted, pause)
+        flow.start()
+        assert paused.wait(SOON_S)
+        flow.resume("numbers")
+        seen.wait_for_more()
+        flow.stop()
+    assert seen.numbers == list(range(len(seen.numbers)))
+
+
+def test_a_pipeline_that_the_user_has_paused_stays_paused():
+    with DataFlowCoordinator("both") as flow:
+        _, seen = linked(flow, backpressure_strategy=DropOldest())
+        flow.start()
+        seen.wait_for_more()
+        pipe = flow.pipeline("numbers.out->seen.audio")
+        pipe.pause()
+        flow.pause(seen)
+        flow.resume(seen)
+        assert pipe.paused
+        pipe.resume()
+        seen.wait_for_more()
+        flow.stop()
+
+
+def test_what_the_application_sends_is_paused_with_the_flow():
+    with DataFlowCoordinator("open") as flow:
+        seen = flow.add(Seen(), name="seen")
+        pipe = flow.pipeline(flow.register_pipeline("app", seen.audio, PipelineConfig(buffer_size=4), format=FORMAT))
+        flow.start()
+        flow.pause()
+        assert flow.state == "paused"
+        pipe.send(np.zeros((4, 1), np.float32))
+        threading.Event().wait(0.05)
+        assert seen.numbers == []
+        flow.resume()
+        seen.wait_for_more(1)
+        assert flow.state == "running"
+        flow.stop()

@@ -319,3 +319,80 @@ def test_events_come_through_as_they_were():
         decode_event(b"nonsense")
     with pytest.raises(DataError, match="expected an event, got something else"):
         decode_event(encode_event(Private(number=1), 0).replace(b"number", b"numbex"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undecodable(FlowEvent):
+    value: str | bytes
+
+
+class Mixed(Source):
+    """Publishes what nobody could decode, beside what everybody can."""
+
+    out = Output(FORMAT)
+
+    def __init__(self, burst=0):
+        self._burst = burst
+        self.refused = 0
+
+    def produce(self):
+        for number in range(3):
+            self.publish(Counted(number=number))
+            try:
+                self.publish(Undecodable(value="x"))
+            except ConfigurationError:
+                self.publish(Counted(number=100 + number))
+            yield
+
+    def finish(self):
+        for number in range(self._burst):
+            self.publish(Counted(number=1000 + number))
+
+
+def alone(module, **options):
+    with DataFlowCoordinator("alone") as flow:
+        flow.add(module, name="mixed", placement="process", **options)
+        return flow.run()
+
+
+def test_an_event_that_nobody_could_decode_is_refused_where_it_is_published_and_the_others_come():
+    report = alone(Mixed())
+    assert [event.number for event in report.events if isinstance(event, Counted)] == [0, 100, 1, 101, 2, 102]
+    assert report.modules["mixed"].state == "ended"
+
+
+def test_the_end_of_a_module_is_told_whatever_it_tells_itself_and_every_lost_event_is_counted():
+    burst = 3000
+    report = alone(Mixed(burst))
+    came = len([event for event in report.events if isinstance(event, Counted)])
+    lost = sum(event.lost for event in report.events if isinstance(event, EventsLost))
+    assert came + lost == 6 + burst
+    assert [event.module for event in report.events if isinstance(event, ModuleEnded)] == ["mixed"]
+
+
+def test_a_module_cannot_tell_what_only_the_runtime_knows():
+    with pytest.raises(ConfigurationError, match="expected an event of your own, got a ModuleEnded"):
+        Mixed().publish(ModuleEnded(module="mixed"))
+
+
+def test_a_damaged_ring_silences_its_own_worker_only():
+    ways = [Way(), Way()]
+    told = []
+    ends = [
+        NewsEnd(f"w{number}", Lane(way.segment, way._ring, way._pool, way.segment, way._producer_bell))
+        for number, way in enumerate(ways)
+    ]
+    reader = NewsReader("f", (ways[0].segment, ways[0]._bell), ends, lambda worker, event: told.append((worker, event)))
+    ways[0].sender.publish(Counted(number=1))
+    # Over the header of the first ring.
+    os.pwrite(ways[0].segment.descriptor, b"\xff" * 64, ways[0]._ring)
+    ways[1].sender.publish(Counted(number=2))
+    reader.start()
+    for _ in range(1000):
+        if len(told) >= 2:
+            break
+        threading.Event().wait(0.01)
+    ways[1].sender.end()
+    reader.end(SOON_S)
+    assert [event.number for worker, event in told if worker == "w1"] == [2]
+    assert all(isinstance(event, EventsLost) or event.number == 1 for worker, event in told if worker == "w0")

@@ -115,7 +115,8 @@ def test_a_budget_that_can_be_met_is_no_hindrance():
         flow.stop()
 
 
-def test_a_loop_is_gone_through_once():
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+def test_a_loop_is_gone_through_once(order):
     class Join(Module):
         dry = Input(FORMAT)
         wet = Input(FORMAT)
@@ -179,3 +180,25 @@ def test_a_picture_shows_what_is_known_of_delays(tmp_path):
         flow.stop()
     assert "Mic, +10.0 ms" in after
     assert "+32.0 ms" not in after  # the filter before it is known by now, too
+
+
+class Odd(Model):
+    latency_ms = float("nan")
+
+
+class Negative(Model):
+    latency_ms = -5.0
+
+
+class Text(Model):
+    latency_ms = "7"
+
+
+class Half(Model):
+    latency_frames = 1.5
+
+
+@pytest.mark.parametrize("kind", [Odd, Negative, Text, Half])
+def test_a_delay_has_to_be_one(kind):
+    with DataFlowCoordinator("odd") as flow, pytest.raises(ConfigurationError, match="latency_"):
+        flow.add(kind())

@@ -29,6 +29,7 @@ AnySubscription = Subscription[Any]
 
 _JOIN_S: Final = 0.1
 _LOOK_UP_S: Final = 0.05
+_PATIENCE_S: Final = 0.2  # with a subscriber that is late, and may be about to come back
 _TELL_MISSES_NS: Final = 1_000_000_000
 _MOST_EXCUSES: Final = 20
 _LIMITS_NS: Final[dict[Delivery, int]] = {delivery: round(limit * 1e6) for delivery, limit in LIMITS_MS.items()}
@@ -355,16 +356,20 @@ class Dispatching:
         Returns:
             False after the time.
         """
-        deadline = time.monotonic() + timeout_s
+        began = time.monotonic()
+        deadline = began + timeout_s
         with self.lock:
-            while any(self._will_be_served(subscription) for subscription in self._scheduled):
+            while any(
+                self._will_be_served(subscription, patient=time.monotonic() < began + _PATIENCE_S)
+                for subscription in self._scheduled
+            ):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
                 self._quiet.wait(min(left, _LOOK_UP_S))  # who is stuck is a matter of time
         return True
 
-    def _will_be_served(self, subscription: AnySubscription) -> bool:
+    def _will_be_served(self, subscription: AnySubscription, *, patient: bool) -> bool:
         if subscription not in self._subscriptions:
             return False
         if subscription.loop is not None:
@@ -372,7 +377,8 @@ class Dispatching:
         server = self._server_of(subscription)
         if server.current is subscription:  # stuck, or what calls
             late_ns = monotonic_ns() - server.began_ns - _LIMITS_NS[server.delivery]
-            return server.thread is not threading.current_thread() and (late_ns < 0 or not subscription.stalled)
+            waits = patient or late_ns < 0 or not subscription.stalled
+            return server.thread is not threading.current_thread() and waits
         return server.thread is not threading.current_thread()
 
     def end(self, *, joins: bool = True) -> None:
