@@ -176,27 +176,23 @@ class ServingLoop(WorkerLoop):
         """
         seat = production.seat
         try:
-            while True:
-                due_ns = production.go_on()
-                if due_ns is not None:
-                    production.due_ns = due_time_ns(due_ns)
-                    return True
-                if not alone or self._attention:
-                    production.due_ns = 0
-                    return True
+            due_ns = production.go_on()
+            while due_ns is None and alone and not self._attention:
+                due_ns = next(production.steps)
+            production.due_ns = 0 if due_ns is None else due_time_ns(due_ns)
         except StopIteration:
-            pass
+            _at_once(self._end(seat))
+            return False
         except BaseException as problem:
             source = seat.module
             if isinstance(problem, DeviceLost) and isinstance(source, Source) and source.reopens:
                 self._away.add(seat.name)
-                production.steps = self._find_again(seat, source, in_one_line(problem))
+                production.steps, production.begun = self._find_again(seat, source, in_one_line(problem)), False
                 return True
             if not self._is_abort(problem):
                 _at_once(self._fail(seat, problem, None))
             return False
-        _at_once(self._end(seat))
-        return False
+        return True
 
     def _find_again(self, seat: Seat, source: Source, problem: str) -> Iterator[int | None]:
         """Look for a device until it is back, and then go on producing."""
