@@ -174,15 +174,14 @@ class ServingLoop(WorkerLoop):
 
         Returns False when it has ended.
         """
-        seat = production.seat
+        seat, ended = production.seat, False
         try:
             due_ns = production.go_on()
             while due_ns is None and alone and not self._attention:
                 due_ns = next(production.steps)
             production.due_ns = 0 if due_ns is None else due_time_ns(due_ns)
         except StopIteration:
-            _at_once(self._end(seat))
-            return False
+            ended = True
         except BaseException as problem:
             source = seat.module
             if isinstance(problem, DeviceLost) and isinstance(source, Source) and source.reopens:
@@ -192,7 +191,9 @@ class ServingLoop(WorkerLoop):
             if not self._is_abort(problem):
                 _at_once(self._fail(seat, problem, None))
             return False
-        return True
+        if ended:
+            _at_once(self._end(seat))
+        return not ended
 
     def _find_again(self, seat: Seat, source: Source, problem: str) -> Iterator[int | None]:
         """Look for a device until it is back, and then go on producing."""
