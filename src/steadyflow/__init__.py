@@ -16,6 +16,7 @@ The layout, in the order in which data flows:
     runtime                            where it runs: layout, workers, processes
     recording                          what went through a pipeline, in a file
     diagrams                           what it looks like
+    description, pausing               what it consists of, and what of it stands still
     coordinator                        who owns it all
     observation                        who looks at it from another process
     toml, flow_files                   the same, described in a file

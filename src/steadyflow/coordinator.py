@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
@@ -37,9 +36,10 @@ from steadyflow.events import (
     TypedEventBus,
 )
 from steadyflow.formats import AnyFormat, Format
-from steadyflow.lifecycle import ModuleState, refusal
+from steadyflow.lifecycle import ModuleState
 from steadyflow.metrics.flow_metrics import FlowMetrics
-from steadyflow.module import InputPort, Module, OutputPort, Source, is_device_driven
+from steadyflow.module import InputPort, Module, OutputPort
+from steadyflow.pausing import Pausing
 from steadyflow.pipeline import Pipeline
 from steadyflow.realtime import Realtime
 from steadyflow.registry import COORDINATOR, ModuleRegistry
@@ -80,7 +80,6 @@ _COORDINATOR_STATES: Final[Mapping[str, ModuleState]] = {
     "closed": "ended",
     "forked": "stopped",
 }
-_APPLICATION: Final = ""  # among what is paused: no module is called so
 _OWN_FLOW: Final = "use it there, or make a flow of its own here"
 
 _open_flows: weakref.WeakSet[DataFlowCoordinator] = weakref.WeakSet()
@@ -123,9 +122,7 @@ class DataFlowCoordinator:
         itself = weakref.ref(self)
         self._registry = ModuleRegistry(name, _state_of(itself), _health_of(itself), self._events.post)
         self._budgets: list[PathBudget] = []
-        self._paused: dict[str, list[Pipeline]] = {}  # what is paused, and which pipelines are for it
-        self._pauses_all = False
-        self._switching = threading.Lock()
+        self._pausing = Pausing(self._description, self._registry)
         self._execution: Execution | None = None
         self._observers: Observers | None = None
         self._clock: ManualClock | None = None
@@ -531,7 +528,7 @@ class DataFlowCoordinator:
     @property
     def state(self) -> Literal["new", "running", "paused", "stopped", "closed", "forked"]:
         """Where the flow is; ``"paused"`` from `pause` without a module until the next `resume`."""
-        return "paused" if self._state == "running" and self._pauses_all else self._state
+        return "paused" if self._state == "running" and self._pausing.everything else self._state
 
     def pause(self, module: Module | str | None = None) -> None:
         """
@@ -549,21 +546,8 @@ class DataFlowCoordinator:
             UnknownName: There is none of that name; offers the nearest.
             StateError: It is not running; names both states. Or a pipeline into it is fused, so that nothing can wait there.
         """
-        with self._switching:
-            execution = self._running_execution("pause")
-            if module is not None:
-                self._pause_one(execution, self._module_to_switch(module), "running")
-                return
-            for name, placed in self._description.modules.items():
-                if isinstance(placed.module, Source):
-                    # One that ends at this moment needs no pausing.
-                    with contextlib.suppress(StateError):
-                        self._pause_one(execution, name, self._registry.state_of(name))
-            for link in self._description.pipelines.values():
-                if link.source_open and not link.paused:
-                    link.pause()
-                    self._paused.setdefault(_APPLICATION, []).append(link)
-            self._pauses_all = True
+        execution = self._running_execution("pause")
+        self._pausing.pause(execution, None if module is None else self._module_to_switch(module))
 
     def resume(self, module: Module | str | None = None) -> None:
         """
@@ -573,21 +557,8 @@ class DataFlowCoordinator:
             UnknownName: There is none of that name; offers the nearest.
             StateError: The flow does not run.
         """
-        with self._switching:
-            execution = self._running_execution("resume")
-            for name in list(self._paused) if module is None else [self._module_to_switch(module)]:
-                links = self._paused.pop(name, None)
-                if links is None:
-                    continue
-                if name != _APPLICATION:
-                    execution.hold_source(name, held=False)
-                kept = [link for others in self._paused.values() for link in others]
-                for link in links:
-                    if link not in kept:
-                        link.resume()
-                if name != _APPLICATION:
-                    self._registry.move_if_allowed(name, "resume")
-            self._pauses_all = False
+        execution = self._running_execution("resume")
+        self._pausing.resume(execution, None if module is None else self._module_to_switch(module))
 
     def _running_execution(self, action: str) -> Execution:
         self._require_own(action)
@@ -601,38 +572,6 @@ class DataFlowCoordinator:
                 f"flow {self.name!r}: the coordinator itself goes on; write flow.pause() for the whole flow."
             )
         return self._named_module(module)
-
-    def _pause_one(self, execution: Execution, name: str, expected: ModuleState) -> None:
-        if name in self._paused:
-            return
-        state = self._registry.state_of(name)
-        if state not in ("running", "recovering") or (state != expected):
-            raise StateError(refusal(name, state, "pause"))
-        module = self._description.modules[name].module
-        # Of a device, what it feeds: nobody can hold it. Who has paused a pipeline resumes it.
-        driven = is_device_driven(module)
-        links = [
-            link
-            for link in self._description.pipelines.values()
-            if (link.target[0] == name or (driven and link.source[0] == name))
-        ]
-        paused: list[Pipeline] = []
-        held_before = [link for others in self._paused.values() for link in others]
-        try:
-            for link in links:
-                if link in held_before:
-                    paused.append(link)
-                elif not link.paused:
-                    link.pause()
-                    paused.append(link)
-        except BaseException:
-            for link in paused:
-                if link not in held_before:
-                    link.resume()
-            raise
-        self._paused[name] = paused
-        execution.hold_source(name, held=True)
-        self._registry.move_if_allowed(name, "pause")
 
     @property
     def workers(self) -> Mapping[str, Worker]:
