@@ -154,6 +154,31 @@ def test_a_thread_of_ones_own_that_never_comes_back_is_told_of_and_holds_nobody_
     gate.set()
 
 
+def test_where_no_thread_can_be_had_the_others_wait_and_are_served_afterwards(bus, monkeypatch, caplog):
+    gate, entered, heard, stalls = threading.Event(), threading.Event(), [], []
+
+    def slow(event):
+        entered.set()
+        assert gate.wait(SOON_S)
+
+    bus.subscribe(SubscriberStalled, stalls.append)
+    bus.subscribe(Note, slow, name="slow")
+    bus.subscribe(Note, lambda event: heard.append(event.number))
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    bus.publish(Note(number=1))
+    assert entered.wait(SOON_S)
+    until(lambda: stalls)
+    monkeypatch.undo()
+    assert heard == []
+    gate.set()
+    until(lambda: heard == [1])
+    assert "nobody can take the place of subscription 'slow'" in caplog.text
+
+
 def test_a_callback_that_awaits_something_cancelled_has_failed_and_the_next_event_comes(bus):
     async def main():
         heard, done = [], asyncio.Event()

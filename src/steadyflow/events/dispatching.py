@@ -263,9 +263,8 @@ class Dispatching:
                 with self.lock:
                     taken = subscription.take()
                     if taken is None:
-                        self._scheduled.discard(
-                            subscription
-                        )  # with the look that found nothing: what comes now begins a new task
+                        # With the look that found nothing: what comes now begins a new task.
+                        self._scheduled.discard(subscription)
                         self._quiet.notify_all()
                         return
                     event, published_ns = taken
@@ -323,7 +322,11 @@ class Dispatching:
         subscription.stalled = True
         if server.only is not None:
             return subscription, event, now_ns - server.began_ns  # its thread is its own anyway
-        successor = self._begin(_Server(server.delivery, self.lock))
+        try:
+            successor = self._begin(_Server(server.delivery, self.lock))
+        except RuntimeError:  # no thread can be had: the others wait for this one
+            _logger.exception("nobody can take the place of subscription %r", subscription.name)
+            return subscription, event, now_ns - server.began_ns
         successor.ready, server.ready = server.ready, deque()
         successor.work.notify()
         self._servers[server.delivery] = successor
