@@ -3,15 +3,18 @@
 import asyncio
 import dataclasses
 import enum
+import inspect
 import logging
 import os
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import msgspec
 import pytest
 
+from steadyflow import events
 from steadyflow.errors import ConfigurationError, StateError
 from steadyflow.events import (
     LIMITS_MS,
@@ -538,3 +541,18 @@ def test_events_go_by_another_clock_from_when_it_is_given(bus):
     bus.go_by(lambda: 42)
     bus.publish(numbered(2))
     assert [event.timestamp_ns for event in bus.history] == [42, 42]
+
+
+OWN = [
+    kind
+    for kind in vars(events).values()
+    if isinstance(kind, type) and issubclass(kind, FlowEvent) and kind is not FlowEvent
+]
+
+
+@pytest.mark.parametrize("kind", OWN, ids=lambda kind: kind.__name__)
+def test_each_event_says_who_publishes_it_and_is_on_the_page(kind):
+    text = inspect.getdoc(kind).partition("\n\nArgs:")[0].replace("``", "`")
+    assert "Published" in text
+    page = (Path(__file__).parents[2] / "docs" / "concepts.md").read_text()
+    assert f"| `{kind.__name__}` | {kind.delivery} | {' '.join(text.split())} |" in page

@@ -23,6 +23,10 @@ class DataFlowStopped(FlowEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObservationUnavailable(FlowEvent):
-    """Other processes cannot observe this flow, because its socket could not be made; the flow runs all the same."""
+    """
+    Other processes cannot observe this flow, because its socket could not be made; the flow runs all the same.
+
+    Published by the coordinator at the start.
+    """
 
     reason: str

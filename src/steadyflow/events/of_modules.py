@@ -74,7 +74,11 @@ class PipelineFailure(FlowEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RealtimeRefused(FlowEvent):
-    """The system does not allow a worker to run with real-time priority; the flow runs without it."""
+    """
+    The system does not allow a worker to run with real-time priority; the flow runs without it.
+
+    Published by the coordinator when the worker is set up.
+    """
 
     worker: str
     reason: str
@@ -85,7 +89,7 @@ class RealtimeRevoked(FlowEvent):
     """
     A real-time worker kept a core to itself and was given normal priority, with which it goes on.
 
-    The module is the one that computed for so long, where that is known.
+    The module is the one that computed for so long, where that is known. Published by the coordinator when it hears of it.
     """
 
     delivery: ClassVar[Delivery] = "critical"
@@ -97,7 +101,11 @@ class RealtimeRevoked(FlowEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerUnresponsive(FlowEvent):
-    """A worker had not ended by its deadline; a process was killed, a thread was left behind."""
+    """
+    A worker had not ended by its deadline; a process was killed, a thread was left behind.
+
+    Published by the coordinator at the end of the run.
+    """
 
     delivery: ClassVar[Delivery] = "high"
 

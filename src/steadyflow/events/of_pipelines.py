@@ -49,7 +49,7 @@ class ViewsExhausted(FlowEvent):
     """
     A consumer keeps `limit` views of large blocks of a pipeline; from now on it is given copies while it keeps so many.
 
-    Published once for each pipeline. The module is the one that keeps them, or the open end's name.
+    Published once for each pipeline, by the consumer's worker. The module is the one that keeps them, or the open end's name.
     """
 
     delivery: ClassVar[Delivery] = "high"
@@ -64,7 +64,7 @@ class BlockRejected(FlowEvent):
     """
     A block was dropped before its module saw it: it could not be converted, or did not pass a check, and its pipeline says to go on.
 
-    Published for the first one, and at most once a second.
+    Published by the worker that drops it, for the first one, and at most once a second.
 
     Args:
         pipeline: The pipeline.
