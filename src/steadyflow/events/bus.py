@@ -54,16 +54,19 @@ class TypedEventBus:
         self._flow = flow
         self._now: Callable[[], int] | None = None
         self._history: deque[FlowEvent] = deque(maxlen=HISTORY)
+        self._closed = False
+        self._begin_dispatching()
+        _buses.add(self)
+
+    def _begin_dispatching(self) -> None:
         # The threads of a bus that was given up must not keep it.
         post = weakref.WeakMethod(self.post)
-        self._dispatching = Dispatching(_teller_of_stalls(flow, post), _teller_of_misses(flow, post))
-        self._closed = False
+        self._dispatching = Dispatching(_teller_of_stalls(self._flow, post), _teller_of_misses(self._flow, post))
         self._incoming: deque[tuple[FlowEvent, int]] = deque()
         self._distributing = False
         # It may run anywhere, so it waits for nobody.
         self._given_up = weakref.finalize(self, self._dispatching.end, joins=False)
         self._given_up.atexit = False
-        _buses.add(self)
 
     def subscribe(
         self,
@@ -223,12 +226,7 @@ class TypedEventBus:
     def begin_anew(self) -> None:
         """Go on without subscriptions in a forked child: their threads do not run there, and one may have held the lock."""
         self._given_up.detach()
-        post = weakref.WeakMethod(self.post)
-        self._dispatching = Dispatching(_teller_of_stalls(self._flow, post), _teller_of_misses(self._flow, post))
-        self._given_up = weakref.finalize(self, self._dispatching.end, joins=False)
-        self._given_up.atexit = False
-        self._incoming.clear()
-        self._distributing = False
+        self._begin_dispatching()
 
     def __repr__(self) -> str:
         return f"<TypedEventBus of {self._flow!r}: {len(self.subscriptions)} subscriptions>"
