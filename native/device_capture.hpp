@@ -75,8 +75,8 @@ private:
     }
 
     void begin(Nanoseconds first_ns) noexcept {
-        // Nothing: damage, or more views than the pool has room for. The block is counted as dropped.
-        buffer_ = rings_.pool().allocate();
+        // Nothing: nobody listens, or damage, or more views than the pool has room for. The block is counted as dropped.
+        buffer_ = rings_.empty() ? std::nullopt : rings_.pool().allocate();
         first_ns_ = first_ns;
     }
 
@@ -96,7 +96,7 @@ private:
             header.buffer = *buffer_;
             const Nanoseconds now = monotonic_ns();
             rings_.decide_at_once();
-            if (rings_.hand_over(header, rings_.make_room(), now)) return;
+            if (rings_.hand_over(header, now, 0, [this](BufferPool&) { return *buffer_; })) return;
         } else {
             rings_.drop_everywhere(header);
         }

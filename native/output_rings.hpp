@@ -1,12 +1,18 @@
-// The rings of one output, and the buffers that they share: a block goes into all of them, or into none yet.
+// The rings of one output, and the buffers behind them: a block goes into all of them, or into none yet.
+//
+// Rings that were made together share their buffers: a block is copied once for all of them. What is connected while the flow
+// runs has buffers of its own, because those of the others were counted out for them.
 //
 // Invariants
+// - The rings that share buffers stand next to each other.
 // - What becomes of a block is decided for every ring before anything is done on one: a block that is refused, or has to
 //   wait, has taken nothing and evicted nothing.
 // - Only this end adds blocks, so room that was found stays until the block is handed over. Between decide() and
 //   hand_over() nobody else may decide.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -21,6 +27,12 @@ namespace steadyflow {
 
 // One caller at a time. Knows nothing of who calls: modules, applications, devices.
 class OutputRings {
+    // Buffers, and how many rings share them.
+    struct Group {
+        BufferPool pool;
+        std::size_t rings = 0;
+    };
+
 public:
     // What becomes of a block on one ring.
     enum class Verdict { publish, evict_then_publish, supersede, drop_newest, drop_failed };
@@ -28,7 +40,8 @@ public:
     struct Link {
         std::string name;
         RingProducer producer;
-        ConsumerBells consumers;
+        std::shared_ptr<Group> group;
+        ConsumerBells consumers = {};
         Verdict verdict = Verdict::publish;
     };
 
@@ -44,16 +57,30 @@ public:
     };
 
     OutputRings() = default;
-    OutputRings(const OutputRings&) = delete;  // the producers know where the pool is
+    OutputRings(const OutputRings&) = delete;  // a block goes one way
     OutputRings& operator=(const OutputRings&) = delete;
 
-    // --- Before the flow starts, or after its end; these allocate. ---
+    // --- Between two blocks; these allocate. ---
 
-    void set_pool(BufferPool pool) { pool_ = std::move(pool); }
+    // The rings that are added from now on share these buffers.
+    void set_pool(BufferPool pool) { newest_ = std::make_shared<Group>(Group{std::move(pool)}); }
+    bool has_pool() const noexcept { return newest_ != nullptr; }
     Link& add(std::string name, Ring ring) {
-        RingProducer producer(std::move(ring), &pool_);
-        links_.push_back(std::make_shared<Link>(Link{std::move(name), std::move(producer), {}}));
+        RingProducer producer(std::move(ring), &newest_->pool);
+        links_.push_back(std::make_shared<Link>(Link{std::move(name), std::move(producer), newest_}));
+        ++newest_->rings;
         return *links_.back();
+    }
+    // Ends a ring, which gets no block any more; false if there is none of that name. Its buffers stay as long as others share
+    // them: they were counted out for what may still lie in them.
+    bool remove(const std::string& name) {
+        const auto found = std::find_if(links_.begin(), links_.end(), [&](const auto& link) { return link->name == name; });
+        if (found == links_.end()) return false;
+        (*found)->producer.end();
+        (*found)->consumers.ring_all();
+        --(*found)->group->rings;
+        links_.erase(found);
+        return true;
     }
     Link* find(const std::string& name) const noexcept {
         for (const auto& link : links_) {
@@ -63,11 +90,12 @@ public:
     }
     void clear() noexcept {
         links_.clear();
-        pool_ = BufferPool();
+        newest_.reset();
     }
 
-    BufferPool& pool() noexcept { return pool_; }
-    const BufferPool& pool() const noexcept { return pool_; }
+    // The buffers that blocks may be written into before they are handed over. Not where it is empty.
+    BufferPool& pool() noexcept { return links_.front()->group->pool; }
+    const BufferPool& pool() const noexcept { return links_.front()->group->pool; }
     bool empty() const noexcept { return links_.empty(); }
     const std::vector<std::shared_ptr<Link>>& links() const noexcept { return links_; }
 
@@ -119,12 +147,52 @@ public:
         }
     }
 
-    // Makes the room that was decided upon; returns the branches that the block goes into, as bits of its buffer.
-    std::uint32_t make_room() noexcept {
-        std::uint32_t branches = 0;
+    // Carries out what was decided: publishes the block, or counts it as dropped. Returns whether all have taken it.
+    // `place`: called with each pool of which a branch takes the block; puts it there, and returns in which buffer.
+    // Throws Corrupted, with the name of the pipeline, if a ring has no slot, which only damage can cause.
+    template <class Place>
+    bool hand_over(BlockHeader header, Nanoseconds sent_ns, std::uint64_t origin, Place place) {
+        bool queued = true;
+        for (auto first = links_.begin(); first != links_.end();) {
+            Group& group = *(*first)->group;
+            const auto last = first + static_cast<std::ptrdiff_t>(group.rings);
+            if (const std::uint32_t branches = make_room(first, last)) {
+                header.buffer = place(group.pool);
+                group.pool.set_branches(header.buffer, branches);
+            }
+            for (; first != last; ++first) queued &= settle(**first, header, sent_ns, origin);
+        }
+        return queued;
+    }
+
+    // Counts that a block which was lent could not be sent as it lay.
+    void note_loan_copied() noexcept {
         for (const std::shared_ptr<Link>& link : links_) {
-            RingProducer& producer = link->producer;
-            switch (link->verdict) {
+            if (takes(link->verdict)) steadyflow::add(link->producer.ring().header().loan_copies);
+        }
+    }
+
+    // After the last block.
+    void end() noexcept {
+        for (const std::shared_ptr<Link>& link : links_) {
+            link->producer.end();
+            link->consumers.ring_all();
+        }
+    }
+
+private:
+    using Links = std::vector<std::shared_ptr<Link>>;
+
+    static bool takes(Verdict verdict) noexcept {
+        return verdict != Verdict::drop_newest && verdict != Verdict::drop_failed;
+    }
+
+    // Returns the branches that the block goes into, as bits of its buffer.
+    static std::uint32_t make_room(Links::iterator first, Links::iterator last) noexcept {
+        std::uint32_t branches = 0;
+        for (; first != last; ++first) {
+            RingProducer& producer = (*first)->producer;
+            switch ((*first)->verdict) {
                 case Verdict::evict_then_publish:
                     producer.evict_down_to(producer.ring().buffer_size(), Reason::oldest);
                     break;
@@ -137,38 +205,18 @@ public:
         return branches;
     }
 
-    // Publishes the block, which lies in `header.buffer` if any branch takes it, or counts it as dropped. Returns whether all
-    // have taken it. `loan_copied`: it was lent, and could not be sent as it lay. Throws Corrupted, with the name of the
-    // pipeline, if a ring has no slot, which only damage can cause.
-    bool hand_over(const BlockHeader& header, std::uint32_t branches, Nanoseconds sent_ns, std::uint64_t origin = 0,
-                   bool loan_copied = false) {
-        if (branches != 0) pool_.set_branches(header.buffer, branches);
-        bool queued = true;
-        for (const std::shared_ptr<Link>& link : links_) {
-            RingProducer& producer = link->producer;
-            switch (link->verdict) {
-                case Verdict::drop_newest: producer.drop(Reason::newest, header.payload_bytes); break;
-                case Verdict::drop_failed: producer.drop(Reason::failed, header.payload_bytes); break;
-                default:
-                    if (!producer.publish(header, sent_ns, origin)) refuse_full_ring(link->name);
-                    if (loan_copied) steadyflow::add(producer.ring().header().loan_copies);
-                    link->consumers.ring_one();
-                    continue;
-            }
-            queued = false;
+    // Gives the block its fate on one ring; true if it has taken it.
+    static bool settle(Link& link, const BlockHeader& header, Nanoseconds sent_ns, std::uint64_t origin) {
+        switch (link.verdict) {
+            case Verdict::drop_newest: link.producer.drop(Reason::newest, header.payload_bytes); return false;
+            case Verdict::drop_failed: link.producer.drop(Reason::failed, header.payload_bytes); return false;
+            default: break;
         }
-        return queued;
+        if (!link.producer.publish(header, sent_ns, origin)) refuse_full_ring(link.name);
+        link.consumers.ring_one();
+        return true;
     }
 
-    // After the last block.
-    void end() noexcept {
-        for (const std::shared_ptr<Link>& link : links_) {
-            link->producer.end();
-            link->consumers.ring_all();
-        }
-    }
-
-private:
     static Obstacle decide_full(const std::shared_ptr<Link>& link, Rule rule, Nanoseconds began_ns) {
         switch (rule.kind) {
             case RuleKind::drop_oldest: link->verdict = Verdict::evict_then_publish; return {};
@@ -191,8 +239,8 @@ private:
         throw Corrupted("every slot is occupied, although there is room", pipeline);
     }
 
-    BufferPool pool_;
-    std::vector<std::shared_ptr<Link>> links_;
+    Links links_;
+    std::shared_ptr<Group> newest_;  // which the next ring joins; null: none yet
 };
 
 }  // namespace steadyflow

@@ -38,14 +38,16 @@ Inbox::Inbox(std::shared_ptr<Segment> segment, std::uint64_t bell_offset, unsign
 unsigned Inbox::add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                     std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer,
                     unsigned rank, std::shared_ptr<Target> target, nb::object on_end,
-                    nb::object on_views_exhausted) {
-    const unsigned bit = std::min<unsigned>(static_cast<unsigned>(links_.size()), input_bits - 1);
+                    nb::object on_views_exhausted, std::optional<unsigned> given_bit) {
+    const unsigned bit = std::min<unsigned>(given_bit.value_or(static_cast<unsigned>(links_.size())), input_bits - 1);
     RingConsumer only = in_pipeline(target->name, [&] {
         return consumer_of(std::move(segment), ring_offset, pool_offset, std::move(bell_segment), producer_bell_offset,
                            consumer);
     });
-    links_.push_back(std::make_shared<Link>(
-        Lanes(std::move(only)), std::move(target), std::move(on_end), std::move(on_views_exhausted), rank, bit));
+    newest_ = std::make_shared<Link>(Lanes(std::move(only)), std::move(target), std::move(on_end),
+                                     std::move(on_views_exhausted), rank, bit);
+    const auto behind = [](unsigned own_rank, const std::shared_ptr<Link>& link) { return own_rank < link->rank; };
+    links_.insert(std::upper_bound(links_.begin(), links_.end(), rank, behind), newest_);
     ++open_;
     pending_ |= std::uint64_t{1} << bit;  // something may have been sent before this end existed
     return bit;
@@ -53,17 +55,46 @@ unsigned Inbox::add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_o
 
 void Inbox::add_lane(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                      std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer) {
-    if (links_.empty()) throw Corrupted("a lane needs an input that it belongs to");
-    links_.back()->lanes.add(in_pipeline(links_.back()->target->name, [&] {
+    if (!newest_) throw Corrupted("a lane needs an input that it belongs to");
+    newest_->lanes.add(in_pipeline(newest_->target->name, [&] {
         return consumer_of(std::move(segment), ring_offset, pool_offset, std::move(bell_segment), producer_bell_offset,
                            consumer);
     }));
 }
 
 void Inbox::restore_order_of(std::shared_ptr<Segment> segment, std::uint64_t ring_offset) {
-    if (links_.empty()) throw Corrupted("an order needs an input that it belongs to");
-    in_pipeline(links_.back()->target->name,
-                [&] { links_.back()->lanes.restore_order_of(Ring(std::move(segment), ring_offset)); });
+    if (!newest_) throw Corrupted("an order needs an input that it belongs to");
+    in_pipeline(newest_->target->name,
+                [&] { newest_->lanes.restore_order_of(Ring(std::move(segment), ring_offset)); });
+}
+
+void Inbox::add_successor(const std::string& pipeline, std::shared_ptr<Segment> segment, std::uint64_t ring_offset,
+                          std::uint64_t pool_offset, std::shared_ptr<Segment> bell_segment,
+                          std::uint64_t producer_bell_offset, unsigned consumer) {
+    Link& link = link_of(pipeline);
+    if (link.ended) throw Corrupted("nothing follows what has ended", pipeline);
+    link.successors.emplace_back(in_pipeline(pipeline, [&] {
+        return consumer_of(std::move(segment), ring_offset, pool_offset, std::move(bell_segment), producer_bell_offset,
+                           consumer);
+    }));
+    pending_ |= std::uint64_t{1} << link.bit;  // its ring may have ended already
+}
+
+// Goes on with what follows; always true. The bell of a successor may have rung while nobody looked there.
+bool Inbox::follow(Link& link) {
+    link.lanes = std::move(link.successors.front());
+    link.successors.pop_front();
+    pending_ |= std::uint64_t{1} << link.bit;
+    bell_.ring(link.bit);
+    return true;
+}
+
+void Inbox::remove(const std::string& pipeline) {
+    const auto found =
+        std::find_if(links_.begin(), links_.end(), [&](const auto& link) { return link->target->name == pipeline; });
+    if (found == links_.end() || !(*found)->ended) throw Corrupted("no input of this worker that has ended", pipeline);
+    if (newest_ == *found) newest_.reset();
+    links_.erase(found);
 }
 
 void Inbox::tell_finished(std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset, unsigned bit) {
@@ -123,7 +154,7 @@ Inbox::Link* Inbox::pick(bool inside) {
         try {
             sent = peek_sent_ns(link);
             // Also inside of a send(): what it waits for may be waiting for this end.
-            if (sent < 0) at_end = Inbox::at_end(link);
+            if (sent < 0) at_end = this->at_end(link);
         } catch (const Corrupted& damage) {
             refuse(link, damage);
         }
@@ -187,8 +218,8 @@ bool Inbox::set_wanted(const std::string& pipeline, bool wanted) {
 }
 
 void Inbox::regulate(const IntakeRules& rules) {
-    if (links_.empty()) throw Corrupted("rules need an input that they belong to");
-    Link& link = *links_.back();
+    if (!newest_) throw Corrupted("rules need an input that they belong to");
+    Link& link = *newest_;
     link.intake = make_intake(rules, link.target->spec, link.target->name);
 }
 
@@ -506,6 +537,7 @@ void Inbox::detach() {
     interrupt();
     detached_ = true;
     links_.clear();
+    newest_.reset();
     on_idle_ = nb::none();
     told_.clear();
     open_ = 0;

@@ -1,6 +1,7 @@
 // The receiving side of a worker, or of one open end: waits on the bell, serves inputs in order of priority.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -22,10 +23,18 @@ class Inbox {
 public:
     Inbox(std::shared_ptr<Segment> segment, std::uint64_t bell_offset, unsigned process, AbortFlag abort);
 
-    // Adds an input; in order of priority, the most urgent first. Returns its bell bit. GIL held, before start.
+    // Adds an input, behind those of its rank and before those of lower ones. Returns its bell bit: the one that is given, or
+    // else that of its place. GIL held, between two blocks.
     unsigned add_input(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                  std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset, unsigned consumer,
-                 unsigned rank, std::shared_ptr<Target> target, nb::object on_end, nb::object on_views_exhausted);
+                 unsigned rank, std::shared_ptr<Target> target, nb::object on_end, nb::object on_views_exhausted,
+                 std::optional<unsigned> bit);
+    // What comes in an input after all that comes in its ring, of which the end is no end then. GIL held, between two blocks.
+    void add_successor(const std::string& pipeline, std::shared_ptr<Segment> segment, std::uint64_t ring_offset,
+                       std::uint64_t pool_offset, std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset,
+                       unsigned consumer);
+    // Forgets an input that has ended. GIL held, between two blocks.
+    void remove(const std::string& pipeline);
 
     // Adds a lane to the input that was added last: the ring of another replica that sends into it. GIL held, before start.
     void add_lane(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
@@ -118,6 +127,7 @@ private:
         }
 
         Lanes lanes;
+        std::deque<Lanes> successors;  // what follows them, in this order
         std::unique_ptr<Intake> intake;  // null: everything at once
         std::shared_ptr<Target> target;
         nb::object on_end;
@@ -141,9 +151,12 @@ private:
     static Nanoseconds peek_sent_ns(Link& link) {
         return link.intake == nullptr ? link.lanes.peek_sent_ns() : link.intake->peek_sent_ns(link.lanes, drains(link));
     }
-    static bool at_end(Link& link) {
-        return link.intake == nullptr ? link.lanes.at_end() : link.intake->at_end(link.lanes);
+    // Whether nothing comes any more. Nobody may have a block of the link in hand, unless it has no successor.
+    bool at_end(Link& link) {
+        if (!(link.intake == nullptr ? link.lanes.at_end() : link.intake->at_end(link.lanes))) return false;
+        return link.successors.empty() || !follow(link);
     }
+    bool follow(Link& link);
     static bool drains(const Link& link) noexcept { return link.target->discard.has_value(); }
     nb::object build_made_up(Link& link, const Lanes::Lane& lane, const Claim& claim);
     bool serve_made_up(Link& link, Lanes::Lane& lane, const nb::object& block);
@@ -171,7 +184,8 @@ private:
     AbortFlag abort_;
     HomeProcess home_;
     std::shared_ptr<WorkerClock> clock_ = std::make_shared<WorkerClock>();
-    std::vector<std::shared_ptr<Link>> links_;  // shared: a waiting receive() keeps its link, whatever close() does
+    std::vector<std::shared_ptr<Link>> links_;  // by rank; shared: a waiting receive() keeps its link, whatever close() does
+    std::shared_ptr<Link> newest_;  // what it is made of is still being told
     ConsumerBells told_;  // who puts this worker's results in order
     std::size_t open_ = 0;
     std::uint64_t pending_ = 0;  // bits taken from the bell, not served to the end yet

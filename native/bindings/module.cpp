@@ -491,6 +491,8 @@ void register_ends(nb::module_& module) {
                  output.add_fused(std::move(link));
              },
              "target"_a, "segment"_a, "ring_offset"_a, "inbox"_a)
+        .def("remove", &Output::remove, "pipeline"_a,
+             "Ends a pipeline, which gets no block any more, and forgets it; False if there is none of that name.")
         .def("end", &Output::end, "No block follows. Idempotent.")
         .def("close", &Output::close, "reason"_a, "From now on send() raises PipelineClosed.")
         .def("detach", &Output::detach)
@@ -512,9 +514,14 @@ void register_ends(nb::module_& module) {
              "abort"_a)
         .def("add_input", &Inbox::add_input, "segment"_a, "ring_offset"_a, "pool_offset"_a, "bell_segment"_a.none(),
              "producer_bell_offset"_a, "consumer"_a, "rank"_a, "target"_a, "on_end"_a.none(),
-             "on_views_exhausted"_a.none() = nb::none(),
-             "Adds an input, the most urgent first; returns its bell bit. `on_views_exhausted(limit)` is called once, when the\n"
-             "consumer keeps `limit` views, and the next large block is copied.")
+             "on_views_exhausted"_a.none() = nb::none(), "bit"_a = nb::none(),
+             "Adds an input, behind those of its rank; returns its bell bit: `bit`, or else that of its place.\n"
+             "`on_views_exhausted(limit)` is called once, when the consumer keeps `limit` views, and the next large block is\n"
+             "copied.")
+        .def("add_successor", &Inbox::add_successor, "pipeline"_a, "segment"_a, "ring_offset"_a, "pool_offset"_a,
+             "bell_segment"_a.none(), "producer_bell_offset"_a, "consumer"_a,
+             "Adds the ring whose blocks come in an input after all of those in its own, of which the end is no end then.")
+        .def("remove", &Inbox::remove, "pipeline"_a, "Forgets an input that has ended. Between two blocks.")
         .def("add_lane", &Inbox::add_lane, "segment"_a, "ring_offset"_a, "pool_offset"_a, "bell_segment"_a.none(),
              "producer_bell_offset"_a, "consumer"_a,
              "Adds the ring of another replica to the input that was added last.")

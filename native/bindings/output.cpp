@@ -71,7 +71,7 @@ void Output::set_inbox(nb::object inbox_owner) {
 
 void Output::add_ring(std::string name, std::shared_ptr<Segment> segment, std::uint64_t offset,
                       std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset, unsigned bit) {
-    if (!rings_.pool()) throw Corrupted("a ring needs its port's buffers first", name);
+    if (!rings_.has_pool()) throw Corrupted("a ring needs its port's buffers first", name);
     in_pipeline(name, [&] {
         Bell bell(std::move(bell_segment), bell_offset);
         rings_.add(name, Ring(std::move(segment), offset)).consumers.add(std::move(bell), bit);
@@ -97,6 +97,11 @@ void Output::set_consumer_bell(const std::string& name, std::shared_ptr<Segment>
 }
 
 void Output::add_fused(std::shared_ptr<FusedLink> link) { fused_.push_back(std::move(link)); }
+
+bool Output::remove(const std::string& name) {
+    if (rings_.remove(name)) return true;
+    return std::erase_if(fused_, [&](const auto& link) { return link->target->name == name; }) != 0;
+}
 
 // Flattened: its parts are used elsewhere too, so the compiler would call them.
 [[gnu::flatten]] bool Output::send_object(PyObject* data, Nanoseconds sent_hint_ns) {
@@ -233,7 +238,7 @@ bool Output::deliver(Outgoing& block, Nanoseconds sent_hint_ns) {
 void Output::begin(Outgoing& block, Nanoseconds sent_hint_ns) const {
     const PayloadView& view = block.view;
     const Stamps& stamps = block.stamps;
-    if (view.bytes + std::size_t{stamps.metadata_bytes} > rings_.pool().capacity() && !rings_.empty()) {
+    if (!rings_.empty() && view.bytes + std::size_t{stamps.metadata_bytes} > rings_.pool().capacity()) {
         raise_error("BlockTooLarge", name_ + ": expected at most " + std::to_string(rings_.pool().capacity()) +
                                          " bytes with metadata, got " +
                                          std::to_string(view.bytes + std::size_t{stamps.metadata_bytes}));
@@ -296,8 +301,7 @@ void Output::decide_all(Nanoseconds& sent_ns) {
     }
 }
 
-std::uint32_t Output::copy_into_buffer(const PayloadView& view, const Stamps& stamps) {
-    BufferPool& pool = rings_.pool();
+std::uint32_t Output::copy_into_buffer(BufferPool& pool, const PayloadView& view, const Stamps& stamps) {
     const auto buffer = pool.allocate();
     if (!buffer) refuse_damage("no buffer is free, although there is room", rings_.links().front()->name);
     std::byte* memory = pool.payload(*buffer);
@@ -307,16 +311,23 @@ std::uint32_t Output::copy_into_buffer(const PayloadView& view, const Stamps& st
 }
 
 // Carries out what was decided; the GIL has been held since.
-bool Output::publish(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds sent_ns,
+bool Output::publish(const PayloadView& view, const Stamps& stamps, const BlockHeader& header, Nanoseconds sent_ns,
                      LentBlock* lent) {
-    const std::uint32_t branches = rings_.make_room();
-    bool loan_copied = false;
-    if (branches != 0) {
-        const auto in_place = lent == nullptr ? std::nullopt : lent->surrender(rings_.pool());
-        loan_copied = lent != nullptr && !in_place;
-        header.buffer = in_place ? *in_place : copy_into_buffer(view, stamps);
-    }
-    return rings_.hand_over(header, branches, sent_ns, context_ == nullptr ? 0 : context_->origin, loan_copied);
+    bool in_place = false;
+    bool copied = false;
+    const bool queued =
+        rings_.hand_over(header, sent_ns, context_ == nullptr ? 0 : context_->origin, [&](BufferPool& pool) {
+            if (lent != nullptr && !in_place) {
+                if (const auto buffer = lent->surrender(pool)) {
+                    in_place = true;
+                    return *buffer;
+                }
+            }
+            copied = true;
+            return copy_into_buffer(pool, view, stamps);
+        });
+    if (lent != nullptr && copied && !in_place) rings_.note_loan_copied();
+    return queued;
 }
 
 // Returns to look again. Raises if the flow stops or a signal's handler raises.

@@ -36,10 +36,10 @@ public:
     Output(const Output&) = delete;
     Output& operator=(const Output&) = delete;
 
-    // Control plane, before the flow starts. GIL held.
+    // Control plane, between two blocks. GIL held.
     void configure(std::string name, PayloadSpec spec, nb::object format, nb::object prepare, nb::object context_owner,
                    AbortFlag abort);
-    // `pipeline`: one of its pipelines, to be named where the buffers are damaged.
+    // The rings that are added from now on share these buffers. `pipeline`: one of them, to be named where they are damaged.
     void set_pool(std::shared_ptr<Segment> segment, std::uint64_t offset, const std::string& pipeline);
     void set_bell(std::shared_ptr<Segment> segment, std::uint64_t offset);
     void set_inbox(nb::object inbox_owner);
@@ -52,6 +52,8 @@ public:
     void set_consumer_bell(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset,
                            unsigned bit);
     void add_fused(std::shared_ptr<FusedLink> link);
+    // Ends a pipeline, which gets no block any more, and forgets it; false if there is none of that name.
+    bool remove(const std::string& name);
 
     bool send(nb::handle data) { return send_object(data.ptr(), 0); }
     // `sent_hint_ns`: a time just read, or 0.
@@ -113,8 +115,9 @@ private:
     void begin(Outgoing& block, Nanoseconds sent_hint_ns) const;
     bool complete(Outgoing& block);
     void decide_all(Nanoseconds& sent_ns);
-    bool publish(const PayloadView& view, const Stamps& stamps, BlockHeader& header, Nanoseconds sent_ns, LentBlock* lent);
-    std::uint32_t copy_into_buffer(const PayloadView& view, const Stamps& stamps);
+    bool publish(const PayloadView& view, const Stamps& stamps, const BlockHeader& header, Nanoseconds sent_ns,
+                 LentBlock* lent);
+    std::uint32_t copy_into_buffer(BufferPool& pool, const PayloadView& view, const Stamps& stamps);
     void deliver_fused(const PayloadView& view, const Stamps& stamps, BlockHeader header, Nanoseconds sent_ns);
     // Raises where the block is refused.
     OutputRings::Obstacle decide(Nanoseconds began_ns);

@@ -59,7 +59,7 @@ struct Line {
             samples[index] = static_cast<float>((next + index / channels) % 8'388'608 + 1);
         }
         rings.decide_at_once();
-        if (!rings.hand_over(header, rings.make_room(), monotonic_ns())) return false;
+        if (!rings.hand_over(header, monotonic_ns(), 0, [&](BufferPool&) { return *buffer; })) return false;
         next += frames;
         return true;
     }

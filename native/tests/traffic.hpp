@@ -316,12 +316,11 @@ private:
         header.timestamp_ns = static_cast<std::int64_t>(number_) * 7;
         header.payload_bytes = payload_bytes(number_);
         header.frames = static_cast<std::uint32_t>(number_ & 0xffff);
-        const std::uint32_t branches = rings_.make_room();
-        if (branches != 0) {
-            header.buffer = lent ? *lent : allocate();
-            if (!lent) fill_payload(pool().payload(header.buffer), number_);
-        }
-        const bool queued = rings_.hand_over(header, branches, monotonic_ns());
+        const bool queued = rings_.hand_over(header, monotonic_ns(), 0, [&](BufferPool& pool) {
+            const std::uint32_t buffer = lent ? *lent : allocate();
+            if (!lent) fill_payload(pool.payload(buffer), number_);
+            return buffer;
+        });
         for (std::size_t index = 0; index < dropped_newest_.size(); ++index) {
             if (rings_.links()[index]->verdict == OutputRings::Verdict::drop_newest) ++dropped_newest_[index];
         }

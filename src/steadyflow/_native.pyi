@@ -493,6 +493,11 @@ class OutputCore:
 
     def add_fused(self, target: Target, segment: Segment, ring_offset: int, inbox: Inbox) -> None: ...
 
+    def remove(self, pipeline: str) -> bool:
+        """
+        Ends a pipeline, which gets no block any more, and forgets it; False if there is none of that name.
+        """
+
     def end(self) -> None:
         """No block follows. Idempotent."""
 
@@ -823,11 +828,20 @@ class Inbox:
 
     def __init__(self, segment: Segment, bell_offset: int, process: int, abort: AbortFlag) -> None: ...
 
-    def add_input(self, segment: Segment, ring_offset: int, pool_offset: int, bell_segment: Segment | None, producer_bell_offset: int, consumer: int, rank: int, target: Target, on_end: object | None, on_views_exhausted: object | None = None) -> int:
+    def add_input(self, segment: Segment, ring_offset: int, pool_offset: int, bell_segment: Segment | None, producer_bell_offset: int, consumer: int, rank: int, target: Target, on_end: object | None, on_views_exhausted: object | None = None, bit: int | None = None) -> int:
         """
-        Adds an input, the most urgent first; returns its bell bit. `on_views_exhausted(limit)` is called once, when the
-        consumer keeps `limit` views, and the next large block is copied.
+        Adds an input, behind those of its rank; returns its bell bit: `bit`, or else that of its place.
+        `on_views_exhausted(limit)` is called once, when the consumer keeps `limit` views, and the next large block is
+        copied.
         """
+
+    def add_successor(self, pipeline: str, segment: Segment, ring_offset: int, pool_offset: int, bell_segment: Segment | None, producer_bell_offset: int, consumer: int) -> None:
+        """
+        Adds the ring whose blocks come in an input after all of those in its own, of which the end is no end then.
+        """
+
+    def remove(self, pipeline: str) -> None:
+        """Forgets an input that has ended. Between two blocks."""
 
     def add_lane(self, segment: Segment, ring_offset: int, pool_offset: int, bell_segment: Segment | None, producer_bell_offset: int, consumer: int) -> None:
         """Adds the ring of another replica to the input that was added last."""
