@@ -7,6 +7,7 @@
 // - Whoever writes asks require_writable() first: an observer's mapping is read-only, and a store would end the process.
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -165,6 +166,9 @@ public:
 
     // The waker of the bell at `offset`: made by the segment's creator, passed to other processes as descriptors.
     void add_waker(std::uint64_t offset, std::shared_ptr<Waker> waker) { wakers_.emplace_back(offset, std::move(waker)); }
+    bool has_waker(std::uint64_t offset) const noexcept {
+        return std::any_of(wakers_.begin(), wakers_.end(), [&](const auto& known) { return known.first == offset; });
+    }
     std::shared_ptr<Waker> waker(std::uint64_t offset) const {
         for (const auto& [place, waker] : wakers_) {
             if (place == offset) return waker;

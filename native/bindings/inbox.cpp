@@ -80,13 +80,10 @@ void Inbox::add_successor(const std::string& pipeline, std::shared_ptr<Segment> 
     pending_ |= std::uint64_t{1} << link.bit;  // its ring may have ended already
 }
 
-// Goes on with what follows; always true. The bell of a successor may have rung while nobody looked there.
-bool Inbox::follow(Link& link) {
+// Out of the way of the hot path.
+[[gnu::noinline, gnu::cold]] void Inbox::move_on(Link& link) {
     link.lanes = std::move(link.successors.front());
     link.successors.pop_front();
-    pending_ |= std::uint64_t{1} << link.bit;
-    bell_.ring(link.bit);
-    return true;
 }
 
 void Inbox::remove(const std::string& pipeline) {
@@ -154,7 +151,7 @@ Inbox::Link* Inbox::pick(bool inside) {
         try {
             sent = peek_sent_ns(link);
             // Also inside of a send(): what it waits for may be waiting for this end.
-            if (sent < 0) at_end = this->at_end(link);
+            if (sent < 0) at_end = Inbox::at_end(link);
         } catch (const Corrupted& damage) {
             refuse(link, damage);
         }

@@ -144,19 +144,31 @@ private:
     Link* pick(bool inside);
     Link& link_of(const std::string& pipeline) const;
     // Claims what comes next; audio that was made up has no slot. Null if there is nothing.
-    static Lanes::Lane* claim_next(Link& link, Claim& claim) {
+    Lanes::Lane* claim_next(Link& link, Claim& claim) {
+        Lanes::Lane* lane = claim_here(link, claim);
+        while (lane == nullptr && follow(link)) lane = claim_here(link, claim);
+        return lane;
+    }
+    static Lanes::Lane* claim_here(Link& link, Claim& claim) {
         return link.intake == nullptr ? link.lanes.claim(claim) : claim_regulated(link, claim);
     }
     static Lanes::Lane* claim_regulated(Link& link, Claim& claim);
-    static Nanoseconds peek_sent_ns(Link& link) {
+    Nanoseconds peek_sent_ns(Link& link) {
+        Nanoseconds sent = peek_here(link);
+        while (sent < 0 && follow(link)) sent = peek_here(link);
+        return sent;
+    }
+    static Nanoseconds peek_here(Link& link) {
         return link.intake == nullptr ? link.lanes.peek_sent_ns() : link.intake->peek_sent_ns(link.lanes, drains(link));
     }
-    // Whether nothing comes any more. Nobody may have a block of the link in hand, unless it has no successor.
-    bool at_end(Link& link) {
-        if (!(link.intake == nullptr ? link.lanes.at_end() : link.intake->at_end(link.lanes))) return false;
-        return link.successors.empty() || !follow(link);
+    // Whether nothing comes any more.
+    static bool at_end(Link& link) { return link.successors.empty() && ended_here(link); }
+    static bool ended_here(Link& link) {
+        return link.intake == nullptr ? link.lanes.at_end() : link.intake->at_end(link.lanes);
     }
-    bool follow(Link& link);
+    // Goes on with what follows, where the ring has ended. Nobody may have a block of the link in hand.
+    static bool follow(Link& link) { return !link.successors.empty() && ended_here(link) && (move_on(link), true); }
+    static void move_on(Link& link);
     static bool drains(const Link& link) noexcept { return link.target->discard.has_value(); }
     nb::object build_made_up(Link& link, const Lanes::Lane& lane, const Claim& claim);
     bool serve_made_up(Link& link, Lanes::Lane& lane, const nb::object& block);

@@ -239,6 +239,7 @@ void register_shared_memory(nb::module_& module) {
                  segment.add_waker(offset, std::make_shared<Waker>(reading, writing));
              },
              "offset"_a, "reading"_a, "writing"_a, "Takes over the descriptors of a bell that another process made.")
+        .def("has_bell", &Segment::has_waker, "offset"_a, "Whether the bell at this offset was made or attached here.")
         .def("bell_descriptors",
              [](const Segment& segment, std::uint64_t offset) {
                  segment.require_shared();

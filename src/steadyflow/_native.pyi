@@ -233,6 +233,9 @@ class Segment:
     def attach_bell(self, offset: int, reading: int, writing: int) -> None:
         """Takes over the descriptors of a bell that another process made."""
 
+    def has_bell(self, offset: int) -> bool:
+        """Whether the bell at this offset was made or attached here."""
+
     def bell_descriptors(self, offset: int) -> tuple[int, int]:
         """The descriptors of a bell, to be passed to another process."""
 

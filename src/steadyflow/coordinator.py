@@ -14,6 +14,7 @@ from steadyflow._native import AbortFlag, shut_down
 from steadyflow.arguments import checked_number, checked_seconds, checked_switch
 from steadyflow.audio_config import AudioPipelineConfig
 from steadyflow.audio_pipeline import AudioDataPipeline
+from steadyflow.changing import Changing
 from steadyflow.clock import Clock, ManualClock, SystemClock
 from steadyflow.config import PipelineConfig, Rule
 from steadyflow.description import Description, check_text, declared_format
@@ -91,8 +92,8 @@ class DataFlowCoordinator:
     Owns a flow: modules, pipelines, workers, and what is known about them.
 
     Use it as a context manager, with ``with`` or ``async with``; leaving it stops the flow and gives its memory back.
-    Methods may be called from any thread, one at a time; the description (`add`, `connect`, `register_pipeline` with a
-    module) ends with `start`.
+    Methods may be called from any thread, one at a time. While the flow runs it can be changed: `add`, `connect`, `disconnect`,
+    `replace`, and several at once `with flow.changes()`.
 
     ::
 
@@ -123,6 +124,7 @@ class DataFlowCoordinator:
         self._registry = ModuleRegistry(name, _state_of(itself), _health_of(itself), self._events.post)
         self._budgets: list[PathBudget] = []
         self._pausing = Pausing(self._description, self._registry)
+        self._changing = Changing(name, self._description, self._opened, self._events.post)
         self._execution: Execution | None = None
         self._observers: Observers | None = None
         self._clock: ManualClock | None = None
@@ -174,6 +176,9 @@ class DataFlowCoordinator:
         """
         Add a module to the flow.
 
+        Of a flow that runs it becomes a part with the first pipeline that leads to or from it: then it is set up, in a worker of
+        its own, while all others go on.
+
         Args:
             module: An instance; or a class, also one made by ``@module``, which is then constructed without arguments.
             name: Its name in the flow; the class's in lower case, made unique, unless given.
@@ -200,9 +205,12 @@ class DataFlowCoordinator:
             ConfigurationError: A value is impossible; the class cannot be found by a process; an attribute was changed
                 since construction, which a process would not see; the module cannot have replicas.
             CycleRefused: It would depend on itself; prints the cycle.
-            StateError: The flow has been started.
+            StateError: The flow has ended; or it runs, and so does the worker that it should share.
         """
-        self._require_new("add a module")
+        self._require_changeable("add a module")
+        running = self._state == "running"
+        if running:
+            self._check_joins(worker, depends_on)
         if isinstance(module, type) and issubclass(module, Module):
             module = module()
         self._description.add(
@@ -217,12 +225,16 @@ class DataFlowCoordinator:
             depends_on=depends_on,
         )
         added = self._description.name_of(module)
+        if running:
+            self._description.put_apart(added, self.workers)
         self._registry.add(added, module, self._description.modules[added].depends_on)
         return module
 
     def connect(self, output: OutputPort | str, input: InputPort | str, **options: Any) -> Pipeline:
         """
         Link an output to an input.
+
+        In a flow that runs, what is sent from then on arrives; a module that is new there is set up before. Blocks until that is done.
 
         Args:
             output: ``take.out``, or ``"take.out"``.
@@ -233,7 +245,9 @@ class DataFlowCoordinator:
             UnknownName: No such module, port or option; offers the nearest.
             DuplicateLink: These two are linked already.
             FormatClash: The formats do not agree; names both.
-            StateError: The flow has been started.
+            StateError: The flow has ended; or it runs, and one of the modules has ended, or does not come to a place between two
+                blocks. Nothing has changed.
+            FlowError: A new module could not be set up, as its setup says. Nothing has changed.
         """
         config_class = PipelineConfig.class_for(options, options.get("late"))
         if "buffer_size" not in options and options.keys() <= set(config_class.OPTIONS):
@@ -269,7 +283,7 @@ class DataFlowCoordinator:
             FormatClash: The formats do not agree; names both.
             ConfigurationError: An open source, and neither `format` nor its module says what flows.
             InsufficientMemory: The system has too little shared memory; says how much is needed.
-            StateError: The flow has been started, and a module is involved.
+            StateError: See `connect`.
         """
         self._require_open("register a pipeline")
         if not isinstance(config, PipelineConfig):
@@ -283,8 +297,9 @@ class DataFlowCoordinator:
             )
         source_name, output = self._description.output(source)
         target_name, input = self._description.input(target)
-        if output is not None or input is not None:
-            self._require_new("register a pipeline of a module")
+        links_module = output is not None or input is not None
+        if links_module:
+            self._require_changeable("register a pipeline of a module")
         source_key = (source_name, "" if output is None else output.name)
         target_key = (target_name, "" if input is None else input.name)
         pipeline_id = f"{'.'.join(filter(None, source_key))}->{'.'.join(filter(None, target_key))}"
@@ -320,8 +335,125 @@ class DataFlowCoordinator:
             name for name, port in ((source_name, output), (target_name, input)) if port is None
         )
         self._description.pipelines[pipeline_id] = pipeline
-        self._publish(PipelineRegistered(flow=self.name, pipeline=pipeline_id))
+        if links_module and self._state == "running":
+            self._changing.link(pipeline)
+        else:
+            self._publish(PipelineRegistered(flow=self.name, pipeline=pipeline_id))
         return pipeline_id
+
+    def changes(self) -> contextlib.AbstractContextManager[None]:
+        """
+        Make one change of all that is added and connected in a with block, where that belongs together.
+
+        A module whose inputs are aligned needs all of them at once; one that says what it sends by what it gets needs its inputs
+        first, or at the same time::
+
+            with flow.changes():
+                join = flow.add(Join())
+                flow.connect(mic.out, join.mic, buffer_size=8)
+                flow.connect(reference.out, join.reference, buffer_size=8)
+
+        What is raised at its end, as by `connect`, has changed nothing. Before the start it makes no difference.
+
+        Raises:
+            StateError: The flow has ended; or such a block is inside of another one.
+        """
+        self._require_changeable("change it")
+        return self._changing.together() if self._state == "running" else contextlib.nullcontext()
+
+    def disconnect(
+        self, pipeline: PipelineId, *, discard: bool = False, drain_timeout_s: float = DRAIN_TIMEOUT_S
+    ) -> None:
+        """
+        Take a pipeline away. What is in it is delivered first; then the consumer goes on without it. Blocks meanwhile.
+
+        That is no end of its stream: a module that nothing leads into any more waits for what will, and ends when all others have.
+        An open source is closed; an open target can be received from until all has come.
+
+        Args:
+            pipeline: The pipeline, or its id.
+            discard: Drop what waits in it (counted as flushed).
+            drain_timeout_s: What has not been taken by then is dropped, too.
+
+        Raises:
+            UnknownName: No such pipeline; offers the nearest.
+            ConfigurationError: A device or a module with replicas is at it, or an aligned input; or that is no time.
+            StateError: The flow has ended; or one of the modules does not come to a place between two blocks.
+        """
+        checked_seconds("disconnect", "drain_timeout_s", drain_timeout_s)
+        discard = checked_switch("disconnect", "discard", discard)
+        self._require_changeable("disconnect a pipeline")
+        link = self.pipeline(pipeline)
+        if self._state == "running" and not (link.source_open and link.target_open):
+            self._changing.unlink(link, discard=discard, drain_timeout_s=drain_timeout_s)
+            self._pausing.forget(link)
+            return
+        self._description.remove(link)
+        self._opened.pop(link.id, None)
+        link.detach(f"{link.id}: it was disconnected")
+
+    def replace(
+        self,
+        module: Module | str,
+        by: ModuleT,
+        *,
+        placement: Placement | None = None,
+        realtime: bool | Realtime = False,
+        discard: bool = False,
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    ) -> ModuleT:
+        """
+        Let another module take the place of one in a flow that runs, under its name, and with its pipelines. Blocks meanwhile.
+
+        The one that comes is set up beside the one that goes, in a worker of its own. Then it gets the next block of each input; the
+        one that goes finishes what it has, and ends. Only after that comes what the other one sends: nothing is lost, and the
+        order is kept. A source begins when the one before it has ended.
+
+        Args:
+            module: The module that goes, or its name.
+            by: The instance that comes. It has the same ports, as far as they are connected, and sends the same formats.
+            placement: Where it runs; None: as the one that goes.
+            realtime: As for `add`.
+            discard: Drop what waits for the one that goes (counted as flushed).
+            drain_timeout_s: What that one has not taken by then is dropped, too.
+
+        Returns:
+            The module that came.
+
+        Raises:
+            UnknownName: There is none of that name; offers the nearest.
+            FormatClash: It would send another format, or takes another one; names both. Nothing has changed.
+            ConfigurationError: It cannot take that place, or run there. Nothing has changed.
+            FlowError: It could not be set up, as its setup says. Nothing has changed.
+            StateError: The flow does not run, or the module has ended or is paused; or a worker does not come to a place between two
+                blocks. Nothing has changed.
+        """
+        checked_seconds("replace", "drain_timeout_s", drain_timeout_s)
+        discard = checked_switch("replace", "discard", discard)
+        self._running_execution("replace")
+        self._require_changeable("replace a module")
+        name = self._module_to_switch(module)
+        placed = self._description.replacement(
+            name,
+            by,
+            placement=placement,
+            realtime=realtime,
+            taken=self.workers.keys() | (self._description.modules.keys() - {name}),
+        )
+        self._changing.replace(placed, discard=discard, drain_timeout_s=drain_timeout_s)
+        return by
+
+    def _check_joins(self, worker: str | None, depends_on: Sequence[str | Module]) -> None:
+        if worker is not None and worker in self.workers:
+            raise StateError(
+                f"flow {self.name!r}: expected a worker that does not run yet, for a module of a flow that runs; {worker!r} does, and "
+                f"would stand still while the module is set up. Leave worker= out, and it gets its own."
+            )
+        if depends_on:
+            raise ConfigurationError(
+                f"flow {self.name!r}: expected no depends_on of a module of a flow that runs, where all that it could depend on is "
+                f"ready; got {depends_on!r}."
+            )
 
     def path_budget(self, source: Module | str, sink: Module | str, max_ms: float) -> None:
         """
@@ -407,9 +539,9 @@ class DataFlowCoordinator:
             UnknownName: No such pipeline or option; offers the nearest.
             ConfigurationError: The application sends into the pipeline, or an argument is impossible.
             MissingExtra: The extra ``recording`` is not installed.
-            StateError: The flow has been started.
+            StateError: See `connect`.
         """
-        self._require_new("record a pipeline")
+        self._require_changeable("record a pipeline")
         link = self.pipeline(pipeline)
         if link.source_open:
             raise ConfigurationError(
@@ -640,6 +772,7 @@ class DataFlowCoordinator:
         if clock is not None:
             self._clock = clock
             self._events.go_by(clock.monotonic_ns)
+        self._changing.begin(self._execution)
         self._state = "running"
         try:
             if clock is None:
@@ -801,7 +934,8 @@ class DataFlowCoordinator:
             duration_s=(until - began) / 1e9 if began else 0.0,
             pipelines={
                 name: link.statistics() for name, link in list(self._description.pipelines.items()) if link.has_metrics
-            },
+            }
+            | self._changing.accounts,
             modules={} if execution is None else execution.module_reports(),
             conversions={} if execution is None else execution.conversion_reports(),
             devices={} if execution is None else execution.device_reports(),
@@ -915,6 +1049,7 @@ class DataFlowCoordinator:
     def _detach(self) -> None:
         for link in self._description.pipelines.values():
             link.detach(f"{link.id}: flow {self.name!r} has been closed")
+        self._changing.detach(f"flow {self.name!r} has been closed")
         self._opened.clear()
         if self._execution is not None:
             self._execution.release()
@@ -986,6 +1121,21 @@ class DataFlowCoordinator:
             raise StateError(
                 f"flow {self.name!r}: expected a flow that has not been started, to {action}; it is {self._state}. "
                 f"Describe the whole flow first, or make a new DataFlowCoordinator."
+            )
+
+    def _require_changeable(self, action: str) -> None:
+        """Refuse a flow that has ended, and a module that would wait for itself."""
+        self._require_own(action)
+        if self._state not in ("new", "running"):
+            raise StateError(
+                f"flow {self.name!r}: expected a flow that is new or runs, to {action}; it is {self._state}. "
+                f"Make a new DataFlowCoordinator."
+            )
+        worker = None if self._execution is None else self._execution.runs_in_this_thread()
+        if worker is not None:
+            raise StateError(
+                f"flow {self.name!r}: cannot {action} here: this is the thread of its worker {worker!r}, which would wait for "
+                f"itself. Let another thread do it, such as that of an event's subscriber."
             )
 
     def _require_open(self, action: str) -> None:

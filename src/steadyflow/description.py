@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import count
 from typing import Any, Final
 
@@ -77,6 +77,73 @@ class Description:
         if not isinstance(module, Module):
             raise ConfigurationError(f"add: expected a Module, got {type(module).__name__}: {module!r}.")
         name = self._module_name(module, name)
+        placed = self._placed(
+            module,
+            name,
+            placement=placement,
+            worker=worker,
+            realtime=realtime,
+            replicas=replicas,
+            ordered=ordered,
+            on_failure=on_failure,
+            depends_on=depends_on,
+        )
+        check_no_cycle({each.name: each.depends_on for each in (*self.modules.values(), placed)})
+        self._check_worker_names(placed)
+        self.modules[name] = placed
+
+    def replacement(
+        self,
+        name: str,
+        module: object,
+        *,
+        placement: Placement | None,
+        realtime: bool | Realtime,
+        taken: Collection[str],
+    ) -> Placed:
+        """
+        Return a module that is to take the place of one, in a worker of its own, after checking what was asked for it.
+
+        Args:
+            name: The one.
+            module: The other.
+            placement: Where it runs; None: as the one.
+            realtime: What its worker asks for.
+            taken: The names of workers that there are.
+
+        Raises:
+            DuplicateName: It is in the flow already.
+            ArgumentRefused: A constructor argument cannot travel to a process.
+            ConfigurationError: It is no module, or something else about it is impossible.
+        """
+        if not isinstance(module, Module):
+            raise ConfigurationError(f"replace: expected a Module, got {type(module).__name__}: {module!r}.")
+        self._check_instance(module)
+        return self._placed(
+            module,
+            name,
+            placement=placement or self.modules[name].placement,
+            worker=_free_name(name, taken),
+            realtime=realtime,
+            replicas=1,
+            ordered=False,
+            on_failure="stop",
+            depends_on=(),
+        )
+
+    def _placed(
+        self,
+        module: Module,
+        name: str,
+        *,
+        placement: Placement | None,
+        worker: str | None,
+        realtime: bool | Realtime,
+        replicas: int,
+        ordered: bool,
+        on_failure: str,
+        depends_on: Sequence[str | Module],
+    ) -> Placed:
         where = f"module {name!r}"
         check_declared(name, module)
         allowed = getattr(module, "placements", _PLACEMENTS)
@@ -104,13 +171,23 @@ class Description:
         replicas = checked_integer(where, "replicas", replicas, MAX_PROCESSES - 1)
         needed = self._dependencies(where, depends_on)
         placed = Placed(name, module, placement, worker, asked, replicas, ordered and replicas > 1, needed)
-        check_no_cycle({each.name: each.depends_on for each in (*self.modules.values(), placed)})
         if replicas > 1:
             check_replicated(placed)
-        self._check_worker_names(placed)
         if placement == "process":
             _check_for_process(placed)
-        self.modules[name] = placed
+        return placed
+
+    def remove(self, pipeline: Pipeline) -> None:
+        """Forget a pipeline, and the names of its open ends where no other one has them."""
+        del self.pipelines[pipeline.id]
+        named = {name for link in self.pipelines.values() for name, _ in (link.source, link.target)}
+        self.open_ends &= named
+
+    def put_apart(self, name: str, taken: Collection[str]) -> None:
+        """Give a module a worker of its own, of which no other one has the name."""
+        placed = self.modules[name]
+        if placed.replicas == 1 and placed.worker is None:
+            self.modules[name] = placed._replace(worker=_free_name(name, taken))
 
     def _dependencies(self, where: str, depends_on: object) -> tuple[str, ...]:
         if isinstance(depends_on, str) or not isinstance(depends_on, Sequence):
@@ -195,10 +272,13 @@ class Description:
             )
         return name, next(iter(ports.values()))
 
-    def _module_name(self, module: Module, name: str | None) -> str:
+    def _check_instance(self, module: Module) -> None:
         for known, placed in self.modules.items():
             if placed.module is module:
                 raise DuplicateName(f"module {known!r}: this instance is in the flow already. Make another one.")
+
+    def _module_name(self, module: Module, name: str | None) -> str:
+        self._check_instance(module)
         if name is not None:
             check_text("add", name)
             if not _NAME.fullmatch(name):
@@ -212,10 +292,8 @@ class Description:
             if name in self.open_ends:
                 raise DuplicateName(f"module {name!r}: a pipeline has an open end of this name. Give another name=.")
             return name
-        stem = type(module).__name__.lower()
-        candidates = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
         taken = {COORDINATOR} | self.modules.keys() | self.open_ends | self._replica_workers().keys()
-        return next(each for each in candidates if each not in taken)
+        return _free_name(type(module).__name__.lower(), taken)
 
     def _replica_workers(self) -> dict[str, str]:
         """Return the modules by the names of their replicas' workers."""
@@ -233,6 +311,11 @@ class Description:
                     f"module {placed.name!r}: would run in a worker {worker!r}, which is one of module {theirs[worker]!r}, "
                     f"and a replica has its worker for itself. Give another name=."
                 )
+
+
+def _free_name(stem: str, taken: Collection[str]) -> str:
+    candidates = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+    return next(each for each in candidates if each not in taken)
 
 
 def check_text(owner: str, name: object) -> None:

@@ -72,6 +72,12 @@ class Pausing:
                     self._let_go(run, each, links)
             self.everything = False
 
+    def forget(self, pipeline: Pipeline) -> None:
+        """Forget a pipeline that is taken away."""
+        with self._lock:
+            for links in self._paused.values():
+                links[:] = [link for link in links if link is not pipeline]
+
     def _pause(self, run: Run, name: str, where: tuple[str, ...]) -> None:
         if name in self._paused:
             return

@@ -28,6 +28,7 @@ from steadyflow.conversion import ConversionPlan, StepReport
 from steadyflow.data import METADATA_MAX_BYTES, Block
 from steadyflow.errors import EndOfStream, FlowNotRunning, PipelineClosed, ReceiveTimeout, StateError
 from steadyflow.formats import Format
+from steadyflow.metrics.earlier import Counted, EarlierRings
 from steadyflow.metrics.flow_metrics import FlowMetrics, read_flow_metrics
 from steadyflow.payload import Preparer, native_spec
 
@@ -124,6 +125,10 @@ class Pipeline:
         self._no_more_pauses = ""  # why, once the flow stops
         self._closed = ""  # why, once it is
         self._rings: tuple[Ring, ...] = ()  # one, or one for each replica of its source
+        self._draining: list[
+            Ring
+        ] = []  # those of them that nobody sends into any more, because others took their place
+        self._earlier: EarlierRings | None = None  # what those have counted that are there no more
         self._last: FlowMetrics | None = None  # the final reading, once the flow is closed
         self._opened_ns = 0
         self._ended_ns = 0
@@ -171,6 +176,61 @@ class Pipeline:
             self._rings = tuple(rings)
         self.format = fmt
         self._opened_ns = self.clock.monotonic_ns()
+
+    def succeed(
+        self,
+        rings: Sequence[Ring],
+        producer_bells: Sequence[tuple[Segment, int]],
+        consumer_bells: Sequence[tuple[Segment, int, int]],
+    ) -> tuple[Ring, ...]:
+        """
+        Tell where its rings are from now on, because a module at one end is replaced; see `attach`. Coordinator only.
+
+        Returns:
+            Those until now, which drain; `settle` them then.
+        """
+        with self._switching:
+            earlier = tuple(ring for ring in self._rings if ring not in self._draining)
+            self._draining += earlier
+            self._rings = (*rings, *self._rings)
+            self._producer_bells = (*producer_bells, *self._producer_bells)
+            self._consumer_bells = (*consumer_bells, *self._consumer_bells)
+        return earlier
+
+    def settle(
+        self,
+        producer_bells: Sequence[tuple[Segment, int]],
+        consumer_bells: Sequence[tuple[Segment, int, int]],
+    ) -> None:
+        """Forget the bells of those that are gone. Coordinator only."""
+        with self._switching:
+            self._producer_bells = tuple(producer_bells)
+            self._consumer_bells = tuple(consumer_bells)
+        self._keep_counts()
+
+    def _keep_counts(self) -> None:
+        """Keep of rings that have drained what they have counted, so that their memory can go."""
+        with self._switching:
+            drained = [ring for ring in self._draining if not _in_flight(ring)]
+            if drained:
+                self._draining = [ring for ring in self._draining if ring not in drained]
+                self._rings = tuple(ring for ring in self._rings if ring not in drained)
+                self._earlier = EarlierRings([*drained, *filter(None, [self._earlier])])
+
+    def switch_source(
+        self, ring: tuple[Segment, int], pool: tuple[Segment, int], consumer: tuple[Segment, int, int]
+    ) -> None:
+        """Let the application send into another ring from the next block on. Coordinator only."""
+        assert self._output is not None
+        self._output.remove(self.id)
+        self._output.set_pool(*pool, self.id)
+        segment, offset, bit = consumer
+        self._output.add_ring(self.id, *ring, segment, offset, bit)
+
+    def follow(self, lane: Lane) -> None:
+        """Let the application receive what comes in another ring, after all that comes in this one. Coordinator only."""
+        assert self._inbox is not None
+        self._inbox.add_successor(self.id, *lane, _ONLY_CONSUMER)
 
     def mark_started(self, now_ns: int) -> None:
         """Start the clock of the throughput anew, unless the application has been sending. Coordinator only."""
@@ -472,6 +532,8 @@ class Pipeline:
         Raises:
             FlowNotRunning: The flow has not been started, so nothing has been counted.
         """
+        if self._draining:
+            self._keep_counts()
         rings = self._rings  # close() may take them away
         if self._last is not None:
             return self._last
@@ -479,7 +541,8 @@ class Pipeline:
             self._refuse_if_closed()
             raise FlowNotRunning(f"{self.id}: nothing has been counted yet; start the flow first.")
         until = self._ended_ns or self.clock.monotonic_ns()
-        return read_flow_metrics(rings, buffer_size=self.buffer_size, seconds=(until - self._opened_ns) / 1e9)
+        counted: list[Counted] = [*rings, *filter(None, [self._earlier])]
+        return read_flow_metrics(counted, buffer_size=self.buffer_size, seconds=(until - self._opened_ns) / 1e9)
 
     def __repr__(self) -> str:
         rings = self._rings
@@ -494,6 +557,7 @@ class Pipeline:
         self._output = self._inbox = self._converting = None
         self._sender = self._receiver = None
         self._rings = self._producer_bells = self._consumer_bells = ()
+        self._draining = []
         self.send = self.loan = self._refuse_send
         self.receive = self._refuse_receive
 
@@ -519,6 +583,11 @@ class Pipeline:
         if self.target_open:
             raise FlowNotRunning(f"{self.id}: nothing can come before the flow starts; call flow.start().")
         raise StateError(f"{self.id}: expected an open target; this pipeline feeds module {self.target[0]!r}.")
+
+
+def _in_flight(ring: Ring) -> int:
+    counters = ring.counters()
+    return int(counters["sent"] - counters["delivered"] - sum(counters["dropped"].values()))
 
 
 def make_sender(

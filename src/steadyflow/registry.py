@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -19,6 +19,7 @@ from steadyflow.version import __version__
 COORDINATOR: Final = "coordinator"
 """The name of the coordinator among the modules of its flow."""
 
+_WAY_TO_RUNNING: Final[Sequence[ModuleAction]] = ("add", "set_up", "be_ready", "start")
 _LONGEST_MS: Final = 1e9
 _OWN_CAPABILITIES: Final = frozenset({"coordination"})
 _CAPABILITY: Final = re.compile(r"[\w.:-]+")
@@ -197,6 +198,13 @@ class ModuleRegistry(Mapping[str, ModuleRecord]):
         check_declared(name, module)
         self._entries[name] = _Entry(module, depends_on, Lifecycle(name))
         self.move(name, "add")
+
+    def put_in_place(self, name: str, module: Module) -> None:
+        """Keep that a module runs in the place of another one of its name; `ModuleReplaced` tells it."""
+        lifecycle = Lifecycle(name)
+        for action in _WAY_TO_RUNNING:
+            lifecycle.move(action)
+        self._entries[name] = _Entry(module, (), lifecycle)
 
     def move(self, name: str, action: ModuleAction) -> None:
         """

@@ -104,7 +104,7 @@ class Damage:
         self.count = count
         self.done: list[str] = []
         self.parts: list[tuple[str, int, int, int]] = []  # name, descriptor, offset, bytes
-        layout = flow._execution._layout
+        layout = flow._execution.layouts[0]
         for pipeline_id, wiring in layout.wirings.items():
             lane = wiring.lanes[0]
             segment = layout.segments[lane.ring.segment].descriptor

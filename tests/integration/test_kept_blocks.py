@@ -358,8 +358,8 @@ def test_holds_of_a_killed_worker_are_given_back(flow):
     with pytest.raises(FlowFailed, match="killed by SIGKILL"):
         assert flow.wait(LIMIT_S)
         flow.stop()
-    pool = flow._execution._layout.wirings[link.id].lanes[0].pool
-    segment = flow._execution._layout.segments[pool.segment]
+    pool = flow._execution.layouts[0].wirings[link.id].lanes[0].pool
+    segment = flow._execution.layouts[0].segments[pool.segment]
     assert _native.held_buffers(segment, pool.offset) == 1
     assert (kept.samples == 1).all()
     del kept

@@ -24,7 +24,8 @@ LAYERS = [
     {"aligned", "module", "events", "metrics", "lifecycle", "registry"},
     {"pipeline", "audio_pipeline", "converting_end", "report", "recording"},  # a pipeline reads its own metrics
     {"runtime"},
-    {"diagrams", "description", "pausing"},
+    {"diagrams", "description"},
+    {"pausing", "changing"},
     {"coordinator", "observation"},
     {"flow_files"},
     {"steadyflow"},  # the public names

@@ -32,7 +32,7 @@ unhurried = settings(deadline=None, derandomize=True, database=None, suppress_he
 
 SETUP = Setup(
     flow="flow",
-    segments=1,
+    segments=[0],
     bells=[(0, 64)],
     wiring={"name": "w", "modules": [b"\x00\xff"]},
     sys_path=["/a", "b"],

@@ -29,6 +29,7 @@ from steadyflow.events.of_modules import ModuleAdded as ModuleAdded
 from steadyflow.events.of_modules import ModuleEnded as ModuleEnded
 from steadyflow.events.of_modules import ModulePaused as ModulePaused
 from steadyflow.events.of_modules import ModuleReady as ModuleReady
+from steadyflow.events.of_modules import ModuleReplaced as ModuleReplaced
 from steadyflow.events.of_modules import ModuleResumed as ModuleResumed
 from steadyflow.events.of_modules import ModuleStarted as ModuleStarted
 from steadyflow.events.of_modules import ModuleStopped as ModuleStopped
@@ -40,6 +41,7 @@ from steadyflow.events.of_pipelines import BlockRejected as BlockRejected
 from steadyflow.events.of_pipelines import BudgetExceeded as BudgetExceeded
 from steadyflow.events.of_pipelines import BudgetRestored as BudgetRestored
 from steadyflow.events.of_pipelines import ConsumerSharesLock as ConsumerSharesLock
+from steadyflow.events.of_pipelines import PipelineDisconnected as PipelineDisconnected
 from steadyflow.events.of_pipelines import PipelinePaused as PipelinePaused
 from steadyflow.events.of_pipelines import PipelineRegistered as PipelineRegistered
 from steadyflow.events.of_pipelines import PipelineResumed as PipelineResumed
@@ -66,10 +68,12 @@ __all__ = [
     "ModuleEnded",
     "ModulePaused",
     "ModuleReady",
+    "ModuleReplaced",
     "ModuleResumed",
     "ModuleStarted",
     "ModuleStopped",
     "ObservationUnavailable",
+    "PipelineDisconnected",
     "PipelineFailure",
     "PipelinePaused",
     "PipelineRegistered",

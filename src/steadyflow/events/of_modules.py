@@ -62,6 +62,15 @@ class ModuleEnded(FlowEvent):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ModuleReplaced(FlowEvent):
+    """Another module has taken the place of one of its name, which has ended. Published by the coordinator."""
+
+    delivery: ClassVar[Delivery] = "high"
+
+    module: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineFailure(FlowEvent):
     """A module or its worker failed; its pipelines end. Published when the coordinator hears of it."""
 

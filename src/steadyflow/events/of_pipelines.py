@@ -11,9 +11,21 @@ from steadyflow.metrics.flow_metrics import WorstBlock
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineRegistered(FlowEvent):
-    """A pipeline was made. Published by the coordinator."""
+    """A pipeline was made; of a flow that runs, blocks flow on it. Published by the coordinator."""
 
     pipeline: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineDisconnected(FlowEvent):
+    """A pipeline was taken away while the flow runs, with what became of its blocks. Published by the coordinator."""
+
+    delivery: ClassVar[Delivery] = "high"
+
+    pipeline: str
+    sent: int
+    delivered: int
+    dropped: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from steadyflow._native import Ring
+from steadyflow.metrics.earlier import Counted
 from steadyflow.metrics.health import Health, health_of, health_score, lost_blocks
 from steadyflow.metrics.histogram import Histogram
 
@@ -137,12 +137,13 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_health: Health
 
 
-def read_flow_metrics(rings: Sequence[Ring], *, buffer_size: int, seconds: float) -> FlowMetrics:
+def read_flow_metrics(rings: Sequence[Counted], *, buffer_size: int, seconds: float) -> FlowMetrics:
     """
     Read the metrics of a pipeline. Does not disturb it; any thread; allocates.
 
     Args:
-        rings: The pipeline in the data plane: one ring, or one for each replica that sends; they are added up.
+        rings: The pipeline in the data plane: one ring, or one for each replica that sends, and what is left of earlier ones;
+            they are added up.
         buffer_size: Its configured size, in blocks.
         seconds: How long it has been running, for the throughput.
     """
@@ -205,7 +206,7 @@ def read_flow_metrics(rings: Sequence[Ring], *, buffer_size: int, seconds: float
     )
 
 
-def read_worst_block(rings: Sequence[Ring]) -> WorstBlock | None:
+def read_worst_block(rings: Sequence[Counted]) -> WorstBlock | None:
     """Read which block of a pipeline took longest; None before the first. Does not disturb it; any thread; allocates."""
     seen = [WorstBlock(**dict(zip(_STAMPS, cycle, strict=True))) for ring in rings if (cycle := ring.worst_cycle())]
     return max(seen, key=lambda block: block.total_ms, default=None)

@@ -157,7 +157,8 @@ class Alignment:
         self._process = process
         self._output = output
         self._context = context
-        self._stops = stops
+        self.stops = stops
+        """For each input, those that would come to a stop if it was held back."""
         self._rate = formats[declared.names[0]].sample_rate_hz or 1
         self._most = min(formats[name].max_block_frames for name in declared.names)
         self._max_wait_ns = declared.max_wait_ns
@@ -369,7 +370,7 @@ class Alignment:
         stopped = [
             other.name
             for other in self._sides
-            if not other.pieces and not other.ended and other.name in self._stops.get(side.name, ())
+            if not other.pieces and not other.ended and other.name in self.stops.get(side.name, ())
         ]
         if stopped:
             raise LimitExceeded(

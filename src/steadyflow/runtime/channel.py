@@ -17,6 +17,7 @@ import msgspec
 from steadyflow.conversion import StepReport
 from steadyflow.errors import FlowError, LimitExceeded
 from steadyflow.report import AlignedInputReport
+from steadyflow.runtime.changes import Change
 from steadyflow.runtime.scheduling import Scheduling
 
 ModuleDid: TypeAlias = tuple[int, int, str, dict[str, AlignedInputReport], dict[str, tuple[StepReport, ...]]]
@@ -30,7 +31,7 @@ class Setup(msgspec.Struct, frozen=True, tag="setup"):
     """To the worker, with the descriptors of segments and bells (two each): everything it needs to build its ends."""
 
     flow: str
-    segments: int
+    segments: list[int]
     bells: list[tuple[int, int]]
     wiring: dict[str, Any]
     sys_path: list[str]
@@ -60,6 +61,25 @@ class LetDown(msgspec.Struct, frozen=True, tag="let_down"):
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
     """To the worker: give up what waits, and end."""
+
+
+class Changed(msgspec.Struct, frozen=True, tag="changed"):
+    """From the worker: a change was made; or, with a problem, nothing was changed."""
+
+    number: int
+    problem: str | None
+
+
+class Withdraw(msgspec.Struct, frozen=True, tag="withdraw"):
+    """To the worker: a change is not wanted any more, unless it has begun; `Changed` comes in either case."""
+
+    number: int
+
+
+class InputLeft(msgspec.Struct, frozen=True, tag="input_left"):
+    """From the worker: all that came from a pipeline which was taken away has been taken."""
+
+    pipeline: str
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -122,7 +142,23 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 Message: TypeAlias = (
-    Setup | Start | Stop | Hold | LetDown | Abort | Ready | Revoked | Failed | Lost | Done | Observed | Refused
+    Setup
+    | Start
+    | Stop
+    | Hold
+    | LetDown
+    | Change
+    | Withdraw
+    | Abort
+    | Ready
+    | Changed
+    | InputLeft
+    | Revoked
+    | Failed
+    | Lost
+    | Done
+    | Observed
+    | Refused
 )
 
 _LENGTH: Final = struct.Struct("!I")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import selectors
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple
@@ -87,7 +87,7 @@ class EventLoop(WorkerLoop):
         self,
         wiring: WorkerWiring,
         modules: Mapping[str, Module],
-        segments: Sequence[Segment],
+        segments: dict[int, Segment],
         abort: AbortFlag,
         host: Host,
         resolve: Callable[[str], type] | None = None,
@@ -108,7 +108,7 @@ class EventLoop(WorkerLoop):
             for port in output_ports(module).values():
                 port.sender = Sender(port, self._watch)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._producing: set[asyncio.Task[None]] = set()  # those that are in produce(), where a stop cancels them
+        self._producing: dict[asyncio.Task[None], Seat] = {}  # those that are in produce(), where a stop cancels them
         self._defect: BaseException | None = None
         self._closing = False
         self._let_go = asyncio.Event()  # set whenever a held source may have to look again
@@ -141,15 +141,19 @@ class EventLoop(WorkerLoop):
             for seat in list(self._seats.values()):
                 if isinstance(seat.module, Source):
                     self._begin(partial(self._produce, seat, seat.module))
-                elif not seat.targets:
+                elif not seat.targets and not seat.is_loose:
                     self._begin(partial(self._end, seat))
             while self._has_work() and self._defect is None and not self._abort.is_set():
+                self._change()
                 self._let_go.set()
                 if self._stopping:
                     self._stop_sources()
+                    for seat in self._loose_seats():
+                        self._end_module(seat)
                 self._deal()
                 if self._has_work():
                     await self._watch.sleep(NEVER)
+            self._end_changes()
             self._await_dependents()
         finally:
             self._closing = True
@@ -163,7 +167,7 @@ class EventLoop(WorkerLoop):
             raise self._defect
 
     def _has_work(self) -> bool:
-        return bool(self._tasks or self._inbox.open_inputs)
+        return bool(self._tasks or self._inbox.open_inputs or self._leaving or self._loose_seats())
 
     # --- blocks -----------------------------------------------------------------------------------------------------
 
@@ -203,16 +207,16 @@ class EventLoop(WorkerLoop):
     async def _produce(self, seat: Seat, source: Source) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._producing.add(task)
+        self._producing[task] = seat
         try:
             await self._step_through(seat, source)
         except BaseException as problem:
-            if not (self._stopping and isinstance(problem, asyncio.CancelledError)) or self._closing:
+            if not (task not in self._producing and isinstance(problem, asyncio.CancelledError)) or self._closing:
                 if not self._is_abort(problem):
                     await self._fail(seat, problem, None)
                 return
         finally:
-            self._producing.discard(task)
+            self._producing.pop(task, None)
         if task.cancelling():
             task.uncancel()  # that was the stop, which ends here
         await self._end(seat, "stopped" if self._stopping else "ended")
@@ -240,8 +244,20 @@ class EventLoop(WorkerLoop):
         return self._held_for_ns.pop(module, None)
 
     def _stop_sources(self) -> None:
-        while self._producing:
-            self._producing.pop().cancel()
+        for task in list(self._producing):
+            self._stop_source(task)
+
+    def _stop_source(self, task: asyncio.Task[None]) -> None:
+        del self._producing[task]  # so that it knows that it was stopped
+        task.cancel()
+
+    def _end_module(self, seat: Seat) -> None:
+        producing = [task for task, theirs in self._producing.items() if theirs is seat]
+        for task in producing:
+            self._stop_source(task)
+        if not producing and seat.state == "running":
+            seat.is_loose = False
+            self._carry_out(seat, partial(self._end, seat))
 
     # --- what every call of a module goes through ---------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from steadyflow._native import (
@@ -28,7 +28,7 @@ from steadyflow.audio_config import AudioPipelineConfig
 from steadyflow.clock import ManualClock
 from steadyflow.config import PipelinePriority
 from steadyflow.conversion import StepReport, added_up
-from steadyflow.errors import CorruptedSegment, FlowFailed, WorkerDied
+from steadyflow.errors import CorruptedSegment, FlowFailed, StateError, WorkerDied
 from steadyflow.events import (
     DataFlowStarted,
     DataFlowStopped,
@@ -45,7 +45,7 @@ from steadyflow.formats import Format
 from steadyflow.lifecycle import ModuleAction
 from steadyflow.metrics.devices import DeviceReport, report_of_module, stream_rate_hz
 from steadyflow.metrics.drift import drift_ppm
-from steadyflow.module import Source, is_device_driven
+from steadyflow.module import Module, Source, is_device_driven
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
 from steadyflow.report import ModuleReport
 from steadyflow.runtime.channel import ModuleDid
@@ -69,7 +69,7 @@ from steadyflow.runtime.path_delays import PathBudget, check_path_budgets
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.replicas import check_around_replicas
 from steadyflow.runtime.watch import Watch, WatchedDevice, WatchedPipeline
-from steadyflow.runtime.wiring import PipelineWiring, Place
+from steadyflow.runtime.wiring import LaneWiring, PipelineWiring, Place
 from steadyflow.runtime.workers import ProcessWorker, ThreadWorker, Worker
 
 _LOOK_UP_S: Final = 0.25  # waits are interrupted by signals; this bounds those that another thread took
@@ -88,6 +88,9 @@ class Lifecycles(Protocol):
 
     def move_if_allowed(self, name: str, action: ModuleAction) -> bool:
         """Let something happen, and tell it; False where it cannot."""
+
+    def put_in_place(self, name: str, module: Module) -> None:
+        """Keep that a module runs in the place of another one of its name."""
 
 
 class Execution:
@@ -128,7 +131,6 @@ class Execution:
         self._lifecycles = lifecycles
         self._clock = clock
         self._turns: ManualTime | None = None
-        self._pipelines = pipelines
         self._abort = abort
         self._publish = publish
         self._settled = settled
@@ -153,7 +155,12 @@ class Execution:
             modules = freewheeling(modules, pipelines)
         else:
             check_placements(modules)
-        self._modules = modules
+        self.modules = dict(modules)
+        """Those that are part of the run, by name."""
+        self.budgets = budgets
+        self._retiring: set[tuple[str, str]] = set()  # worker and module, of which another one takes the place
+        self._left_inputs: set[tuple[str, str]] = set()  # worker and pipeline, that was taken away and is drained
+        self._joining: dict[str, list[Exception]] = {}  # workers that come to the run, and what went wrong with them
         self._replicas_left = {name: placed.replicas for name, placed in modules.items()}
         self._replicas_to_set_up = dict(self._replicas_left)
         check_around_replicas(modules, linked, order)
@@ -163,57 +170,66 @@ class Execution:
         default_rules(modules, linked)
         plans = plan_workers(modules, order)
         places = {pipeline.id: opened[pipeline.id][:4] for pipeline in linked if pipeline.id in opened}
-        self._linked = linked
-        self._layout = Layout(modules, linked, plans, order, places)
+        self.linked = linked
+        """The pipelines of it that a module is at."""
+        layout = Layout(modules, linked, plans, order, places)
+        self.layouts = [layout]
+        """The first, and one for each change that added something; those without which nothing could go on."""
+        self.segments = layout.segments
+        """Their segments, by number."""
+        self.wirings = dict(layout.wirings)
+        """The pipelines as their ends see them, by id."""
         # Where threads take turns, those that come first are set up first, and nobody may be kept from sitting down.
         self._awaited = awaited_workers(modules) if clock is None else {plan.name: set() for plan in plans}
         self.workers: dict[str, Worker] = {}
         self._devices: dict[str, WatchedDevice] = {}
+        self._news: dict[str, NewsReader] = {}  # by worker, of processes
         if clock is not None:
             self._turns = clock.begin_run(flow)
             for pipeline in linked:
                 pipeline.clock = clock
         try:
-            self._connect_pipelines()
-            self._make_workers(plans)
-            self._news = self._read_news()
-            self._watch = Watch(flow, [*self._watched(), *self._devices.values()], publish, self._turns)
+            self.connect_pipelines(layout, linked)
+            self.make_workers(layout, plans)
+            self.watch = Watch(flow, [*self._watched(linked), *self._devices.values()], publish, self._turns)
         except BaseException:
             if clock is not None:
                 clock.end_run()
             raise
 
-    def _make_workers(self, plans: Sequence[WorkerPlan]) -> None:
-        segments = self._layout.segments
-        wirings = self._layout.worker_wirings(plans, self._awaited)
+    def make_workers(self, layout: Layout, plans: Sequence[WorkerPlan]) -> list[Worker]:
+        """Make the workers of a layout, and what reads the events of those that are processes."""
+        made: list[Worker] = []
+        wirings = layout.worker_wirings(plans, self._awaited)
         for order, (plan, wiring) in enumerate(zip(plans, wirings, strict=True)):
             if plan.placement == "process":
-                worker: Worker = ProcessWorker(wiring, self, self._flow, segments)
+                worker: Worker = ProcessWorker(wiring, self, self._flow, self.segments)
             else:
                 instances = {placed.name: placed.module for placed in plan.modules}
-                worker = ThreadWorker(wiring, self, instances, segments, self._abort, self._turns, order)
+                worker = ThreadWorker(wiring, self, instances, self.segments, self._abort, self._turns, order)
             self.workers[plan.name] = worker
+            made.append(worker)
             for module in wiring.modules:
                 if module.account is not None:
-                    device_driven: Any = self._modules[module.name].module
-                    device_driven.device_account = account = DeviceAccount(*self._at(module.account))
+                    device_driven: Any = self.modules[module.name].module
+                    device_driven.device_account = account = DeviceAccount(*self.at(module.account))
                     self._devices[module.name] = WatchedDevice(module.name, account, stream_rate_hz(device_driven))
-
-    def _read_news(self) -> NewsReader | None:
-        """Make what reads the events of process workers; None where there are none."""
         ends = [
-            NewsEnd(worker, Lane(*self._at(news.ring), news.pool.offset, *self._at(self._layout.bells[worker])))
-            for worker, news in self._layout.news.items()
+            NewsEnd(worker, Lane(*self.at(news.ring), news.pool.offset, *self.at(layout.bells[worker])))
+            for worker, news in layout.news.items()
         ]
-        return NewsReader(self._flow, self._at(self._layout.news_bell), ends, self.happened) if ends else None
+        if ends:
+            reader = NewsReader(self._flow, self.at(layout.news_bell), ends, self.happened)
+            self._news.update((end.worker, reader) for end in ends)
+        return made
 
-    def _watched(self) -> Iterator[WatchedPipeline]:
-        """Say which pipelines are looked at while they run: where somebody waits for the blocks, and a limit or a priority is set."""
-        for pipeline in self._linked:
-            wiring = self._layout.wirings[pipeline.id]
+    def _watched(self, pipelines: Iterable[Pipeline]) -> Iterator[WatchedPipeline]:
+        """Say which of the pipelines are looked at while they run: where somebody waits for the blocks, and a limit or a priority is set."""
+        for pipeline in pipelines:
+            wiring = self.wirings[pipeline.id]
             if wiring.cycles is None:
                 continue
-            consumer = self._modules.get(pipeline.target[0])
+            consumer = self.modules.get(pipeline.target[0])
             if consumer is not None and is_device_driven(consumer.module):
                 continue  # a device takes what is there when it wants it, and has no cycle for each block
             config = pipeline.config
@@ -231,32 +247,39 @@ class Execution:
                     thread=thread,
                 )
 
-    def _connect_pipelines(self) -> None:
-        for pipeline in self._linked:
-            wiring = self._layout.wirings[pipeline.id]
+    def connect_pipelines(self, layout: Layout, pipelines: Iterable[Pipeline]) -> None:
+        """Tell the pipelines of a layout where they are, and make their open ends."""
+        for pipeline in pipelines:
+            wiring = layout.wirings[pipeline.id]
             assert pipeline.format is not None
-            consumer_bells = [(*self._at(bell), wiring.consumer_bit) for bell in wiring.consumer_bells]
+            rings, producer_bells, consumer_bells = self.places_of(wiring)
             if not pipeline.source_open:
-                pipeline.attach(
-                    [Ring(*self._at(lane.ring), pipeline.id) for lane in wiring.lanes],
-                    pipeline.format,
-                    [self._at(lane.producer_bell) for lane in wiring.lanes],
-                    consumer_bells,
-                )
+                pipeline.attach(rings, pipeline.format, producer_bells, consumer_bells)
             else:
                 pipeline.move_consumers(consumer_bells)
             if pipeline.target_open:
                 told = block_rejected(pipeline, self._flow, self._publish)
                 pipeline.open_target(self._receiver(pipeline, pipeline.format, wiring), told)
 
+    def places_of(
+        self, wiring: PipelineWiring
+    ) -> tuple[list[Ring], list[tuple[Segment, int]], list[tuple[Segment, int, int]]]:
+        """Return the rings of a pipeline, and where those sleep who send and who take."""
+        return (
+            [Ring(*self.at(lane.ring), wiring.id) for lane in wiring.lanes],
+            [self.at(lane.producer_bell) for lane in wiring.lanes],
+            [(*self.at(bell), wiring.consumer_bit) for bell in wiring.consumer_bells],
+        )
+
+    def lane_of(self, lane: LaneWiring) -> Lane:
+        """Return where a receiving end finds a ring."""
+        assert lane.pool is not None
+        return Lane(*self.at(lane.ring), lane.pool.offset, *self.at(lane.producer_bell))
+
     def _receiver(self, pipeline: Pipeline, fmt: Format, wiring: PipelineWiring) -> Inbox:
-        lanes = [
-            Lane(*self._at(lane.ring), lane.pool.offset, *self._at(lane.producer_bell))
-            for lane in wiring.lanes
-            if lane.pool is not None
-        ]
-        order = None if wiring.order is None else self._at(wiring.order)
-        bell = self._at(wiring.consumer_bells[0])
+        lanes = [self.lane_of(lane) for lane in wiring.lanes]
+        order = None if wiring.order is None else self.at(wiring.order)
+        bell = self.at(wiring.consumer_bells[0])
         return make_receiver(
             pipeline,
             fmt,
@@ -270,8 +293,9 @@ class Execution:
             views_exhausted(pipeline, self._flow, self._publish),
         )
 
-    def _at(self, place: Place) -> tuple[Segment, int]:
-        return self._layout.segments[place.segment], place.offset
+    def at(self, place: Place) -> tuple[Segment, int]:
+        """Return where that is in this process."""
+        return self.segments[place.segment], place.offset
 
     # --- the run --------------------------------------------------------------------------------------------------------
 
@@ -284,8 +308,7 @@ class Execution:
         """
         # Processes first: they take longest.
         try:
-            if self._news is not None:
-                self._news.start()
+            self._start_news(self.workers)
             if self._turns is not None:  # a setup, too, may take its time
                 self._turns.expect(len(self.workers))
                 self.let_time_go_on()
@@ -309,6 +332,10 @@ class Execution:
         self.give_up()
         return False
 
+    def _start_news(self, workers: Iterable[str]) -> None:
+        for reader in {self._news[worker] for worker in workers if worker in self._news}:
+            reader.start()
+
     def _launch(self, worker: Worker) -> None:
         with self._changed:
             self._running += 1
@@ -318,24 +345,176 @@ class Execution:
 
     def hold_source(self, module: str, *, held: bool) -> None:
         """Let a source produce nothing, or go on; nothing where it is none. Any thread; does not wait."""
-        placed = self._modules[module]
+        placed = self.modules[module]
         if isinstance(placed.module, Source) and not is_device_driven(placed.module):
             for worker in placed.workers:
                 self.workers[worker].hold_source(module, held)
+
+    # --- changes while it runs ------------------------------------------------------------------------------------------
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has begun, and nothing has told it to end."""
+        return self.started_ns != 0 and not self._stopping and self.ended_ns == 0
+
+    @property
+    def freewheels(self) -> bool:
+        """Whether it goes by a manual clock."""
+        return self._clock is not None
+
+    def replicas_ended(self, module: str) -> bool:
+        """Tell whether a module has ended."""
+        return self._replicas_left[module] == 0
+
+    def expect(self, modules: Mapping[str, Placed]) -> None:
+        """Make modules part of the run, whose workers are made next."""
+        self.modules.update(modules)
+        for name, placed in modules.items():
+            self._replicas_left[name] = self._replicas_to_set_up[name] = placed.replicas
+            for worker in placed.workers:
+                self._awaited[worker] = set()
+
+    def join(self, workers: Sequence[Worker]) -> list[Exception]:
+        """
+        Launch workers beside those that run, and wait until they are set up. Blocks.
+
+        Returns:
+            What went wrong: then none of them runs any more, and the run goes on without them.
+        """
+        self._joining.update((worker.name, []) for worker in workers)
+        self._start_news(worker.name for worker in workers)
+        try:
+            for worker in workers:
+                self._launch(worker)
+            self._wait(
+                lambda: (
+                    all(worker.state == "ready" for worker in workers)
+                    or bool(self._problems_of(workers))
+                    or self._stopping
+                ),
+                None,
+            )
+            problems = self._problems_of(workers)
+            if self._stopping and not problems:
+                problems = [StateError(f"flow {self._flow!r}: it was stopped while a module was set up")]
+            if problems:
+                self.send_away(workers)
+        except BaseException:
+            self.send_away(workers)
+            raise
+        finally:
+            for worker in workers:
+                del self._joining[worker.name]
+        return problems
+
+    def _problems_of(self, workers: Sequence[Worker]) -> list[Exception]:
+        return [problem for worker in workers for problem in self._joining[worker.name]]
+
+    def send_away(self, workers: Sequence[Worker]) -> None:
+        """End workers that have not begun. Blocks for a moment."""
+        for worker in workers:
+            if not worker.ended:
+                worker.stop()
+        if not self._wait(lambda: all(worker.ended for worker in workers), time.monotonic() + _ABORT_TIMEOUT_S):
+            for worker in workers:
+                worker.kill()
+            self._wait(lambda: all(worker.ended for worker in workers), time.monotonic() + _ABORT_TIMEOUT_S)
+
+    def dismiss(self, worker: Worker) -> None:
+        """Forget a worker that has ended, or never came to anything. Blocks for a moment."""
+        worker.join(_ABORT_TIMEOUT_S)
+        self._end_news(worker)
+        reader = self._news.pop(worker.name, None)
+        if reader is not None and reader not in self._news.values():
+            reader.end(_ABORT_TIMEOUT_S)
+        self._awaited.pop(worker.name, None)
+        del self.workers[worker.name]
+
+    def begin(self, workers: Iterable[Worker], pipelines: Sequence[Pipeline]) -> None:
+        """Let workers that have joined produce, and look at what they do."""
+        now_ns = self.now_ns()
+        for pipeline in pipelines:
+            pipeline.mark_started(now_ns)
+        for worker in workers:
+            for module in worker.wiring.modules:
+                self._lifecycles.move_if_allowed(module.name, "start")
+            worker.start()
+            if self._stopping:
+                worker.stop()
+        self.watch.add(self._watched(pipelines), len(self.workers))
+
+    def ring_consumers(self, wiring: PipelineWiring) -> None:
+        """Let the consumers of a pipeline look at it."""
+        for bell in wiring.consumer_bells:
+            ring_bell(*self.at(bell), wiring.consumer_bit)
+
+    def retire(self, worker: str, module: str) -> None:
+        """Say that another module takes the place of that one, whose end is none of the flow's."""
+        with self._changed:
+            self._retiring.add((worker, module))
+
+    def keep(self, worker: str, placed: Placed) -> None:
+        """Say that no other module takes the place of that one after all."""
+        with self._changed:
+            self.modules[placed.name] = placed
+            self._replicas_left[placed.name] = 1
+            ended = (worker, placed.name) not in self._retiring
+            self._retiring.discard((worker, placed.name))
+        if ended:  # meanwhile
+            self.happened(worker, ModuleEnded(flow=self._flow, module=placed.name))
+
+    def put_in_place(self, placed: Placed) -> None:
+        """Say that a module runs in the place of another one of its name."""
+        self._lifecycles.put_in_place(placed.name, placed.module)
+
+    def wait_until_retired(self, worker: str, module: str, deadline: float) -> bool:
+        """Wait until such a module has ended, or its worker; False after the time."""
+        retired = lambda: (worker, module) not in self._retiring or self.workers[worker].ended  # noqa: E731
+        return self._wait(retired, deadline)
+
+    def forget_left(self, workers: Iterable[str], pipeline: str) -> None:
+        """Before an input is taken away: none has been yet."""
+        with self._changed:
+            self._left_inputs.difference_update((worker, pipeline) for worker in workers)
+
+    def wait_until_left(self, workers: Sequence[str], pipeline: str, deadline: float) -> bool:
+        """Wait until workers have taken all of a pipeline that is taken away, or have ended; False after the time."""
+
+        def left() -> bool:
+            return all((name, pipeline) in self._left_inputs or self.workers[name].ended for name in workers)
+
+        return self._wait(left, deadline)
+
+    def end_if_nothing_comes(self) -> None:
+        """
+        End the modules that wait for something to lead into them, once nothing else is left that could come.
+
+        Any thread; does not wait.
+        """
+        with self._changed:
+            fed = {pipeline.target[0] for pipeline in self.linked if pipeline.source[0] != pipeline.target[0]}
+            left = [name for name in self.modules if not self.replicas_ended(name)]
+            idle = all(name not in fed and not isinstance(self.modules[name].module, Source) for name in left)
+            if not (left and idle and self.goes_on) or self._joining:
+                return
+            workers = [self.workers[worker] for name in left for worker in self.modules[name].workers]
+        for worker in workers:
+            if not worker.ended:
+                worker.stop()
 
     def _release_workers(self) -> None:
         with self._changed:
             self.started_ns = self.now_ns()
             failed_meanwhile = self._stopping
-        for pipeline in self._linked:
+        for pipeline in self.linked:
             pipeline.mark_started(self.started_ns)
-        for name in self._modules:
+        for name in self.modules:
             self._lifecycles.move_if_allowed(name, "start")
         self._publish(DataFlowStarted(flow=self._flow, workers=tuple(self.workers)))
         if self._turns is not None:
             self._turns.stand_still()
             self._turns.expect(len(self.workers))
-        self._watch.start(len(self.workers))
+        self.watch.start(len(self.workers))
         for worker in self.workers.values():
             worker.start()
             if failed_meanwhile:
@@ -346,6 +525,7 @@ class Execution:
             # What is due at once is done when the caller goes on.
             while not self._turns.wait_until(self.started_ns, _LOOK_UP_S):
                 pass
+        self.end_if_nothing_comes()
 
     def forget(self) -> None:
         """Give up the run in a forked child: it goes on in the parent, which nothing here may disturb."""
@@ -435,7 +615,9 @@ class Execution:
         """Give the shared memory back, as far as no view of a block keeps it. After the end."""
         for worker in self.workers.values():
             worker.release()
-        self._layout.release()
+        for layout in self.layouts:
+            layout.release()
+        self.segments = {}
 
     def module_reports(self) -> dict[str, ModuleReport]:
         """Return what each module did: what its worker told, or what was seen of it."""
@@ -449,7 +631,7 @@ class Execution:
         for name, each in replicas.items():
             calls, busy_ns, states, aligned, _ = zip(*each, strict=True)
             reports[name] = ModuleReport(
-                worker=self._modules[name].shown_workers,
+                worker=self.modules[name].shown_workers,
                 calls=sum(calls),
                 busy_ms=sum(busy_ns) / 1e6,
                 state="failed" if name in self._failed_modules else min(states, key=_STATES.index),
@@ -460,7 +642,7 @@ class Execution:
     def conversion_reports(self) -> dict[str, tuple[StepReport, ...]]:
         """Return what each step of each conversion did, by pipeline."""
         told = [did[4] for worker in self.workers.values() for did in worker.module_reports().values()]
-        told += [{pipeline.id: steps} for pipeline in self._linked if (steps := pipeline.conversion_reports())]
+        told += [{pipeline.id: steps} for pipeline in self.linked if (steps := pipeline.conversion_reports())]
         return added_up(told)
 
     def now_ns(self) -> int:
@@ -471,13 +653,13 @@ class Execution:
         """Return what happened at each device, by module."""
         return {
             name: report_of_module(account, placed.module)
-            for name, placed in self._modules.items()
+            for name, placed in self.modules.items()
             if isinstance(placed.module, Source) and (account := placed.module.device_account) is not None
         }
 
     def clock_drifts(self) -> dict[str, float]:
         """Return how much faster each device that captures is than each other one that plays what comes of it, as far as known."""
-        upstream = upstream_of(edges_between(self._modules, self._linked))
+        upstream = upstream_of(edges_between(self.modules, self.linked))
         pairs = [
             (capturing, playing)
             for playing in self._devices
@@ -492,12 +674,13 @@ class Execution:
 
     def device_places(self) -> dict[str, tuple[Segment, int]]:
         """Return where the callback of each device counts, by module."""
-        return {name: self._at(place) for name, place in self._layout.accounts.items()}
+        places = [item for layout in self.layouts for item in layout.accounts.items()]
+        return {name: self.at(place) for name, place in places}
 
     def _seen_from_outside(self, module: str, worker: Worker) -> ModuleDid:
         """Tell what a module did by what its pipelines counted: of a process that has not reported yet, or never will."""
         calls = busy_ns = 0
-        for pipeline in self._linked:
+        for pipeline in self.linked:
             for ring in pipeline.rings if pipeline.target[0] == module else ():
                 received, worked_ns = ring.consumed(worker.wiring.replica)
                 calls += received
@@ -530,12 +713,27 @@ class Execution:
 
     def worker_failed(self, worker: Worker, problem: Exception, module: str | None) -> None:
         """See `workers.Owner`."""
+        if self._is_joining(worker, problem):
+            return
         if module is not None:
             self._failed_modules.add(module)
         self._failed(worker, problem, module)
 
+    def _is_joining(self, worker: Worker, problem: Exception) -> bool:
+        """Note what went wrong with a worker that is about to join the run, which goes on without it; False of any other."""
+        with self._changed:
+            if worker.name not in self._joining:
+                return False
+            for module in worker.wiring.modules:
+                self._lifecycles.note(module.name, "fail")
+            self._joining[worker.name].append(problem)
+            self._changed.notify_all()
+            return True
+
     def worker_died(self, worker: Worker, problem: WorkerDied) -> None:
         """See `workers.Owner`."""
+        if self._is_joining(worker, problem):
+            return
         self._failed_modules.update(module.name for module in worker.wiring.modules)
         self._reclaim(worker)
         self._failed(worker, problem, None)
@@ -548,8 +746,8 @@ class Execution:
         """See `workers.Owner`."""
         self._reclaim(worker, for_successor=True)
         self._catch_up(worker)
-        if self._news is not None:
-            self._news.begin_anew(worker.name)
+        if worker.name in self._news:
+            self._news[worker.name].begin_anew(worker.name)
         self.device_lost(worker, module, problem)
 
     def worker_recovered(self, worker: Worker, module: str, away_s: float, attempts: int) -> None:
@@ -580,18 +778,33 @@ class Execution:
                 self._end_by_itself()
             self._changed.notify_all()
         self._end_news(worker)
-        for name in self._awaited[worker.name]:
+        if self.goes_on and worker.wiring.process:
+            self._release_views(worker)
+        for name in self._awaited.get(worker.name, ()):
             if all(self.workers[other].ended for other in self.workers[name].wiring.dependents):
                 self.workers[name].let_down()
+        self.end_if_nothing_comes()
         self._tell_when_over()
 
     def happened(self, worker: str, event: FlowEvent) -> None:
         """See `workers.Owner`."""
         if isinstance(event, ModuleEnded) and event.module in self._replicas_left:
-            if not self._is_last_replica(event.module):
+            with self._changed:
+                retires = (worker, event.module) in self._retiring
+                self._retiring.discard((worker, event.module))
+                self._changed.notify_all()
+            if retires or not self._is_last_replica(event.module):
                 return
             self._lifecycles.note(event.module, "end")
         self._publish(event)
+        if isinstance(event, ModuleEnded):
+            self.end_if_nothing_comes()
+
+    def input_left(self, worker: Worker, pipeline: str) -> None:
+        """See `workers.Owner`."""
+        with self._changed:
+            self._left_inputs.add((worker.name, pipeline))
+            self._changed.notify_all()
 
     def _is_last_replica(self, module: str) -> bool:
         """Note that a replica has ended. A module has ended when all of its replicas have."""
@@ -653,7 +866,7 @@ class Execution:
                 return
             self._stopping = True
         self._end_open_sources(reason)
-        for pipeline in self._linked:
+        for pipeline in self.linked:
             pipeline.end_pausing(reason)
         if self.started_ns:
             for worker in self.workers.values():
@@ -667,33 +880,33 @@ class Execution:
             self._turns.go_on_until(self._turns.NO_LIMIT)
 
     def _end_open_sources(self, reason: str) -> None:
-        for pipeline in self._linked:
+        for pipeline in self.linked:
             if pipeline.source_open:
                 pipeline.end_from_outside(f"{pipeline.id}: {reason}")
 
     def _ring_all_bells(self) -> None:
-        for bell in self._layout.bells.values():
-            segment = self._layout.segments[bell.segment]
-            ring_bell(segment, bell.offset, ROOM_BIT)
-            ring_bell(segment, bell.offset, CONTROL_BIT)
-        for offset in self._layout.target_bells.values():
-            ring_bell(self._layout.segment, offset, CONTROL_BIT)
+        for worker in self.workers.values():
+            if worker.wiring.bell.segment in self.segments:
+                ring_bell(*self.at(worker.wiring.bell), ROOM_BIT)
+                ring_bell(*self.at(worker.wiring.bell), CONTROL_BIT)
+        for layout in self.layouts:
+            for offset in layout.target_bells.values():
+                ring_bell(layout.segment, offset, CONTROL_BIT)
 
     def _reclaim(self, worker: Worker, *, for_successor: bool = False) -> None:
         """Take over what a dead process had in hand: its blocks, its views and, unless another follows it, its ends."""
         names = {module.name for module in worker.wiring.modules}
         self._take_over(worker, names)
         if not for_successor:
-            retire_bell(*self._at(worker.wiring.bell))
+            retire_bell(*self.at(worker.wiring.bell))
         for wiring in worker.wiring.pipelines:
             try:
                 self._reclaim_pipeline(worker, wiring, names, for_successor)
             except CorruptedSegment as damage:
                 self._failed(worker, damage, None)  # the others are reclaimed all the same
-            for bell in wiring.consumer_bells:
-                ring_bell(*self._at(bell), wiring.consumer_bit)
+            self.ring_consumers(wiring)
             for lane in wiring.lanes:
-                ring_bell(*self._at(lane.producer_bell), ROOM_BIT)
+                ring_bell(*self.at(lane.producer_bell), ROOM_BIT)
 
     def _reclaim_pipeline(self, worker: Worker, wiring: PipelineWiring, names: set[str], for_successor: bool) -> None:
         if wiring.target[0] in names:
@@ -701,31 +914,40 @@ class Execution:
         # Its views, and on its own outputs its loans.
         for lane in wiring.lanes:
             if lane.pool is not None:
-                release_process(*self._at(lane.pool), worker.wiring.process, wiring.id)
+                release_process(*self.at(lane.pool), worker.wiring.process, wiring.id)
         if wiring.source[0] in names and not for_successor:
-            Ring(*self._at(wiring.lanes[worker.wiring.replica].ring), wiring.id).set_ended()
+            Ring(*self.at(wiring.lanes[worker.wiring.replica].ring), wiring.id).set_ended()
 
     def _reclaim_input(self, worker: Worker, wiring: PipelineWiring) -> None:
         # Other replicas go on with what it had claimed, and with what still comes.
-        nobody_left = all(self.workers[name].ended for name in self._modules[wiring.target[0]].workers)
+        nobody_left = all(self.workers[name].ended for name in self.modules[wiring.target[0]].workers)
         for lane in wiring.lanes:
-            ring = Ring(*self._at(lane.ring), wiring.id)
+            ring = Ring(*self.at(lane.ring), wiring.id)
             ring.reap(worker.wiring.process)
             if nobody_left:
                 ring.set_abandoned()
+
+    def _release_views(self, worker: Worker) -> None:
+        """Give back the blocks of which a process kept views until its end: another one may get its number."""
+        names = {module.name for module in worker.wiring.modules}
+        for wiring in worker.wiring.pipelines:
+            for lane in wiring.lanes if wiring.target[0] in names else ():
+                if lane.pool is not None:
+                    with contextlib.suppress(CorruptedSegment):  # whoever sends there finds the same
+                        release_process(*self.at(lane.pool), worker.wiring.process, wiring.id)
 
     def _end_news(self, worker: Worker) -> None:
         """Say for a process that is gone that nothing more is told."""
         news = worker.wiring.news
         if news is not None:
             with contextlib.suppress(CorruptedSegment):  # whoever reads it tells
-                Ring(*self._at(news.ring), news_name(worker.name)).set_ended()
-            ring_bell(*self._at(news.bell), news.bit)
+                Ring(*self.at(news.ring), news_name(worker.name)).set_ended()
+            ring_bell(*self.at(news.bell), news.bit)
 
     def _catch_up(self, worker: Worker) -> None:
         """Hear first what a worker has told itself, before something is told of it that came another way."""
-        if self._news is not None:
-            self._news.catch_up(worker.name, _CATCH_UP_S)
+        if worker.name in self._news:
+            self._news[worker.name].catch_up(worker.name, _CATCH_UP_S)
 
     def _take_over(self, worker: Worker, names: set[str]) -> None:
         """Complete what a dead process may have left half sent, before anything says that its streams have ended."""
@@ -738,7 +960,7 @@ class Execution:
                 ports.setdefault(lane.pool, {})[wiring.id] = lane.ring.offset
         for pool, rings in ports.items():
             try:
-                take_over(*self._at(pool), list(rings.values()), list(rings))
+                take_over(*self.at(pool), list(rings.values()), list(rings))
             except CorruptedSegment as damage:
                 self._failed(worker, damage, None)
 
@@ -775,18 +997,18 @@ class Execution:
         for worker in self.workers.values():
             if worker.name not in self._left_behind:
                 worker.join(_ABORT_TIMEOUT_S)
-        if self._news is not None:
-            for worker in self.workers.values():
-                if worker.state == "created":  # it was never launched
-                    self._end_news(worker)
-            self._news.end(_ABORT_TIMEOUT_S)
-            for worker in self.workers.values():
-                if worker.lost_events:
-                    self._news.count_lost(worker.name, worker.lost_events)
-        self._watch.end(_ABORT_TIMEOUT_S)
-        for name in self._modules:
+        for name in self._news:
+            if self.workers[name].state == "created":  # it was never launched
+                self._end_news(self.workers[name])
+        for reader in set(self._news.values()):
+            reader.end(_ABORT_TIMEOUT_S)
+        for name, reader in self._news.items():
+            if self.workers[name].lost_events:
+                reader.count_lost(name, self.workers[name].lost_events)
+        self.watch.end(_ABORT_TIMEOUT_S)
+        for name in self.modules:
             self._lifecycles.move_if_allowed(name, "stop")
-        for pipeline in self._linked:
+        for pipeline in self.linked:
             pipeline.mark_ended()
             failed = pipeline.target[0] in self._failed_modules
             for ring in () if pipeline.target_open else pipeline.rings:

@@ -6,7 +6,8 @@ Planning first (`plan_workers`, `default_rules`), then one segment that holds al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from steadyflow._native import (
@@ -264,10 +265,7 @@ def plan_workers(modules: Mapping[str, Placed], order: Sequence[Sequence[str]]) 
             plans[worker] = plan._replace(realtime=together(plan.realtime, placed.realtime))
     processes = sum(plan.placement == "process" for plan in plans.values())
     if processes >= MAX_PROCESSES:
-        raise LimitExceeded(
-            f"a flow may have {MAX_PROCESSES - 1} process workers; this one has {processes}. Let modules share a "
-            f"worker, add(..., worker='name'), or have fewer replicas."
-        )
+        raise LimitExceeded(_too_many_processes(str(processes)))
     return list(plans.values())
 
 
@@ -309,16 +307,41 @@ def _check_same_kind(worker: str, modules: Sequence[Placed]) -> None:
 # --- shared memory ------------------------------------------------------------------------------------------------------
 
 
+class Running(NamedTuple):
+    """
+    What runs already, where something is added to a flow.
+
+    Args:
+        pipelines: The ids of those that stay as they are.
+        bells: Where each worker sleeps.
+        open_ends: Where the application sleeps at its end of those that are laid out anew, by id.
+        bits: By which bit of their bells the consumers know those that are laid out anew, by id.
+        processes: The process numbers that are taken.
+        segments: The number of the next segment.
+    """
+
+    pipelines: Collection[str] = ()
+    bells: Mapping[str, Place] = MappingProxyType({})
+    open_ends: Mapping[str, Place] = MappingProxyType({})
+    bits: Mapping[str, int] = MappingProxyType({})
+    processes: Collection[int] = ()
+    segments: int = 0
+
+
+NOTHING_RUNS: Final = Running()
+
+
 class Layout:
     """
-    The memory of a flow: one new segment, and those that open sources got when they were registered.
+    The memory of a flow, or of what is added to it: one new segment, and those that open sources got when they were registered.
 
     Args:
         modules: All modules.
         pipelines: All pipelines with a module at one end or both, formats and rules resolved.
-        workers: The plan.
+        workers: The plan of those that do not run yet.
         order: The modules upstream first.
         opened: Where pipelines with an open source already are: id -> (segment, ring, pool, producer bell) offsets.
+        running: What runs already.
 
     Raises:
         InsufficientMemory: The system has too little; says how much is needed.
@@ -334,52 +357,69 @@ class Layout:
         workers: Sequence[WorkerPlan],
         order: Sequence[Sequence[str]],
         opened: Mapping[str, tuple[Segment, int, int, int]],
+        running: Running = NOTHING_RUNS,
     ) -> None:
         plan = SegmentPlan()
-        self._opened = opened
+        linked = pipelines
+        pipelines = [pipeline for pipeline in linked if pipeline.id not in running.pipelines]
+        kept = {*running.pipelines, *running.open_ends}
+        self._opened = {name: place for name, place in opened.items() if name not in kept}
+        self._running = running
+        self._number = running.segments
+        self._added = {placed.name for worker in workers for placed in worker.modules}
         self._needed = {needed for placed in modules.values() for needed in placed.depends_on}
         self._setup = setup_order(modules, [name for group in order for name in group])
-        self._order = {name: number for number, group in enumerate(order, 1) for name in group}
-        self._timed = timed_pipelines(modules, pipelines)
+        self.orders = {name: number for number, group in enumerate(order, 1) for name in group}
+        self._timed = timed_pipelines(modules, linked)
         self._workers_of = {name: placed.workers for name, placed in modules.items()}
         self._replicas = {name: placed.replicas for name, placed in modules.items()}
         self._asynchronous = {name for name, placed in modules.items() if is_asynchronous(placed.module)}
-        self._device_driven = {name for name, placed in modules.items() if is_device_driven(placed.module)}
+        self._device_driven = {
+            name for name, placed in modules.items() if is_device_driven(placed.module) and name in self._added
+        }
         self._aligned = {
             (name, port)
             for name, placed in modules.items()
             if (aligned := aligned_inputs(placed.module)) is not None
             for port in aligned.names
         }
-        self._stops = stopped_inputs(
-            modules, pipelines, {name: workers[0] for name, workers in self._workers_of.items()}, self._order
+        self.stops = stopped_inputs(
+            modules, linked, {name: workers[0] for name, workers in self._workers_of.items()}, self.orders
         )
         self._loops = {name: index for index, group in enumerate(order) for name in group if len(group) > 1}
         bells = {worker.name: plan.bell() for worker in workers}
-        self.target_bells = {pipeline.id: plan.bell() for pipeline in pipelines if pipeline.target_open}
+        self.target_bells = {
+            pipeline.id: plan.bell()
+            for pipeline in pipelines
+            if pipeline.target_open and pipeline.id not in running.open_ends
+        }
         # Nobody sleeps there: a device looks by itself, and its worker need not be woken for each block.
         self._device_bells = {name: plan.bell() for name in sorted(self._device_driven)}
         rings = {
             pipeline.id: [plan.reserve(ring_bytes(*self._slots(pipeline, ring))) for ring in self._rings(pipeline)]
             for pipeline in pipelines
-            if pipeline.id not in opened
+            if pipeline.id not in self._opened
         }
         pools = {
             port: [plan.reserve(pool_bytes(*size)) for size in sizes]
             for port, sizes in self._pool_sizes(pipelines).items()
         }
-        self.accounts = {name: Place(0, plan.reserve(DEVICE_ACCOUNT_BYTES)) for name in sorted(self._device_driven)}
-        self.news_bell = Place(0, plan.bell())
+        self.accounts = {
+            name: Place(self._number, plan.reserve(DEVICE_ACCOUNT_BYTES)) for name in sorted(self._device_driven)
+        }
+        self.news_bell = Place(self._number, plan.bell())
         self.news = {
             worker.name: NewsWiring(
-                ring=Place(0, plan.reserve(RING_BYTES)),
-                pool=Place(0, plan.reserve(POOL_BYTES)),
+                ring=Place(self._number, plan.reserve(RING_BYTES)),
+                pool=Place(self._number, plan.reserve(POOL_BYTES)),
                 bell=self.news_bell,
                 bit=min(number, _INPUT_BITS - 1),
             )
             for number, worker in enumerate(worker for worker in workers if worker.placement == "process")
         }
-        self.segments = [Segment.create(plan.bytes), *(place[0] for place in opened.values())]
+        self.segments = dict(
+            enumerate([Segment.create(plan.bytes), *(place[0] for place in self._opened.values())], self._number)
+        )
         for offset in (
             *bells.values(),
             *self.target_bells.values(),
@@ -390,7 +430,7 @@ class Layout:
         for news in self.news.values():
             create_news(self.segment, news.ring.offset, news.pool.offset)
         self._create(pipelines, rings, pools)
-        self.bells = {name: Place(0, offset) for name, offset in bells.items()}
+        self.bells = {**running.bells, **{name: Place(self._number, offset) for name, offset in bells.items()}}
         bits = self._consumer_bits(pipelines)
         lanes = {pipeline.id: self._lanes(pipeline, rings, pools) for pipeline in pipelines}
         orders = {
@@ -407,25 +447,29 @@ class Layout:
 
     @property
     def segment(self) -> Segment:
-        """The flow's own segment; the others belong to pipelines that were open before."""
-        return self.segments[0]
+        """Its own segment; the others belong to pipelines that were open before."""
+        return self.segments[self._number]
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of its segments."""
+        return range(self._number, self._number + 1 + len(self._opened))
 
     def release(self) -> None:
         """Let go of the segments. Idempotent: a thread may close the flow while the program ends."""
-        self.segments = []
+        self.segments = {}
         self._opened = {}
 
     def worker_wirings(self, workers: Sequence[WorkerPlan], awaited: Mapping[str, Iterable[str]]) -> list[WorkerWiring]:
         """Return what each worker has to build; `awaited` says which others each waits for."""
         wirings = []
-        processes = _COORDINATOR_PROCESS
+        free = iter(number for number in range(1, MAX_PROCESSES) if number not in self._running.processes)
         for worker in workers:
-            processes += worker.placement == "process"
             names = {placed.name for placed in worker.modules}
             wirings.append(
                 WorkerWiring(
                     name=worker.name,
-                    process=processes if worker.placement == "process" else _COORDINATOR_PROCESS,
+                    process=_next_process(free) if worker.placement == "process" else _COORDINATOR_PROCESS,
                     bell=self.bells[worker.name],
                     replica=worker.replica,
                     modules=tuple(self._module_wiring(placed, worker.placement) for placed in worker.modules),
@@ -463,8 +507,8 @@ class Layout:
             arguments=arguments,
             inputs=connected,
             outputs=outputs,
-            order=self._order[placed.name],
-            stops=self._stops.get(placed.name, {}),
+            order=self.orders[placed.name],
+            stops=self.stops.get(placed.name, {}),
             account=self.accounts.get(placed.name),
             is_needed=placed.name in self._needed,
         )
@@ -479,6 +523,8 @@ class Layout:
         """
         source, target = pipeline.source[0], pipeline.target[0]
         if pipeline.source_open or pipeline.target_open or self._workers_of[source] != self._workers_of[target]:
+            return False
+        if not {source, target} <= self._added:  # a worker that runs makes no call where there was none
             return False
         if regulates(pipeline.config):
             return False
@@ -508,7 +554,7 @@ class Layout:
         """Return, for each output, count and bytes of the buffers of each of its replicas."""
         ports: dict[tuple[str, str], list[Pipeline]] = {}
         for pipeline in pipelines:
-            if not self._fused(pipeline) and not pipeline.source_open:
+            if not self._fused(pipeline) and pipeline.id not in self._opened:
                 ports.setdefault(pipeline.source, []).append(pipeline)
         sizes = {}
         for port, branches in ports.items():
@@ -559,10 +605,13 @@ class Layout:
         for pipeline in pipelines:
             if not pipeline.target_open and not self._fused(pipeline):
                 inputs.setdefault(self._workers_of[pipeline.target[0]], []).append(pipeline)
-        for ends in inputs.values():
+        for workers, ends in inputs.items():
             ends.sort(key=lambda pipeline: pipeline.config.priority.rank)
             for bit, pipeline in enumerate(ends):
-                bits[pipeline.id] = min(bit, _INPUT_BITS - 1)
+                # What comes to a worker that runs shares the last one.
+                runs = not self._running.bells.keys().isdisjoint(workers)
+                last = _INPUT_BITS - 1
+                bits[pipeline.id] = self._running.bits.get(pipeline.id, last) if runs else min(bit, last)
         return bits
 
     def _lanes(
@@ -572,24 +621,29 @@ class Layout:
         pools: Mapping[tuple[str, str], Sequence[int]],
     ) -> tuple[LaneWiring, ...]:
         if pipeline.id in self._opened:
-            number = list(self._opened).index(pipeline.id) + 1
+            number = self._number + 1 + list(self._opened).index(pipeline.id)
             _, *offsets = self._opened[pipeline.id]
             ring, pool, bell = (Place(number, offset) for offset in offsets)
             return (LaneWiring(ring=ring, pool=pool, producer_bell=bell),)
+        if pipeline.source_open:
+            bells = [self._running.open_ends[pipeline.id]]
+        else:
+            bells = [self.bells[worker] for worker in self._workers_of[pipeline.source[0]]]
         return tuple(
             LaneWiring(
-                ring=Place(0, rings[pipeline.id][lane]),
-                pool=None if self._fused(pipeline) else Place(0, pools[pipeline.source][lane]),
-                producer_bell=self.bells[worker],
+                ring=Place(self._number, rings[pipeline.id][lane]),
+                pool=None if self._fused(pipeline) else Place(self._number, pools[pipeline.source][lane]),
+                producer_bell=bell,
             )
-            for lane, worker in enumerate(self._workers_of[pipeline.source[0]])
+            for lane, bell in enumerate(bells)
         )
 
     def _wire(self, pipeline: Pipeline, lanes: tuple[LaneWiring, ...], bit: int, order: Place | None) -> PipelineWiring:
         if pipeline.target_open:
-            bells = [Place(0, self.target_bells[pipeline.id])]
+            known = self._running.open_ends.get(pipeline.id)
+            bells = [known or Place(self._number, self.target_bells[pipeline.id])]
         elif pipeline.target[0] in self._device_driven:
-            bells = [Place(0, self._device_bells[pipeline.target[0]])]
+            bells = [Place(self._number, self._device_bells[pipeline.target[0]])]
         else:
             bells = [self.bells[worker] for worker in self._workers_of[pipeline.target[0]]]
         assert pipeline.format is not None
@@ -615,6 +669,20 @@ class Layout:
             intake=intake_rules(pipeline.config, pipeline.format, limit_ns),
             cycles=cycle_rules(pipeline.config, pipeline.format, limit_ns) if pipeline.id in self._timed else None,
         )
+
+
+def _next_process(free: Iterator[int]) -> int:
+    number = next(free, None)
+    if number is None:
+        raise LimitExceeded(_too_many_processes("all of them already"))
+    return number
+
+
+def _too_many_processes(got: str) -> str:
+    return (
+        f"a flow may have {MAX_PROCESSES - 1} process workers; this one has {got}. Let modules share a "
+        f"worker, add(..., worker='name'), or have fewer replicas."
+    )
 
 
 def max_latency_ns(pipeline: Pipeline) -> int:

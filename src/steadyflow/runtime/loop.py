@@ -12,6 +12,7 @@ import operator
 import os
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -31,7 +32,7 @@ from steadyflow._native import (
 )
 from steadyflow.codec import codec_for
 from steadyflow.data import Block, possible_time
-from steadyflow.errors import ConfigurationError, PipelineClosed
+from steadyflow.errors import ConfigurationError, PipelineClosed, StateError
 from steadyflow.events import BlockRejected, FlowEvent, ModuleEnded, ViewsExhausted
 from steadyflow.formats import AudioFormat, Format, format_from_wire
 from steadyflow.module import (
@@ -49,6 +50,17 @@ from steadyflow.module import (
 from steadyflow.payload import Preparer, native_spec
 from steadyflow.pipeline import Lane
 from steadyflow.runtime.alignment import Alignment
+from steadyflow.runtime.changes import (
+    OVER,
+    AddInput,
+    AddOutput,
+    Change,
+    EndModule,
+    ReleaseInput,
+    RemoveOutput,
+    Reorder,
+    Step,
+)
 from steadyflow.runtime.channel import ModuleReports
 from steadyflow.runtime.failure_text import in_one_line, with_traceback
 from steadyflow.runtime.input_stages import InputStages
@@ -75,6 +87,9 @@ class Host(Protocol):
     def device_recovered(self, module: str, away_s: float, attempts: int) -> None:
         """Tell that it is back. Its worker's thread; must not block."""
 
+    def input_left(self, pipeline: str) -> None:
+        """Tell that all that came from a pipeline which was taken away has been taken. Its worker's thread; must not block."""
+
 
 class Seat:
     """A module in its worker, and how far it has come."""
@@ -85,6 +100,7 @@ class Seat:
         "context",
         "conversions",
         "fed_by",
+        "is_loose",
         "module",
         "name",
         "outputs_ended",
@@ -98,13 +114,14 @@ class Seat:
         self.module = module
         self.context = ModuleContext()
         self.awaited: set[str] = set()  # pipelines that have to end before the module does
-        self.targets: list[Target] = []
+        self.targets: dict[str, Target] = {}  # by pipeline
         self.fed_by: list[str] = []  # pipelines that its device consumes
         self.alignment: Alignment | None = None
         self.stages: dict[str, InputStages] = {}  # what stands before it and has not been flushed, by pipeline
         self.conversions: dict[str, Conversion] = {}  # that they are made of
         self.state = "running"
         self.outputs_ended = False
+        self.is_loose = False  # whether nothing leads into it any more, so that it waits for what will
 
 
 class WorkerLoop(ABC):
@@ -114,7 +131,7 @@ class WorkerLoop(ABC):
     Args:
         wiring: What to run.
         modules: The instances, by name.
-        segments: The mapped segments, by number.
+        segments: The mapped segments by number; whoever maps another one puts it there.
         abort: Shared by all workers of this process: when set, everything that waits gives up.
         host: Who is told.
         resolve: Finds a class by its path, where classes of the main script are involved.
@@ -125,7 +142,7 @@ class WorkerLoop(ABC):
         self,
         wiring: WorkerWiring,
         modules: Mapping[str, Module],
-        segments: Sequence[Segment],
+        segments: dict[int, Segment],
         abort: AbortFlag,
         host: Host,
         resolve: Callable[[str], type] | None = None,
@@ -150,6 +167,16 @@ class WorkerLoop(ABC):
         self._held_for_ns: dict[str, int] = {}  # for how long others were held, that have not been told yet
         self._unrung: set[str] = set()  # inputs that a device has left: the bell that is rung for them is the device's
         self._timed: list[tuple[Seat, Alignment]] = []  # who is called when a time has come, and not only a block
+        self._pipelines = {pipeline.id: pipeline for pipeline in wiring.pipelines}
+        self._configured: set[OutputPort] = set()
+        self._pools: dict[OutputPort, Place] = {}  # the buffers that the rings which were added last share
+        self._submitting = threading.Lock()
+        self._changes: deque[tuple[Change, Callable[[str | None], None]]] = deque()
+        self._is_over = False
+        self._released: set[str] = set()  # pipelines whose end is not that of what their module gets
+        self._followed: set[str] = set()  # fused pipelines behind whose end a ring of the same id goes on
+        self._ended_inputs: set[str] = set()
+        self._leaving: list[str] = []  # of them those that were taken away, to be forgotten between two blocks
         self._build()
 
     # --- before the flow -------------------------------------------------------------------------------------------
@@ -194,7 +221,7 @@ class WorkerLoop(ABC):
             if (alignment := self._alignment(seat, module)) is not None:
                 seat.alignment = alignment
                 self._timed.append((seat, alignment))
-        ends = [pipeline for pipeline in self._wiring.pipelines if pipeline.target[0] in self._seats]
+        ends = [pipeline for pipeline in self._pipelines.values() if pipeline.target[0] in self._seats]
         # Ring inputs in the order of their bits, which is the order of their priorities.
         for pipeline in sorted(ends, key=lambda end: (end.fused, end.consumer_bit)):
             target = self._target(pipeline)
@@ -204,7 +231,7 @@ class WorkerLoop(ABC):
                 self._fused_into.setdefault(pipeline.source, []).append(pipeline)
             else:
                 self._add_input(pipeline, target)
-        for pipeline in self._wiring.pipelines:
+        for pipeline in self._pipelines.values():
             if pipeline.source[0] in self._seats and not pipeline.fused:
                 self._add_ring(pipeline)
         for name, seat in self._seats.items():
@@ -212,12 +239,15 @@ class WorkerLoop(ABC):
             # A loop would wait for its own end: a module in it ends when everything from outside of the loop has ended.
             outside = [pipeline for pipeline in inputs if not pipeline.in_loop]
             seat.awaited = {pipeline.id for pipeline in outside or inputs}
+            # By a manual clock nobody can come, and whoever waited would let time go on.
+            seat.is_loose = not inputs and not isinstance(seat.module, Source) and self._turns is None
 
     def _configure(self, port: OutputPort, name: str, seat: Seat) -> None:
         port.configure(
             name, native_spec(port.format), port.format, Preparer(name, port.format), seat.context, self._abort
         )
         port.set_inbox(self._inbox)
+        self._configured.add(port)
 
     def _alignment(self, seat: Seat, wiring: ModuleWiring) -> Alignment | None:
         aligned = aligned_inputs(seat.module)
@@ -235,7 +265,7 @@ class WorkerLoop(ABC):
         )
 
     def _hold(self, module: str, port: str, held: bool) -> None:
-        pipeline = next(each for each in self._wiring.pipelines if each.target == (module, port))
+        pipeline = next(each for each in self._pipelines.values() if each.target == (module, port))
         self._inbox.hold(pipeline.id, held)
 
     def _target(self, pipeline: PipelineWiring) -> Target:
@@ -269,7 +299,7 @@ class WorkerLoop(ABC):
         )
         if pipeline.cycles is not None:
             target.count_cycles(pipeline.cycles.ns_per_frame, pipeline.cycles.deadline_ns)
-        seat.targets.append(target)
+        seat.targets[pipeline.id] = target
         return target
 
     def _conversion(self, pipeline: PipelineWiring, fmt: Format, declared: Input) -> Conversion | None:
@@ -312,16 +342,15 @@ class WorkerLoop(ABC):
     def _add_input(self, pipeline: PipelineWiring, target: Target) -> None:
         first, *others = (self._lane(lane) for lane in pipeline.lanes)
         consumer = self._wiring.replica
-        bit = self._inbox.add_input(
+        self._inbox.add_input(
             *first,
             consumer,
             pipeline.rank,
             target,
             partial(self._input_ended, self._seats[pipeline.target[0]], pipeline),
             partial(self._tell_views_exhausted, pipeline),
+            pipeline.consumer_bit,
         )
-        if bit != pipeline.consumer_bit:
-            raise ConfigurationError(f"{pipeline.id}: got bell bit {bit}, expected {pipeline.consumer_bit}")
         for lane in others:
             self._inbox.add_lane(*lane, consumer)
         if pipeline.order is not None:
@@ -356,7 +385,9 @@ class WorkerLoop(ABC):
         lane = pipeline.lanes[self._wiring.replica]
         assert lane.pool is not None
         port = output_ports(self._seats[pipeline.source[0]].module)[pipeline.source[1]]
-        port.set_pool(*self._at(lane.pool), pipeline.id)
+        if self._pools.get(port) != lane.pool:
+            port.set_pool(*self._at(lane.pool), pipeline.id)
+            self._pools[port] = lane.pool
         first, *others = pipeline.consumer_bells
         port.add_ring(pipeline.id, *self._at(lane.ring), *self._at(first), pipeline.consumer_bit)
         for bell in others:
@@ -448,9 +479,180 @@ class WorkerLoop(ABC):
             for name, seat in self._seats.items()
         }
 
+    # --- changes --------------------------------------------------------------------------------------------------------
+
+    def submit(self, change: Change, answer: Callable[[str | None], None]) -> None:
+        """
+        Have something changed between two blocks. Any thread; does not wait.
+
+        Args:
+            change: What.
+            answer: Called once, in any thread: with None when it was done, or with the reason why nothing was.
+        """
+        with self._submitting:
+            if not self._is_over:
+                self._changes.append((change, answer))
+                self.interrupt()
+                return
+        answer(OVER)
+
+    def withdraw(self, number: int) -> bool:
+        """Take back a change that has not been begun; False where it is too late. Any thread; does not wait."""
+        with self._submitting:
+            waiting = next((each for each in self._changes if each[0].number == number), None)
+            if waiting is not None:
+                self._changes.remove(waiting)
+        return waiting is not None
+
+    def _change(self) -> None:
+        """Do what was submitted. The worker's own thread, between two blocks."""
+        while self._leaving:
+            pipeline_id = self._leaving.pop()
+            self._forget_input(pipeline_id)
+            self._host.input_left(pipeline_id)
+        while self._changes:
+            with self._submitting:
+                if not self._changes:
+                    return
+                change, answer = self._changes.popleft()
+            try:
+                for step in change.steps:
+                    self._check_step(step)
+                for step in change.steps:
+                    self._take_step(step)
+                for number in change.forget:
+                    self._segments.pop(number, None)
+            except Exception as problem:
+                answer(in_one_line(problem))
+            else:
+                answer(None)
+
+    def _end_changes(self) -> None:
+        """Answer what comes too late."""
+        with self._submitting:
+            self._is_over = True
+            late, self._changes = list(self._changes), deque()
+        for _, answer in late:
+            answer(OVER)
+
+    def _check_step(self, step: Step) -> None:
+        """Refuse what cannot be done, before anything is."""
+        name = None
+        if isinstance(step, AddInput):
+            name = step.pipeline.target[0]
+        elif isinstance(step, EndModule):
+            name = step.module
+        if name is not None and self._seats[name].state != "running":
+            raise StateError(f"module {name!r} is {self._seats[name].state}")
+
+    def _take_step(self, step: Step) -> None:
+        match step:
+            case AddOutput(pipeline):
+                self._start_sending(pipeline)
+            case RemoveOutput(pipeline_id):
+                self._stop_sending(pipeline_id)
+            case AddInput(pipeline, follows):
+                self._start_taking(pipeline, follows)
+            case ReleaseInput(pipeline_id):
+                self._released.add(pipeline_id)
+                if pipeline_id in self._ended_inputs:
+                    self._leaving.append(pipeline_id)
+                    self.interrupt()
+            case EndModule(module):
+                self._end_module(self._seats[module])
+            case Reorder(orders, stops):
+                for name, order in orders.items():
+                    self._seats[name].context.order = order
+                    alignment = self._seats[name].alignment
+                    if alignment is not None:
+                        alignment.stops = stops.get(name, {})
+
+    def _start_sending(self, pipeline: PipelineWiring) -> None:
+        seat = self._seats[pipeline.source[0]]
+        port = output_ports(seat.module)[pipeline.source[1]]
+        if port not in self._configured:
+            port.format = self._format(pipeline.format)
+            self._configure(port, ".".join(pipeline.source), seat)
+        self._pipelines[pipeline.id] = pipeline
+        self._add_ring(pipeline)
+        if seat.outputs_ended:
+            port.remove(pipeline.id)  # which ends it, as the others of this output were
+
+    def _stop_sending(self, pipeline_id: str) -> None:
+        pipeline = self._pipelines[pipeline_id]
+        seat = self._seats[pipeline.source[0]]
+        output_ports(seat.module)[pipeline.source[1]].remove(pipeline_id)
+        fused = self._fused_into.get(pipeline.source, [])
+        for link in [link for link in fused if link.id == pipeline_id]:
+            fused.remove(link)
+            self._input_ended(self._seats[link.target[0]], link)
+        if pipeline.target[0] not in self._seats:
+            del self._pipelines[pipeline_id]
+
+    def _start_taking(self, pipeline: PipelineWiring, follows: bool) -> None:
+        seat = self._seats[pipeline.target[0]]
+        known = self._pipelines.get(pipeline.id) if follows else None
+        if known is not None and not known.fused and pipeline.id not in self._ended_inputs:
+            (lane,) = pipeline.lanes
+            self._inbox.add_successor(pipeline.id, *self._lane(lane), self._wiring.replica)
+            return
+        self._pipelines[pipeline.id] = pipeline
+        for marks in (self._ended_inputs, self._released):
+            marks.discard(pipeline.id)
+        input_ports(seat.module)[pipeline.target[1]].format = self._format(pipeline.target_format or pipeline.format)
+        self._add_input(pipeline, self._target(pipeline))
+        if follows and known is not None and known.fused:
+            self._followed.add(pipeline.id)
+            self._inbox.hold(pipeline.id, True)
+        if not pipeline.in_loop or not seat.awaited:
+            seat.awaited.add(pipeline.id)
+        seat.is_loose = False
+
+    def _forget_input(self, pipeline_id: str) -> None:
+        pipeline = self._pipelines[pipeline_id]
+        if not pipeline.fused:
+            self._inbox.remove(pipeline_id)
+        self._seats[pipeline.target[0]].targets.pop(pipeline_id, None)
+        del self._pipelines[pipeline_id]
+
+    def _taken_away(self, seat: Seat, pipeline: PipelineWiring) -> None:
+        """Go on without an input: what was made of it comes to its module, but no end."""
+        seat.awaited.discard(pipeline.id)
+        seat.is_loose = seat.state == "running" and not seat.awaited
+        stages = seat.stages.pop(pipeline.id, None)
+        if stages is not None and seat.state == "running":
+            self._carry_out(seat, partial(self._flush_and_leave, seat, pipeline, stages))
+        else:
+            self._leave(pipeline)
+
+    async def _flush_and_leave(self, seat: Seat, pipeline: PipelineWiring, stages: InputStages) -> None:
+        await self._call(seat, self._flush_call(stages))
+        self._leave(pipeline)
+
+    def _leave(self, pipeline: PipelineWiring) -> None:
+        self._released.discard(pipeline.id)
+        self._leaving.append(pipeline.id)
+        self.interrupt()
+
+    @abstractmethod
+    def _end_module(self, seat: Seat) -> None:
+        """End a module that nothing leads into. Between two blocks."""
+
+    def _loose_seats(self) -> list[Seat]:
+        """Return the modules that wait for something to lead into them."""
+        return [seat for seat in self._seats.values() if seat.is_loose and seat.state == "running"]
+
     # --- ends and failures --------------------------------------------------------------------------------------------
 
     def _input_ended(self, seat: Seat, pipeline: PipelineWiring) -> None:
+        if pipeline.id in self._followed:
+            self._followed.discard(pipeline.id)
+            self._inbox.hold(pipeline.id, False)
+            return
+        self._ended_inputs.add(pipeline.id)
+        if pipeline.id in self._released:
+            self._taken_away(seat, pipeline)
+            return
         self._unrung.discard(pipeline.id)
         port = pipeline.target[1]
         was_awaited = pipeline.id in seat.awaited
@@ -502,7 +704,7 @@ class WorkerLoop(ABC):
         if seat.outputs_ended:
             return
         seat.outputs_ended = True
-        for target in seat.targets:
+        for target in seat.targets.values():
             target.fail() if seat.state == "failed" else target.close()
         for pipeline_id in seat.fed_by:
             self._inbox.hold(pipeline_id, False)
@@ -578,6 +780,7 @@ class WorkerLoop(ABC):
 
     def detach(self) -> None:
         """Let go of the segments. After run()."""
+        self._end_changes()
         for seat in self._seats.values():
             for port in output_ports(seat.module).values():
                 port.close(f"{seat.name}.{port.name}: the flow has ended; nothing can be sent any more")
@@ -587,7 +790,7 @@ class WorkerLoop(ABC):
             seat.targets.clear()
             seat.stages.clear()
         self._inbox.detach()
-        self._segments = ()
+        self._segments = {}
 
 
 def _only_output(module: Module) -> OutputPort | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from steadyflow._native import AbortFlag, ManualTime, Segment
 from steadyflow.module import Module, is_asynchronous
@@ -13,7 +13,7 @@ from steadyflow.runtime.wiring import WorkerWiring
 def make_loop(
     wiring: WorkerWiring,
     modules: Mapping[str, Module],
-    segments: Sequence[Segment],
+    segments: dict[int, Segment],
     abort: AbortFlag,
     host: Host,
     resolve: Callable[[str], type] | None = None,

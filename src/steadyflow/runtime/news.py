@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -81,7 +81,7 @@ class NewsSender:
         segments: The flow's segments.
     """
 
-    def __init__(self, worker: str, wiring: NewsWiring, segments: Sequence[Segment]) -> None:
+    def __init__(self, worker: str, wiring: NewsWiring, segments: Mapping[int, Segment]) -> None:
         name = news_name(worker)
         self._lost = 0
         self._output = OutputCore()

@@ -27,7 +27,7 @@ _BLOCKS_PER_STEP: Final = 256
 _FOREVER: Final = -1
 _LOOK_NS: Final = 1_000_000  # between two looks at an input whose bell is not rung here
 _ALL: Final = 1 << 62
-_LOOK_WHILE_HELD_NS: Final = 1_000_000_000  # with nothing to wait for but being told to go on
+_LOOK_WHILE_IDLE_NS: Final = 1_000_000_000  # with nothing to wait for but being told to go on
 
 
 class _Production:
@@ -64,6 +64,7 @@ class ServingLoop(WorkerLoop):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._away: set[str] = set()  # modules whose device is being looked for
+        self._productions: list[_Production] = []
 
     def setup(self) -> bool:
         self._inbox.adopt(in_event_loop=False)
@@ -73,22 +74,29 @@ class ServingLoop(WorkerLoop):
         _at_once(self._close_seats())
 
     def run(self) -> None:
-        productions: list[_Production] = []
+        productions = self._productions
         try:
             for seat in list(self._seats.values()):
                 if isinstance(seat.module, Source):
                     self._begin(seat, seat.module, productions)
-                elif not seat.targets:
+                elif not seat.targets and not seat.is_loose:
                     _at_once(self._end(seat))
             while not self._abort.is_set():
-                if self._stopping and productions:
+                self._attention = False  # before looking at what it may have been set for
+                self._change()
+                if self._stopping:
                     self._stop(productions)
+                    for seat in self._loose_seats():
+                        _at_once(self._end(seat))
                 if productions:
                     self._turn(productions)
                 elif self._inbox.open_inputs:
                     self._serve(_FOREVER, _ALL)
+                elif self._loose_seats():
+                    self._serve(monotonic_ns() + _LOOK_WHILE_IDLE_NS, _ALL)
                 else:
                     break
+            self._end_changes()
             self._await_dependents()
         finally:
             if self._is_home:
@@ -125,13 +133,12 @@ class ServingLoop(WorkerLoop):
 
     def _turn(self, productions: list[_Production]) -> None:
         now = monotonic_ns()
-        self._attention = False  # before looking whether anybody is held
         for production in productions if self._held_for_ns else ():
             production.note_held(self._held_for_ns.pop(production.seat.name, 0))
         going_on = [production for production in productions if production.seat.name not in self._held]
         first = next((production for production in going_on if production.due_ns <= now), None)
         if first is None:
-            until_ns = min((production.due_ns for production in going_on), default=now + _LOOK_WHILE_HELD_NS)
+            until_ns = min((production.due_ns for production in going_on), default=now + _LOOK_WHILE_IDLE_NS)
             self._serve(until_ns, _BLOCKS_PER_STEP)
             return
         alone = len(productions) == 1 and self._inbox.open_inputs == 0
@@ -213,6 +220,13 @@ class ServingLoop(WorkerLoop):
         self._host.device_recovered(seat.name, absence.seconds, absence.attempts)
         yield first_due_ns
         yield from steps
+
+    def _end_module(self, seat: Seat) -> None:
+        for production in [each for each in self._productions if each.seat is seat]:
+            self._productions.remove(production)
+            self._close_generator(production)
+        if seat.state == "running":
+            _at_once(self._end(seat))
 
     def _stop(self, productions: list[_Production]) -> None:
         for production in list(productions):

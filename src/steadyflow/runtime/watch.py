@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -150,7 +150,7 @@ class Watch:
         turns: ManualTime | None = None,
     ) -> None:
         self._flow = flow
-        self._watched = watched
+        self._watched = list(watched)
         self._publish = publish
         self._turns = turns
         self._ending = threading.Event()
@@ -168,6 +168,20 @@ class Watch:
             run = partial(self._take_turns, self._turns, order)
         self._thread = threading.Thread(target=run, name="steadyflow-watch", daemon=True)
         self._thread.start()
+
+    def add(self, watched: Iterable[Watched], order: int) -> None:
+        """Look at more, while it looks; see `start`."""
+        with self._looking:
+            self._watched.extend(watched)
+        if self._thread is None and not self._ending.is_set():
+            self.start(order)
+
+    def discard(self, pipeline: Pipeline) -> None:
+        """Look no more at a pipeline."""
+        with self._looking:
+            self._watched[:] = [
+                each for each in self._watched if not (isinstance(each, WatchedPipeline) and each.pipeline is pipeline)
+            ]
 
     def look(self) -> None:
         """Look once. Any thread."""

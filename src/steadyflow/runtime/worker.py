@@ -22,13 +22,16 @@ from steadyflow.errors import CorruptedSegment, DeviceLost, FlowError, StateErro
 from steadyflow.events import FlowEvent
 from steadyflow.module import Module
 from steadyflow.runtime.arguments import decode_arguments
+from steadyflow.runtime.changes import WITHDRAWN, Change
 from steadyflow.runtime.channel import (
     Abort,
+    Changed,
     Channel,
     ChannelBroken,
     Done,
     Failed,
     Hold,
+    InputLeft,
     LetDown,
     Lost,
     Ready,
@@ -36,6 +39,7 @@ from steadyflow.runtime.channel import (
     Setup,
     Start,
     Stop,
+    Withdraw,
 )
 from steadyflow.runtime.failure_text import explanation, in_one_line, with_traceback
 from steadyflow.runtime.loop import WorkerLoop
@@ -84,6 +88,9 @@ class _RemoteHost:
 
     def device_recovered(self, module: str, away_s: float, attempts: int) -> None:
         raise StateError(f"{module}: expected a device that is looked for here to be in the program's process")
+
+    def input_left(self, pipeline: str) -> None:
+        self._channel.send(InputLeft(pipeline))
 
 
 def _leave_at_once(code: int) -> NoReturn:
@@ -154,7 +161,7 @@ def _serve(channel: Channel) -> int:
 def _run(
     channel: Channel,
     wiring: WorkerWiring,
-    segments: list[Segment],
+    segments: dict[int, Segment],
     loop: WorkerLoop,
     abort: AbortFlag,
     news: NewsSender,
@@ -166,14 +173,16 @@ def _run(
         return 1
     scheduling, watch = Scheduling(), None
     if wiring.realtime is not None:
-        scheduling, watch = become_realtime(wiring, loop, segments, partial(_tell_revoked, channel))
+        scheduling, watch = become_realtime(wiring, loop, list(segments.values()), partial(_tell_revoked, channel))
     channel.send(Ready(scheduling))
     while isinstance(first := channel.receive(), Hold):
         loop.hold_source(first.module, first.held)
     if not isinstance(first, Start):
         loop.close()
         return 0
-    listener = threading.Thread(target=_listen, args=(channel, loop, abort), name="steadyflow-control", daemon=True)
+    listener = threading.Thread(
+        target=_listen, args=(channel, loop, segments, abort), name="steadyflow-control", daemon=True
+    )
     listener.start()
     try:
         loop.run()
@@ -193,12 +202,35 @@ def _tell_revoked(channel: Channel, module: str | None, reason: str) -> None:
         channel.send(Revoked(module, reason))
 
 
-def _attach(setup: Setup, descriptors: list[int]) -> list[Segment]:
-    segments = [Segment.attach(descriptor, True) for descriptor in descriptors[: setup.segments]]
-    ends = iter(descriptors[setup.segments :])
+def _tell_changed(channel: Channel, number: int, problem: str | None) -> None:
+    with contextlib.suppress(ChannelBroken):  # the coordinator is gone, and this process is about to be
+        channel.send(Changed(number, problem))
+
+
+def _attach(setup: Setup, descriptors: list[int]) -> dict[int, Segment]:
+    ends = iter(descriptors)
+    segments = {number: Segment.attach(next(ends), True) for number in setup.segments}
     for segment, offset in setup.bells:
         segments[segment].attach_bell(offset, next(ends), next(ends))
     return segments
+
+
+def _attach_more(segments: dict[int, Segment], change: Change, descriptors: list[int]) -> None:
+    """Map what comes with a change, and is not mapped yet."""
+    ends = iter(descriptors)
+    for number in change.segments:
+        descriptor = next(ends)
+        if number in segments:
+            os.close(descriptor)
+        else:
+            segments[number] = Segment.attach(descriptor, True)
+    for number, offset in change.bells:
+        reading, writing = next(ends), next(ends)
+        if segments[number].has_bell(offset):
+            os.close(reading)
+            os.close(writing)
+        else:
+            segments[number].attach_bell(offset, reading, writing)
 
 
 def _construct(wiring: WorkerWiring, script: MainScript) -> dict[str, Module]:
@@ -212,7 +244,7 @@ def _construct(wiring: WorkerWiring, script: MainScript) -> dict[str, Module]:
     return modules
 
 
-def _listen(channel: Channel, loop: WorkerLoop, abort: AbortFlag) -> None:
+def _listen(channel: Channel, loop: WorkerLoop, segments: dict[int, Segment], abort: AbortFlag) -> None:
     try:
         while True:
             message = channel.receive()
@@ -222,6 +254,17 @@ def _listen(channel: Channel, loop: WorkerLoop, abort: AbortFlag) -> None:
                 loop.hold_source(message.module, message.held)
             elif isinstance(message, LetDown):
                 loop.let_down()
+            elif isinstance(message, Change):
+                answer = partial(_tell_changed, channel, message.number)
+                try:
+                    _attach_more(segments, message, channel.take_descriptors())
+                except Exception as problem:
+                    answer(in_one_line(problem))
+                else:
+                    loop.submit(message, answer)
+            elif isinstance(message, Withdraw):
+                if loop.withdraw(message.number):
+                    _tell_changed(channel, message.number, WITHDRAWN)
             elif isinstance(message, Abort):
                 abort.set()
                 loop.let_down()

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeAlias
@@ -21,13 +21,16 @@ from steadyflow.errors import ConfigurationError, CorruptedSegment, FlowError, M
 from steadyflow.events import FlowEvent
 from steadyflow.module import Module
 from steadyflow.runtime.absence import Absence
+from steadyflow.runtime.changes import OVER, WITHDRAWN, Change
 from steadyflow.runtime.channel import (
     Abort,
+    Changed,
     Channel,
     ChannelBroken,
     Done,
     Failed,
     Hold,
+    InputLeft,
     LetDown,
     Lost,
     ModuleReports,
@@ -36,6 +39,7 @@ from steadyflow.runtime.channel import (
     Setup,
     Start,
     Stop,
+    Withdraw,
 )
 from steadyflow.runtime.failure_text import explanation, in_one_line
 from steadyflow.runtime.loops import make_loop
@@ -82,6 +86,9 @@ class Owner(Protocol):
 
     def worker_ended(self, worker: Worker) -> None:
         """Tell that nothing of the worker runs any more; called once for each started worker."""
+
+    def input_left(self, worker: Worker, pipeline: str) -> None:
+        """Tell that all that came from a pipeline which was taken away has been taken."""
 
     def happened(self, worker: str, event: FlowEvent) -> None:
         """Tell an event of a worker, or of a module in it, in the order in which they happened there."""
@@ -156,6 +163,20 @@ class Worker:
         """Say that nobody depends on its modules any more. Does not wait."""
         raise NotImplementedError
 
+    def begin_change(self, change: Change, answer: Callable[[str | None], None]) -> None:
+        """
+        Have something changed between two blocks. Of a worker that runs; does not wait.
+
+        Args:
+            change: What.
+            answer: Called once, in any thread: with None when it was done, or with the reason why nothing was.
+        """
+        raise NotImplementedError
+
+    def withdraw_change(self, number: int) -> None:
+        """Take back a change that has not begun; the answer comes in any case. Does not wait."""
+        raise NotImplementedError
+
     def abort(self) -> None:
         """Give up what waits."""
         raise NotImplementedError
@@ -200,7 +221,7 @@ class ThreadWorker(Worker):
         wiring: WorkerWiring,
         owner: Owner,
         modules: Mapping[str, Module],
-        segments: Sequence[Segment],
+        segments: dict[int, Segment],
         abort_flag: AbortFlag,
         turns: ManualTime | None = None,
         order: int = 0,
@@ -209,6 +230,7 @@ class ThreadWorker(Worker):
         self.pid = os.getpid()
         self._turns = turns
         self._order = order
+        self._answers: dict[int, Callable[[str | None], None]] = {}
         self._loop = make_loop(wiring, modules, segments, abort_flag, self, turns=turns)
         self._released = threading.Event()
         self._go = False
@@ -235,6 +257,19 @@ class ThreadWorker(Worker):
 
     def let_down(self) -> None:
         self._loop.let_down()
+
+    def begin_change(self, change: Change, answer: Callable[[str | None], None]) -> None:
+        self._answers[change.number] = answer
+        self._loop.submit(change, partial(self._answer, change.number))
+
+    def withdraw_change(self, number: int) -> None:
+        if self._loop.withdraw(number):
+            self._answer(number, WITHDRAWN)
+
+    def _answer(self, number: int, problem: str | None) -> None:
+        answer = self._answers.pop(number, None)
+        if answer is not None:
+            answer(problem)
 
     def abort(self) -> None:
         self._released.set()
@@ -274,6 +309,10 @@ class ThreadWorker(Worker):
     def publish(self, event: FlowEvent) -> None:
         """See `loop.Host`."""
         self._owner.happened(self.name, event)
+
+    def input_left(self, pipeline: str) -> None:
+        """See `loop.Host`."""
+        self._owner.input_left(self, pipeline)
 
     def device_lost(self, module: str, problem: str) -> None:
         """See `loop.Host`."""
@@ -347,7 +386,7 @@ class ProcessWorker(Worker):
         segments: The flow's segments; their descriptors go to the process.
     """
 
-    def __init__(self, wiring: WorkerWiring, owner: Owner, flow: str, segments: Sequence[Segment]) -> None:
+    def __init__(self, wiring: WorkerWiring, owner: Owner, flow: str, segments: dict[int, Segment]) -> None:
         super().__init__(wiring, owner)
         self._flow = flow
         self._segments = segments
@@ -358,6 +397,9 @@ class ProcessWorker(Worker):
         self._lost: Lost | None = None
         self._absence: Absence | None = None
         self._started = False
+        self._answering = threading.Lock()
+        self._answers: dict[int, Callable[[str | None], None]] = {}  # by the number of the change
+        self._is_over = False  # nobody answers any more
         self._patience: threading.Timer | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
@@ -390,7 +432,7 @@ class ProcessWorker(Worker):
         bells = self.wiring.bells()
         setup = Setup(
             self._flow,
-            len(self._segments),
+            list(self._segments),
             bells,
             wiring,
             _import_path(),
@@ -398,7 +440,7 @@ class ProcessWorker(Worker):
             main_script_path(),
             main_script_package(),
         )
-        descriptors = [segment.descriptor for segment in self._segments]
+        descriptors = [segment.descriptor for segment in self._segments.values()]
         for segment, offset in bells:
             descriptors.extend(self._segments[segment].bell_descriptors(offset))
         self._send(setup, descriptors)
@@ -418,6 +460,27 @@ class ProcessWorker(Worker):
 
     def let_down(self) -> None:
         self._send(LetDown())
+
+    def begin_change(self, change: Change, answer: Callable[[str | None], None]) -> None:
+        with self._answering:
+            if not self._is_over:
+                self._answers[change.number] = answer
+        if change.number not in self._answers:
+            answer(OVER)
+            return
+        descriptors = [self._segments[number].descriptor for number in change.segments]
+        for segment, offset in change.bells:
+            descriptors.extend(self._segments[segment].bell_descriptors(offset))
+        self._send(change, descriptors)
+
+    def withdraw_change(self, number: int) -> None:
+        self._send(Withdraw(number))
+
+    def _answer(self, number: int, problem: str | None) -> None:
+        with self._answering:
+            answer = self._answers.pop(number, None)
+        if answer is not None:
+            answer(problem)
 
     def abort(self) -> None:
         self._leaving.set()
@@ -444,13 +507,15 @@ class ProcessWorker(Worker):
         return not self._monitor.is_alive()
 
     def release(self) -> None:
-        self._segments = ()
+        self._segments = {}
 
     def module_reports(self) -> ModuleReports:
         return self._reports
 
     def _send(
-        self, message: Setup | Start | Stop | Hold | LetDown | Abort, descriptors: list[int] | None = None
+        self,
+        message: Setup | Start | Stop | Hold | LetDown | Change | Withdraw | Abort,
+        descriptors: list[int] | None = None,
     ) -> None:
         if self._channel is None:
             return  # never came up, which has been reported
@@ -490,6 +555,10 @@ class ProcessWorker(Worker):
                 break
             self._converse()
             self._end_patience()
+        with self._answering:
+            self._is_over = True
+        for number in list(self._answers):
+            self._answer(number, OVER)
         self._owner.worker_ended(self)
 
     def _converse(self) -> None:
@@ -511,6 +580,10 @@ class ProcessWorker(Worker):
                     return
                 self.state = "ready"
                 self._owner.worker_ready(self)
+            case Changed():
+                self._answer(message.number, message.problem)
+            case InputLeft():
+                self._owner.input_left(self, message.pipeline)
             case Lost():
                 self._lost = message
             case Failed() if self._absence is not None:

@@ -1,0 +1,634 @@
+"""
+Changes of a flow that runs: what is added gets memory of its own, and workers are told, one after the other, what to do between
+two blocks.
+
+Memory comes first, then whoever takes from a pipeline, then whoever sends into it: so the first block finds somebody who waits for
+it. What is taken away ends in the other direction, and is drained.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import count
+from typing import Final
+
+import msgspec
+
+from steadyflow._native import Ring
+from steadyflow.errors import ConfigurationError, FormatClash, StateError, concerning
+from steadyflow.formats import AnyFormat, Format
+from steadyflow.module import Module, Source, aligned_inputs, input_ports, is_device_driven, output_ports
+from steadyflow.pipeline import Pipeline
+from steadyflow.runtime.changes import (
+    OVER,
+    WITHDRAWN,
+    AddInput,
+    AddOutput,
+    Change,
+    EndModule,
+    ReleaseInput,
+    RemoveOutput,
+    Reorder,
+    Step,
+)
+from steadyflow.runtime.execution import Execution
+from steadyflow.runtime.format_resolution import FoundFormats, ask, check_complete, find_formats
+from steadyflow.runtime.layout import (
+    Layout,
+    Running,
+    WorkerPlan,
+    check_audio_limits,
+    check_placements,
+    default_rules,
+    plan_workers,
+    topological,
+)
+from steadyflow.runtime.open_ends import OpenPlace
+from steadyflow.runtime.path_delays import check_path_budgets
+from steadyflow.runtime.placed import Placed
+from steadyflow.runtime.replicas import check_around_replicas
+from steadyflow.runtime.wiring import PipelineWiring, Place
+from steadyflow.runtime.workers import Worker
+
+ANSWER_TIMEOUT_S: Final = 5.0
+"""How long a worker may need to come to a place between two blocks, before a change is given up."""
+
+
+class Rewiring:
+    """
+    Changes a run. One change at a time, from any thread but those of its workers; each call blocks until it is made.
+
+    Args:
+        flow: The name of the flow.
+        run: The run.
+    """
+
+    def __init__(self, flow: str, run: Execution) -> None:
+        self._flow = flow
+        self._run = run
+        self._changing = threading.Lock()
+        self._numbers = count(1)
+        self._segments = max(run.segments) + 1  # the number of the next one
+
+    # --- what is added ------------------------------------------------------------------------------------------------
+
+    def connect(
+        self, modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], opened: Mapping[str, OpenPlace]
+    ) -> None:
+        """
+        Set up modules that are new, and let blocks flow on new pipelines.
+
+        Args:
+            modules: All that are described; those that are new and that no pipeline is at stay as they are.
+            pipelines: The new ones.
+            opened: Where those with an open source lie.
+
+        Raises:
+            StateError: A module at one of them has ended, or is not told in time; or the flow stops. Nothing has changed.
+            ConfigurationError: They cannot run. Nothing has changed.
+            FlowError: A new module could not be set up. Nothing has changed.
+        """
+        with self._changing:
+            run = self._run
+            self._require_run()
+            ends = {name for pipeline in pipelines for name in (pipeline.source[0], pipeline.target[0])}
+            added = {name: placed for name, placed in modules.items() if name in ends and name not in run.modules}
+            self._check_ends([run.modules[name] for name in ends if name in run.modules])
+            linked = [*run.linked, *pipelines]
+            together = {**run.modules, **added}
+            order = topological(together, linked)
+            check_placements(added)
+            check_around_replicas(together, linked, order)
+            found = self._find_formats(together, added, linked, order)
+            self._check_aligned(together, pipelines, added)
+            for pipeline in pipelines:
+                pipeline.format = found.pipelines[pipeline.id]
+                pipeline.conversion = found.conversions.get(pipeline.id)
+            check_path_budgets(run.budgets, together, linked, order, found)
+            check_audio_limits(pipelines, {pipeline.id: pipeline.format for pipeline in pipelines})
+            default_rules(together, linked)
+            _tell_ports(added, found)
+            plans = plan_workers(added, [[name] for group in order for name in group if name in added])
+            places = {pipeline.id: opened[pipeline.id][:4] for pipeline in pipelines if pipeline.id in opened}
+            layout = Layout(together, linked, plans, order, places, self._running({p.id for p in run.linked}))
+            self._include(layout)
+            run.expect(added)
+            workers = run.make_workers(layout, plans)
+            told: list[tuple[Worker, PipelineWiring]] = []
+            try:
+                for worker in self._running_workers(run.modules.keys() - added.keys()):
+                    taken = [wiring for wiring in layout.wirings.values() if wiring.target[0] in self._names(worker)]
+                    self._require_done(
+                        worker, [self._reorder(worker, layout), *(AddInput(each, False) for each in taken)]
+                    )
+                    told += [(worker, wiring) for wiring in taken]
+                run.connect_pipelines(layout, pipelines)
+                problems = run.join(workers)
+                if problems:
+                    raise problems[0]
+                self._let_send(
+                    (worker, [AddOutput(wiring) for wiring in sent], sent)
+                    for worker in self._running_workers(run.modules.keys() - added.keys())
+                    if (
+                        sent := [
+                            wiring for wiring in layout.wirings.values() if wiring.source[0] in self._names(worker)
+                        ]
+                    )
+                )
+            except BaseException:
+                self._undo(layout, workers, told, added, pipelines)
+                raise
+            run.linked = linked
+            run.wirings.update(layout.wirings)
+            for worker, wiring in told:
+                _note_pipelines(worker, [wiring])
+            run.begin(workers, pipelines)
+
+    def _undo(
+        self,
+        layout: Layout,
+        workers: Sequence[Worker],
+        told: Sequence[tuple[Worker, PipelineWiring]],
+        added: Mapping[str, Placed],
+        pipelines: Sequence[Pipeline],
+    ) -> None:
+        for worker, wiring in told:
+            self._run.forget_left([worker.name], wiring.id)
+            self._done(worker, [ReleaseInput(wiring.id)])
+            self._end_rings([wiring])
+            self._run.wait_until_left([worker.name], wiring.id, time.monotonic() + ANSWER_TIMEOUT_S)
+        for pipeline in pipelines:
+            pipeline.detach(f"{pipeline.id}: it could not be connected")
+        self._run.send_away(workers)
+        for worker in workers:
+            self._run.dismiss(worker)
+        for name in added:
+            del self._run.modules[name]
+        self._exclude(layout)
+
+    # --- what is taken away -------------------------------------------------------------------------------------------
+
+    def disconnect(self, pipeline: Pipeline, *, discard: bool, drain_timeout_s: float) -> None:
+        """
+        Let nothing more into a pipeline, and forget it when what is in it has been taken.
+
+        Args:
+            pipeline: One of the run.
+            discard: Whether what waits in it is dropped.
+            drain_timeout_s: What has not been taken by then is dropped.
+
+        Raises:
+            StateError: A module at it is not told in time, or the flow stops.
+            ConfigurationError: One of its ends cannot do without it.
+        """
+        with self._changing:
+            self._require_run()
+            ends = [
+                self._run.modules[name]
+                for name in (pipeline.source[0], pipeline.target[0])
+                if name in self._run.modules
+            ]
+            self._check_ends(ends, ended_too=True)
+            aligned = None if pipeline.target_open else aligned_inputs(self._run.modules[pipeline.target[0]].module)
+            if aligned is not None and pipeline.target[1] in aligned.names:
+                raise ConfigurationError(
+                    f"{pipeline.id}: expected an input that its module can do without; {'.'.join(pipeline.target)} is one of "
+                    f"{aligned!r}, which waits for all of them. Replace the module instead."
+                )
+            self._take_away(pipeline, discard=discard, drain_timeout_s=drain_timeout_s)
+            self._collect()
+        self._run.end_if_nothing_comes()
+
+    def _take_away(self, pipeline: Pipeline, *, discard: bool, drain_timeout_s: float) -> None:
+        run = self._run
+        pipeline.end_pausing(f"{pipeline.id} is disconnected")
+        consumers = [] if pipeline.target_open else self._workers_of(pipeline.target[0])
+        producers = [] if pipeline.source_open else self._workers_of(pipeline.source[0])
+        run.forget_left([worker.name for worker in consumers], pipeline.id)
+        if discard:
+            pipeline.flush()  # also now: who has to be told may be busy with what waits
+        for worker in consumers:
+            self._require_done(worker, [ReleaseInput(pipeline.id)], may_be_over=True)
+        if pipeline.source_open:
+            pipeline.end_from_outside(f"{pipeline.id}: it was disconnected")
+        for worker in producers:
+            self._require_done(worker, [RemoveOutput(pipeline.id)], may_be_over=True)
+        if discard:
+            pipeline.flush()
+        names = [worker.name for worker in consumers]
+        if not run.wait_until_left(names, pipeline.id, time.monotonic() + drain_timeout_s):
+            pipeline.flush()
+            run.wait_until_left(names, pipeline.id, time.monotonic() + ANSWER_TIMEOUT_S)
+        for worker in (*consumers, *producers):
+            _forget_pipeline(worker, pipeline.id)
+        run.linked = [each for each in run.linked if each is not pipeline]
+        run.watch.discard(pipeline)
+        if not pipeline.target_open:  # the application still takes what waits
+            pipeline.detach(f"{pipeline.id}: it was disconnected")
+            del run.wirings[pipeline.id]
+
+    # --- what takes the place of something else -----------------------------------------------------------------------
+
+    def replace(self, placed: Placed, *, discard: bool, drain_timeout_s: float) -> None:
+        """
+        Let another module take the place of one: it gets the next block, and sends what comes next.
+
+        The one that goes first drains; only when it has ended comes what the other one sends.
+
+        Args:
+            placed: The module that comes, by the name of the one that goes.
+            discard: Whether what waits for the one that goes is dropped.
+            drain_timeout_s: What it has not taken by then is dropped.
+
+        Raises:
+            FormatClash: A port of it would have another format.
+            ConfigurationError: It cannot take that place.
+            StateError: A module is not told in time, or the flow stops.
+            FlowError: It could not be set up. Nothing has changed.
+        """
+        with self._changing:
+            run, name = self._run, placed.name
+            self._require_run()
+            old = run.modules[name]
+            self._check_ends([old, placed])
+            inputs = [pipeline for pipeline in run.linked if pipeline.target[0] == name]
+            outputs = [pipeline for pipeline in run.linked if pipeline.source[0] == name]
+            _check_place(old, placed, inputs, outputs)
+            together = {**run.modules, name: placed}
+            order = topological(together, run.linked)
+            found = self._find_formats(together, {name: placed}, run.linked, order)
+            _check_formats(old, found, outputs)
+            check_path_budgets(run.budgets, together, run.linked, order, found)
+            conversions = {pipeline.id: pipeline.conversion for pipeline in inputs}
+            for pipeline in inputs:
+                pipeline.conversion = found.conversions.get(pipeline.id)
+            _tell_ports({name: placed}, found)
+            ((plan),) = plan_workers({name: placed}, [[name]])
+            layout = self._lay_out_anew(together, order, plan, [*inputs, *outputs])
+            (old_worker,) = self._workers_of(name)
+            run.retire(old_worker.name, name)
+            run.expect({name: placed})
+            workers = run.make_workers(layout, [plan])
+            try:
+                problems = run.join(workers)
+                if problems:
+                    raise problems[0]
+                self._announce(layout, outputs)
+                self._switch(layout, inputs)
+            except BaseException:
+                for pipeline in inputs:
+                    pipeline.conversion = conversions[pipeline.id]
+                self._end_rings(layout.wirings[pipeline.id] for pipeline in outputs)
+                run.send_away(workers)
+                for worker in workers:
+                    run.dismiss(worker)
+                self._exclude(layout)
+                run.keep(old_worker.name, old)
+                raise
+            earlier = {
+                pipeline.id: pipeline.succeed(*run.places_of(layout.wirings[pipeline.id]))
+                for pipeline in (*inputs, *outputs)
+            }
+            run.wirings.update(layout.wirings)
+            run.put_in_place(placed)
+            if not isinstance(placed.module, Source):
+                run.begin(workers, [])
+            if discard:
+                _flush(earlier[pipeline.id] for pipeline in inputs)
+            if not inputs or isinstance(placed.module, Source):
+                self._tell(old_worker, [EndModule(name)])
+            if not run.wait_until_retired(old_worker.name, name, time.monotonic() + drain_timeout_s):
+                _flush(earlier[pipeline.id] for pipeline in inputs)
+                run.wait_until_retired(old_worker.name, name, time.monotonic() + ANSWER_TIMEOUT_S)
+            if isinstance(placed.module, Source):
+                run.begin(workers, [])  # not before: what it sends comes after what the other one has sent
+            for pipeline in (*inputs, *outputs):
+                _forget_pipeline(old_worker, pipeline.id)
+                _, producers, consumers = run.places_of(layout.wirings[pipeline.id])
+                pipeline.settle(producers, consumers)
+            self._collect()
+
+    def _lay_out_anew(
+        self,
+        modules: Mapping[str, Placed],
+        order: Sequence[Sequence[str]],
+        plan: WorkerPlan,
+        pipelines: Sequence[Pipeline],
+    ) -> Layout:
+        run = self._run
+        again = {pipeline.id for pipeline in pipelines}
+        sources = {p.id: run.wirings[p.id].lanes[0].producer_bell for p in pipelines if p.source_open}
+        targets = {p.id: run.wirings[p.id].consumer_bells[0] for p in pipelines if p.target_open}
+        running = self._running({pipeline.id for pipeline in run.linked} - again)._replace(
+            open_ends=sources | targets,
+            bits={p.id: run.wirings[p.id].consumer_bit for p in pipelines if not run.wirings[p.id].fused},
+        )
+        layout = Layout(modules, run.linked, [plan], order, {}, running)
+        self._include(layout)
+        return layout
+
+    def _announce(self, layout: Layout, outputs: Sequence[Pipeline]) -> None:
+        """Let the consumers of a module take, after all that it sends, what another one will."""
+        for worker in self._running_workers({pipeline.target[0] for pipeline in outputs} & self._run.modules.keys()):
+            followed = [layout.wirings[each.id] for each in outputs if each.target[0] in self._names(worker)]
+            self._require_done(worker, [AddInput(wiring, True) for wiring in followed], may_be_over=True)
+        for pipeline in outputs:
+            if pipeline.target_open:
+                pipeline.follow(self._run.lane_of(layout.wirings[pipeline.id].lanes[0]))
+
+    def _switch(self, layout: Layout, inputs: Sequence[Pipeline]) -> None:
+        """
+        Let the producers of a module send to another one from the next block on.
+
+        Raises:
+            StateError: See `_let_send`.
+        """
+        producers = self._running_workers({pipeline.source[0] for pipeline in inputs} & self._run.modules.keys())
+        theirs = [
+            (worker, [layout.wirings[each.id] for each in inputs if each.source[0] in self._names(worker)])
+            for worker in producers
+        ]
+        self._let_send(
+            (worker, [step for wiring in sent for step in (RemoveOutput(wiring.id), AddOutput(wiring))], sent)
+            for worker, sent in theirs
+        )
+        ended = [each for each in inputs if not each.source_open and self._run.replicas_ended(each.source[0])]
+        self._end_rings(layout.wirings[each.id] for each in ended)
+        for pipeline in inputs:
+            if pipeline.source_open:
+                (lane,) = layout.wirings[pipeline.id].lanes
+                _, _, (consumer,) = self._run.places_of(layout.wirings[pipeline.id])
+                assert lane.pool is not None
+                pipeline.switch_source(self._run.at(lane.ring), self._run.at(lane.pool), consumer)
+
+    # --- telling workers ----------------------------------------------------------------------------------------------
+
+    def _done(self, worker: Worker, steps: Iterable[Step]) -> bool:
+        """Let a worker take steps; False if it has ended, or refuses. Blocks until it answers."""
+        return self._tell(worker, steps) is None
+
+    def _let_send(self, told: Iterable[tuple[Worker, Sequence[Step], Sequence[PipelineWiring]]]) -> None:
+        """
+        Let workers send where others wait for it already; where one has ended, so has what it would send.
+
+        Raises:
+            StateError: The first does not come to a place between two blocks; nothing has changed. The others are waited for.
+        """
+        is_first = True
+        for worker, steps, sent in told:
+            problem = self._tell(worker, steps)
+            while problem == WITHDRAWN and not is_first and self._run.goes_on:
+                problem = self._tell(worker, steps)
+            if problem == WITHDRAWN:
+                raise StateError(f"flow {self._flow!r}: worker {worker.name!r} cannot be changed: {problem}.")
+            if problem is not None:
+                self._end_rings(sent)
+            _note_pipelines(worker, sent)
+            is_first = False
+
+    def _require_done(self, worker: Worker, steps: Iterable[Step], *, may_be_over: bool = False) -> None:
+        problem = self._tell(worker, steps)
+        if problem is not None and not (may_be_over and problem == OVER):
+            raise StateError(f"flow {self._flow!r}: worker {worker.name!r} cannot be changed: {problem}.")
+
+    def _tell(self, worker: Worker, steps: Iterable[Step]) -> str | None:
+        """Return None when it was done, else why not."""
+        answers: list[str | None] = []
+        answered = threading.Event()
+
+        def answer(problem: str | None) -> None:
+            answers.append(problem)
+            answered.set()
+
+        change = self._change(worker, tuple(steps))
+        if worker.ended:
+            return OVER
+        worker.begin_change(change, answer)
+        if not answered.wait(ANSWER_TIMEOUT_S):
+            worker.withdraw_change(change.number)
+            answered.wait(ANSWER_TIMEOUT_S)  # it was begun, or is taken back at once
+        return answers[0] if answers else WITHDRAWN
+
+    def _change(self, worker: Worker, steps: tuple[Step, ...], forget: Sequence[int] = ()) -> Change:
+        wirings = [step.pipeline for step in steps if isinstance(step, (AddInput, AddOutput))]
+        bells = {bell for wiring in wirings for bell in wiring.consumer_bells}
+        bells |= {lane.producer_bell for wiring in wirings for lane in wiring.lanes}
+        numbers = {bell.segment for bell in bells}
+        numbers |= {lane.ring.segment for wiring in wirings for lane in wiring.lanes}
+        numbers |= {wiring.order.segment for wiring in wirings if wiring.order is not None}
+        return Change(
+            next(self._numbers),
+            steps,
+            segments=sorted(numbers),
+            bells=sorted((bell.segment, bell.offset) for bell in bells),
+            forget=list(forget),
+        )
+
+    def _reorder(self, worker: Worker, layout: Layout) -> Reorder:
+        names = self._names(worker)
+        return Reorder(
+            {name: layout.orders[name] for name in names},
+            {name: stops for name, stops in layout.stops.items() if name in names},
+        )
+
+    def _end_rings(self, wirings: Iterable[PipelineWiring]) -> None:
+        for wiring in wirings:
+            for lane in wiring.lanes:
+                Ring(*self._run.at(lane.ring), wiring.id).set_ended()
+            self._run.ring_consumers(wiring)
+
+    def _names(self, worker: Worker) -> set[str]:
+        """Return the modules of a worker, without those that were replaced."""
+        modules = self._run.modules
+        return {each.name for each in worker.wiring.modules if worker.name in modules[each.name].workers}
+
+    def _workers_of(self, module: str) -> list[Worker]:
+        return [self._run.workers[worker] for worker in self._run.modules[module].workers]
+
+    def _running_workers(self, modules: Iterable[str]) -> list[Worker]:
+        names = dict.fromkeys(worker for module in sorted(modules) for worker in self._run.modules[module].workers)
+        return [worker for name in names if not (worker := self._run.workers[name]).ended]
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def _running(self, pipelines: Collection[str]) -> Running:
+        workers = self._run.workers.values()
+        return Running(
+            pipelines=pipelines,
+            bells={worker.name: worker.wiring.bell for worker in workers if not worker.ended},
+            processes={worker.wiring.process for worker in workers if not worker.ended},
+            segments=self._segments,
+        )
+
+    def _include(self, layout: Layout) -> None:
+        self._segments = layout.numbers.stop
+        self._run.segments.update(layout.segments)
+        self._run.layouts.append(layout)
+
+    def _exclude(self, layout: Layout) -> None:
+        self._run.layouts.remove(layout)
+        for number in layout.numbers:
+            del self._run.segments[number]
+
+    def _collect(self) -> None:
+        """Give back the memory that nothing leads to any more."""
+        run = self._run
+        used = {place.segment for wiring in run.wirings.values() for place in _places(wiring)}
+        used |= {each.wiring.bell.segment for each in run.workers.values() if not (each.ended and each.join(0))}
+        unused = [layout for layout in run.layouts[1:] if used.isdisjoint(layout.numbers)]
+        for layout in unused:
+            self._exclude(layout)
+        forget = [number for layout in unused for number in layout.numbers]
+        for worker in run.workers.values() if forget else ():
+            if worker.wiring.process != 0 and not worker.ended:
+                worker.begin_change(self._change(worker, (), forget), _ignore)
+
+    # --- checks -------------------------------------------------------------------------------------------------------
+
+    def _require_run(self) -> None:
+        if not self._run.goes_on:
+            raise StateError(f"flow {self._flow!r}: expected a flow that goes on, to change it; it is about to end.")
+        if self._run.freewheels:
+            raise StateError(
+                f"flow {self._flow!r}: expected a flow that runs by the system's clock, to change it; this one freewheels, and "
+                f"would not be the same in each run. Describe all of it before the start."
+            )
+
+    def _check_ends(self, ends: Iterable[Placed], *, ended_too: bool = False) -> None:
+        for placed in ends:
+            with concerning(module=placed.name):
+                if is_device_driven(placed.module):
+                    raise ConfigurationError(
+                        f"module {placed.name!r}: expected no device at a pipeline that is changed while it runs, because its "
+                        f"thread cannot be told. Let a module pass its blocks on, and change what follows that one."
+                    )
+                if placed.replicas > 1:
+                    raise ConfigurationError(
+                        f"module {placed.name!r}: expected no replicas at a pipeline that is changed while they run. Let a "
+                        f"module pass the blocks on, and change what follows that one."
+                    )
+                if not ended_too and self._run.replicas_ended(placed.name):
+                    raise StateError(f"module {placed.name!r}: expected a module that runs; it has ended.")
+
+    def _check_aligned(
+        self, modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], added: Collection[str]
+    ) -> None:
+        for pipeline in pipelines:
+            placed = modules.get(pipeline.target[0])
+            aligned = None if placed is None or placed.name in added else aligned_inputs(placed.module)
+            if aligned is not None and pipeline.target[1] in aligned.names:
+                raise ConfigurationError(
+                    f"{pipeline.id}: expected an input that is not aligned yet: {aligned!r} runs already."
+                )
+
+    def _find_formats(
+        self,
+        modules: Mapping[str, Placed],
+        added: Mapping[str, Placed],
+        linked: Sequence[Pipeline],
+        order: Sequence[Sequence[str]],
+    ) -> FoundFormats:
+        new = {id(placed.module) for placed in added.values()}
+
+        def resolve(module: Module, inputs: Mapping[str, Format]) -> Mapping[str, Format]:
+            if id(module) in new:
+                return ask(module, inputs)
+            # It runs, and has been asked.
+            known = {name: port.format for name, port in output_ports(module).items()}
+            return {name: fmt for name, fmt in known.items() if fmt.is_resolved and not isinstance(fmt, AnyFormat)}
+
+        found = find_formats(modules, linked, order, resolve)
+        check_complete(linked, found)
+        return found
+
+
+def _check_place(old: Placed, new: Placed, inputs: Sequence[Pipeline], outputs: Sequence[Pipeline]) -> None:
+    """
+    Refuse a module that cannot take the place of another one.
+
+    Raises:
+        ConfigurationError: It lacks a port that is connected; only one of them is a source; or a pipeline leads back to it, or is
+            paused.
+    """
+    name = new.name
+    if isinstance(old.module, Source) != isinstance(new.module, Source):
+        kinds = ["a source" if isinstance(each.module, Source) else "no source" for each in (old, new)]
+        raise ConfigurationError(
+            f"module {name!r}: expected {kinds[0]} in the place of {old.module!r}, got {new.module!r}, {kinds[1]}."
+        )
+    for kind, needed, there in (
+        ("input", {pipeline.target[1] for pipeline in inputs}, input_ports(new.module)),
+        ("output", {pipeline.source[1] for pipeline in outputs}, output_ports(new.module)),
+    ):
+        missing = sorted(needed - there.keys())
+        if missing:
+            raise ConfigurationError(
+                f"module {name!r}: expected {kind} {', '.join(missing)} in {type(new.module).__name__}, because it is connected; got "
+                f"{', '.join(there) or 'none'}. Replace a module by one with the same ports."
+            )
+    for pipeline in (*inputs, *outputs):
+        if pipeline.source[0] == pipeline.target[0]:
+            raise ConfigurationError(
+                f"{pipeline.id}: expected no loop at a module that is replaced, because it would wait for its own end."
+            )
+        if pipeline.paused:
+            raise StateError(
+                f"{pipeline.id}: expected no paused pipeline at a module that is replaced, because nothing drains there; resume it."
+            )
+
+
+def _check_formats(old: Placed, found: FoundFormats, outputs: Sequence[Pipeline]) -> None:
+    """
+    Refuse a module that would send something else.
+
+    Raises:
+        FormatClash: It would; names both formats.
+    """
+    for pipeline in outputs:
+        sends = found.outputs.get(pipeline.source)
+        sent = output_ports(old.module)[pipeline.source[1]].format
+        if sends != sent:
+            with concerning(pipeline=pipeline.id):
+                raise FormatClash(
+                    f"{pipeline.id}: expected {sent}, as the module sends that is replaced, got {sends}. Those that take it were set up "
+                    f"for that format."
+                )
+
+
+def _flush(rings: Iterable[Iterable[Ring]]) -> None:
+    for ring in (ring for each in rings for ring in each):
+        ring.flush()
+
+
+def _tell_ports(added: Mapping[str, Placed], found: FoundFormats) -> None:
+    for name, placed in added.items():
+        for (module, port), fmt in found.inputs.items():
+            if module == name:
+                input_ports(placed.module)[port].format = fmt
+        for (module, port), fmt in found.outputs.items():
+            if module == name:
+                output_ports(placed.module)[port].format = fmt
+
+
+def _places(wiring: PipelineWiring) -> Iterable[Place]:
+    for lane in wiring.lanes:
+        yield lane.ring
+    yield from wiring.consumer_bells
+
+
+def _note_pipelines(worker: Worker, wirings: Sequence[PipelineWiring]) -> None:
+    """Keep what a worker is wired to: whoever reaps it goes by that."""
+    new = {wiring.id for wiring in wirings}
+    kept = [wiring for wiring in worker.wiring.pipelines if wiring.id not in new]
+    worker.wiring = msgspec.structs.replace(worker.wiring, pipelines=(*kept, *wirings))
+
+
+def _forget_pipeline(worker: Worker, pipeline: str) -> None:
+    kept = tuple(wiring for wiring in worker.wiring.pipelines if wiring.id != pipeline)
+    worker.wiring = msgspec.structs.replace(worker.wiring, pipelines=kept)
+
+
+def _ignore(_problem: str | None) -> None:
+    """A worker that has ended needs not forget anything."""
