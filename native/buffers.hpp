@@ -6,8 +6,10 @@
 // - A buffer is free when it has no branch bit and every hold is zero. A consumer raises its hold while its slot is
 //   still claimed, so the branch bit covers the hand-over and the buffer is never free in between.
 // - A dead process is reclaimed by zeroing its column of holds.
+// - given[buffer] is when its block was handed over: for whoever asks how old what is held is. Nothing depends on it.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <limits>
@@ -67,6 +69,7 @@ public:
                             std::to_string(capacity_) + " bytes");
         }
         branches_ = segment_->at<Branches>(offset + sizeof(PoolHeader), count_);
+        given_ = segment_->at<Given>(offset + given_offset(count_), count_);
         holds_ = segment_->at<Holds>(offset + holds_offset(count_), count_);
         payload_ = segment_->at<std::byte>(offset + payload_offset(count_), count_ * capacity_);
     }
@@ -91,6 +94,17 @@ public:
     // relaxed: the producer is the only writer and, after attach, the only reader of branch bits.
     void set_branches(std::uint32_t buffer, std::uint32_t bits) noexcept {
         branches_[buffer].store(bits, std::memory_order_relaxed);
+    }
+    void note_given(std::uint32_t buffer, Nanoseconds now_ns) noexcept {
+        given_[buffer].store(now_ns, std::memory_order_relaxed);
+    }
+    // For how long the buffer has been held that was given first, of those that are; 0: none is. Any thread.
+    Nanoseconds oldest_held_ns(Nanoseconds now_ns) const noexcept {
+        Nanoseconds oldest = 0;
+        for (std::uint32_t buffer = 0; buffer < count_; ++buffer) {
+            if (is_held(buffer)) oldest = std::max(oldest, now_ns - given_[buffer].load(std::memory_order_relaxed));
+        }
+        return oldest;
     }
     void clear_branch(std::uint32_t buffer, unsigned branch) noexcept {
         const std::uint32_t bits = branches_[buffer].load(std::memory_order_relaxed);
@@ -132,15 +146,24 @@ public:
         return held;
     }
 
+    // Gives the payload's whole pages back to the system; they read as zeros from now on. Nobody uses a buffer any more.
+    std::size_t give_back() const noexcept {
+        return segment_->give_back(static_cast<std::uint64_t>(payload_ - segment_->at<std::byte>(0)), count_ * capacity_);
+    }
+
 private:
     using Branches = typename Memory::template Atomic<std::uint32_t>;
+    using Given = typename Memory::template Atomic<std::int64_t>;
     using Holds = HoldRow<Memory>;
 
     static std::uint64_t check_of(std::uint64_t offset, std::uint32_t count, std::uint64_t capacity_bytes) noexcept {
         return fingerprint({pool_magic, offset, count, capacity_bytes});
     }
-    static std::size_t holds_offset(std::uint32_t count) noexcept {
+    static std::size_t given_offset(std::uint32_t count) noexcept {
         return round_up(sizeof(PoolHeader) + count * sizeof(std::uint32_t));
+    }
+    static std::size_t holds_offset(std::uint32_t count) noexcept {
+        return round_up(given_offset(count) + count * sizeof(std::int64_t));
     }
     static std::size_t payload_offset(std::uint32_t count) noexcept {
         return round_up(holds_offset(count) + count * sizeof(Holds));
@@ -158,6 +181,7 @@ private:
     std::uint32_t count_ = 0;
     std::size_t capacity_ = 0;
     Branches* branches_ = nullptr;
+    Given* given_ = nullptr;
     Holds* holds_ = nullptr;
     std::byte* payload_ = nullptr;
     std::uint32_t cursor_ = 0;

@@ -11,7 +11,10 @@ struct alignas(cache_line) ConsumerStats {
     Counter received;
     Counter late;
     Counter corrupted;
-    Counter kept_copies;  // blocks copied because the module keeps more views than buffer_size
+    Counter kept_copies;  // blocks copied because the module keeps more views than it may
+    Counter views;        // large blocks that it was given where they lie
+    Counter peak_views;   // most of them at once, since the window of that number began
+    Counter window;
     Counter rescued;      // served out of turn by the starvation guard
     Counter concealed_blocks;  // made up in place of what is missing or late; delivered, and not counted as such
     Counter concealed_frames;  // in those

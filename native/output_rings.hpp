@@ -159,6 +159,7 @@ public:
             if (const std::uint32_t branches = make_room(first, last)) {
                 header.buffer = place(group.pool);
                 group.pool.set_branches(header.buffer, branches);
+                group.pool.note_given(header.buffer, sent_ns);
             }
             for (; first != last; ++first) queued &= settle(**first, header, sent_ns, origin);
         }

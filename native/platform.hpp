@@ -85,6 +85,10 @@ std::int64_t file_bytes(int descriptor) noexcept;
 void* map_shared(int descriptor, std::size_t bytes, bool writable) noexcept;
 void unmap(void* address, std::size_t bytes) noexcept;
 
+// Gives pages of such a file back to the system; they read as zeros then. False where it does not take them.
+bool punch_hole(int descriptor, std::uint64_t offset, std::size_t bytes) noexcept;
+std::size_t page_bytes() noexcept;
+
 // Puts private zeros in the place of a mapping. Ends the process if there is no memory for that.
 void replace_by_private(void* address, std::size_t bytes) noexcept;
 

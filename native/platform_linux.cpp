@@ -175,6 +175,16 @@ void* map_shared(int descriptor, std::size_t bytes, bool writable) noexcept {
 
 void unmap(void* address, std::size_t bytes) noexcept { munmap(address, bytes); }
 
+bool punch_hole(int descriptor, std::uint64_t offset, std::size_t bytes) noexcept {
+    return fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                     static_cast<off_t>(bytes)) == 0;
+}
+
+std::size_t page_bytes() noexcept {
+    static const auto bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    return bytes;
+}
+
 void replace_by_private(void* address, std::size_t bytes) noexcept {
     constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
     if (mmap(address, bytes, PROT_READ | PROT_WRITE, flags, -1, 0) == address) return;

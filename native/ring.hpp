@@ -132,6 +132,7 @@ struct alignas(cache_line) BasicRingHeader {
     std::uint32_t slots;  // 0: a fused pipeline, statistics only
     std::uint32_t consumers;
     std::uint32_t branch;
+    std::uint32_t views;  // of large blocks, that each consumer may keep: the pool has buffers for them
     std::uint64_t check;  // fingerprint() of the above and of the place
     Atomic<std::uint32_t> ended;      // 0 or end_mark; by the producer, or by the control plane for one that is gone
     Atomic<std::uint32_t> abandoned;  // 0 or abandoned_mark; by the control plane: nobody will ever consume, send drops
@@ -152,6 +153,7 @@ struct alignas(cache_line) BasicRingHeader {
     alignas(cache_line) Atomic<std::uint64_t> rule;
     Atomic<std::uint32_t> buffer_size;
     Atomic<std::uint32_t> epoch;  // a reaper gave slots back: cursors start again
+    Atomic<std::uint32_t> window;  // its number: whoever reads peaks begins a new one
     Atomic<std::uint64_t> pause;  // pause_mark: consumers find nothing; else when it was last resumed, 0: never paused
 
     // 0, or the position whose claim wakes the waiting producer. Set by the producer, cleared by whoever wakes it: the one
@@ -182,14 +184,15 @@ public:
     }
 
     static void create(const Segment& segment, std::uint64_t offset, std::uint32_t buffer_size, std::uint32_t slots,
-                       std::uint32_t consumers, std::uint32_t branch, Rule rule) {
+                       std::uint32_t consumers, std::uint32_t branch, Rule rule, std::uint32_t views = 0) {
         segment.require_writable("create a ring");
         segment.at<std::byte>(offset, bytes(slots, consumers));
         auto* header = segment.at<Header>(offset);
         header->slots = slots;
         header->consumers = consumers;
         header->branch = branch;
-        header->check = check_of(offset, slots, consumers, branch);
+        header->views = views;
+        header->check = check_of(offset, slots, consumers, branch, views);
         header->rule.store(rule.pack(), std::memory_order_relaxed);
         header->buffer_size.store(buffer_size, std::memory_order_relaxed);
         auto* slot = segment.at<Slot>(offset + slots_offset(consumers), slots);
@@ -207,6 +210,7 @@ public:
         count_ = read_once(header_->slots);
         consumers_ = read_once(header_->consumers);
         branch_ = read_once(header_->branch);
+        views_ = read_once(header_->views);
         // No slots at all is a fused pipeline; else one READY, one to write into, and a claim for each consumer.
         if (consumers_ == 0 || consumers_ > max_processes || branch_ >= max_branches || count_ > segment_->bytes() ||
             (count_ != 0 && count_ < consumers_ + 2) || !has_its_constants()) {
@@ -224,6 +228,7 @@ public:
     std::uint32_t count() const noexcept { return count_; }
     std::uint32_t consumers() const noexcept { return consumers_; }
     unsigned branch() const noexcept { return branch_; }
+    std::uint32_t views() const noexcept { return views_; }
     Slot& slot(std::uint64_t position) const noexcept { return slots_[index_of(position)]; }
     ConsumerStats& stats(std::uint32_t consumer) const noexcept { return stats_[consumer]; }
     const std::shared_ptr<Segment>& segment() const noexcept { return segment_; }
@@ -294,13 +299,13 @@ private:
     }
 
     static std::uint64_t check_of(std::uint64_t offset, std::uint32_t slots, std::uint32_t consumers,
-                                  std::uint32_t branch) noexcept {
-        return fingerprint({ring_magic, offset, slots, consumers, branch});
+                                  std::uint32_t branch, std::uint32_t views) noexcept {
+        return fingerprint({ring_magic, offset, slots, consumers, branch, views});
     }
     bool has_its_constants() const noexcept {
         return read_once(header_->slots) == count_ && read_once(header_->consumers) == consumers_ &&
-               read_once(header_->branch) == branch_ &&
-               read_once(header_->check) == check_of(offset_, count_, consumers_, branch_);
+               read_once(header_->branch) == branch_ && read_once(header_->views) == views_ &&
+               read_once(header_->check) == check_of(offset_, count_, consumers_, branch_, views_);
     }
     // position % count_, without the division, which would be the slowest instruction of a hop: the quotient by way of the
     // rounded-down reciprocal is right or one too small.
@@ -324,6 +329,7 @@ private:
     std::uint64_t reciprocal_ = 0;  // 2^64 / count_
     std::uint64_t most_waiting_ = 0;
     unsigned branch_ = 0;
+    std::uint32_t views_ = 0;
 };
 
 using Slot = BasicSlot<SharedMemory>;

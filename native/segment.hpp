@@ -27,7 +27,7 @@ namespace steadyflow {
 
 inline constexpr std::size_t cache_line = 64;
 inline constexpr std::uint64_t segment_magic = 0x31776f6c66647473;  // "stdflow1"
-inline constexpr std::uint32_t layout_version = 4;
+inline constexpr std::uint32_t layout_version = 5;
 inline constexpr unsigned max_processes = 16;
 inline constexpr unsigned max_branches = 32;  // of one port
 
@@ -183,6 +183,13 @@ public:
 
     // Keeps the whole mapping in memory. 0, or an errno.
     int lock() const noexcept { return lock_range(address_, bytes_); }
+
+    // Gives the whole pages inside of a range back to the system; returns their bytes, 0 where it does not take them.
+    std::size_t give_back(std::uint64_t offset, std::size_t bytes) const noexcept {
+        const std::uint64_t first = round_up(offset, page_bytes());
+        const std::uint64_t last = (offset + bytes) / page_bytes() * page_bytes();
+        return last > first && punch_hole(descriptor_, first, last - first) ? last - first : 0;
+    }
 
     int descriptor() const noexcept { return descriptor_; }
     bool writable() const noexcept { return writable_; }

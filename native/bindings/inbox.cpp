@@ -268,15 +268,27 @@ nb::object Inbox::build(Link& link, const Lanes::Lane& lane, const Claim& claim)
     return nb::steal(reinterpret_cast<PyObject*>(block));
 }
 
+// Counts a view, and the most of them in the window of whoever reads that.
+void Inbox::note_view(const Lanes::Lane& lane) noexcept {
+    ConsumerStats& stats = lane.consumer.stats();
+    add(stats.views);
+    const auto kept = static_cast<std::uint64_t>(std::max<std::int64_t>(lane.kept->load(std::memory_order_relaxed), 0));
+    const std::uint64_t window = lane.consumer.ring().header().window.load(std::memory_order_relaxed);
+    if (stats.window.load(std::memory_order_relaxed) == window && kept <= stats.peak_views.load(std::memory_order_relaxed)) return;
+    stats.window.store(window, std::memory_order_relaxed);
+    stats.peak_views.store(kept, std::memory_order_relaxed);
+}
+
 // A view of a large array, as long as the consumer does not keep too many; else a copy.
 nb::object Inbox::build_payload(Link& link, const Lanes::Lane& lane, const BlockHeader& header) {
     const PayloadSpec& spec = link.target->spec;
     const BufferPool& pool = lane.consumer.pool();
     const bool as_view = header.payload_bytes > private_copy_bytes && spec.kind != PayloadKind::bytes;
     if (as_view) {
-        const auto limit = static_cast<std::int64_t>(lane.consumer.ring().buffer_size());
+        const auto limit = static_cast<std::int64_t>(lane.consumer.ring().views());
         if (lane.kept->load(std::memory_order_relaxed) < limit) {
             if (auto held = HeldBuffer::take(pool, header.buffer, process_, header.payload_bytes, lane.kept)) {
+                note_view(lane);
                 nb::object array = new_view(spec, header.frames, std::move(held));
                 PyArray_CLEARFLAGS(reinterpret_cast<PyArrayObject*>(array.ptr()), NPY_ARRAY_WRITEABLE);
                 return array;

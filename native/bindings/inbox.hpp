@@ -175,6 +175,7 @@ private:
     bool serve_link(Link& link, bool slept);
     nb::object build(Link& link, const Lanes::Lane& lane, const Claim& claim);
     nb::object build_payload(Link& link, const Lanes::Lane& lane, const BlockHeader& header);
+    static void note_view(const Lanes::Lane& lane) noexcept;
     nb::object build_or_discard(Link& link, Lanes::Lane& lane, const Claim& claim);
     RingConsumer consumer_of(std::shared_ptr<Segment> segment, std::uint64_t ring_offset, std::uint64_t pool_offset,
                              std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset,

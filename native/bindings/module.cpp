@@ -75,6 +75,8 @@ nb::dict counters_of(const Ring& ring) {
     std::uint64_t late = 0;
     std::uint64_t corrupted = 0;
     std::uint64_t kept_copies = 0;
+    std::uint64_t views = 0;
+    std::uint64_t peak_views = 0;
     std::uint64_t rescued = 0;
     std::uint64_t concealed_blocks = 0;
     std::uint64_t concealed_frames = 0;
@@ -84,6 +86,9 @@ nb::dict counters_of(const Ring& ring) {
         late += read(stats.late);
         corrupted += read(stats.corrupted);
         kept_copies += read(stats.kept_copies);
+        views += read(stats.views);
+        const bool is_new = read(stats.window) == header.window.load(std::memory_order_relaxed);
+        if (is_new) peak_views = std::max(peak_views, read(stats.peak_views));
         rescued += read(stats.rescued);
         concealed_blocks += read(stats.concealed_blocks);
         concealed_frames += read(stats.concealed_frames);
@@ -92,6 +97,8 @@ nb::dict counters_of(const Ring& ring) {
     result["late"] = late;
     result["corrupted"] = corrupted;
     result["kept_copies"] = kept_copies;
+    result["views"] = views;
+    result["peak_views"] = peak_views;
     result["rescued"] = rescued;
     result["concealed_blocks"] = concealed_blocks;
     result["concealed_frames"] = concealed_frames;
@@ -271,11 +278,14 @@ void register_shared_memory(nb::module_& module) {
                "segment"_a, "offset"_a, "count"_a, "capacity_bytes"_a);
     module.def("create_ring",
                [](const SegmentPointer& segment, std::uint64_t offset, std::uint32_t buffer_size, std::uint32_t slots,
-                  std::uint32_t consumers, std::uint32_t branch, int kind, int then, std::uint64_t timeout_us) {
-                   Ring::create(*segment, offset, buffer_size, slots, consumers, branch, rule_from(kind, then, timeout_us));
+                  std::uint32_t consumers, std::uint32_t branch, int kind, int then, std::uint64_t timeout_us,
+                  std::uint32_t views) {
+                   Ring::create(*segment, offset, buffer_size, slots, consumers, branch, rule_from(kind, then, timeout_us),
+                                views);
                },
                "segment"_a, "offset"_a, "buffer_size"_a, "slots"_a, "consumers"_a, "branch"_a, "rule_kind"_a,
-               "rule_then"_a, "rule_timeout_us"_a, "slots = 0: a fused pipeline, statistics only.");
+               "rule_then"_a, "rule_timeout_us"_a, "views"_a = 0,
+               "slots = 0: a fused pipeline, statistics only. `views`: of large blocks, that each consumer may keep.");
     module.def("ring_bell",
                [](const SegmentPointer& segment, std::uint64_t offset, unsigned bit) {
                    if (bit > control_bit) throw Corrupted("no such bell bit");
@@ -299,6 +309,13 @@ void register_shared_memory(nb::module_& module) {
         .def_prop_ro("offset", &Ring::offset)
         .def("counters", &counters_of, "The derived accounting and counters; consistent once the flow is quiet.")
         .def("histograms", &histograms_of, "name -> (counts, sum_ns, max_ns); bounds from bucket_bounds(). Of load: in ppm.")
+        .def("begin_window",
+             [](const Ring& ring) {
+                 auto& window = writable(ring, "begin_window").header().window;
+                 window.store(window.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+             },
+             "From now on `peak_views` of the counters is of what comes. One caller.")
+        .def_prop_ro("views", &Ring::views, "Of large blocks, how many views each consumer may keep.")
         .def("recent_cycles", &recent_cycles_of,
              "For each consumer: its cycles, the latest block's length in ns, the latest 64 shares of the deadline, oldest first.")
         .def("worst_cycle", &worst_cycle_of,
@@ -367,6 +384,21 @@ void register_shared_memory(nb::module_& module) {
                    return BufferPool(segment, pool_offset).held_buffers();
                },
                "segment"_a, "pool_offset"_a, "How many buffers are kept alive by views.");
+    module.def("pool_state",
+               [](const SegmentPointer& segment, std::uint64_t pool_offset, std::int64_t now_ns) {
+                   const BufferPool pool(segment, pool_offset);
+                   return nb::typed<nb::tuple, std::uint32_t, std::size_t, std::uint32_t, std::int64_t>(nb::make_tuple(
+                       pool.count(), pool.capacity(), pool.held_buffers(), pool.oldest_held_ns(now_ns)));
+               },
+               "segment"_a, "pool_offset"_a, "now_ns"_a,
+               "Buffers, bytes of each, how many are kept alive by views, and for how long the oldest of those in ns.");
+    module.def("give_back_pool",
+               [](const SegmentPointer& segment, std::uint64_t pool_offset) {
+                   segment->require_writable("give memory back");
+                   return BufferPool(segment, pool_offset).give_back();
+               },
+               "segment"_a, "pool_offset"_a,
+               "Gives the pages of buffers back to the system, of which nobody uses any any more. Returns how many bytes.");
     module.def("bucket_bounds", &bucket_bounds, "Lower bounds in ns of the histograms' buckets, and the last one's end.");
     module.def("measure_stamps", &measure_stamps, "blocks"_a, "Cost in ns of stamps and statistics per block.");
     module.def("monotonic_ns", &monotonic_ns, "CLOCK_MONOTONIC in ns: the clock of every stamp.");

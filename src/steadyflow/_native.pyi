@@ -272,8 +272,10 @@ def ring_bytes(slots: int, consumers: int) -> int:
 
 def create_pool(segment: Segment, offset: int, count: int, capacity_bytes: int) -> None: ...
 
-def create_ring(segment: Segment, offset: int, buffer_size: int, slots: int, consumers: int, branch: int, rule_kind: int, rule_then: int, rule_timeout_us: int) -> None:
-    """slots = 0: a fused pipeline, statistics only."""
+def create_ring(segment: Segment, offset: int, buffer_size: int, slots: int, consumers: int, branch: int, rule_kind: int, rule_then: int, rule_timeout_us: int, views: int = 0) -> None:
+    """
+    slots = 0: a fused pipeline, statistics only. `views`: of large blocks, that each consumer may keep.
+    """
 
 def ring_bell(segment: Segment, offset: int, bit: int) -> None:
     """
@@ -310,6 +312,13 @@ class Ring:
         """
         name -> (counts, sum_ns, max_ns); bounds from bucket_bounds(). Of load: in ppm.
         """
+
+    def begin_window(self) -> None:
+        """From now on `peak_views` of the counters is of what comes. One caller."""
+
+    @property
+    def views(self) -> int:
+        """Of large blocks, how many views each consumer may keep."""
 
     def recent_cycles(self) -> list[tuple[int, int, list[float]]]:
         """
@@ -368,6 +377,16 @@ def take_over(segment: Segment, pool_offset: int, ring_offsets: Sequence[int], p
 
 def held_buffers(segment: Segment, pool_offset: int) -> int:
     """How many buffers are kept alive by views."""
+
+def pool_state(segment: Segment, pool_offset: int, now_ns: int) -> tuple[int, int, int, int]:
+    """
+    Buffers, bytes of each, how many are kept alive by views, and for how long the oldest of those in ns.
+    """
+
+def give_back_pool(segment: Segment, pool_offset: int) -> int:
+    """
+    Gives the pages of buffers back to the system, of which nobody uses any any more. Returns how many bytes.
+    """
 
 def bucket_bounds() -> NDArray[np.uint64]:
     """Lower bounds in ns of the histograms' buckets, and the last one's end."""

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import msgspec
+
+from steadyflow._native import pool_bytes
 from steadyflow.description import Description
-from steadyflow.errors import StateError
-from steadyflow.events import FlowEvent, ModuleReplaced, PipelineDisconnected, PipelineRegistered
+from steadyflow.errors import ConfigurationError, StateError, SystemShortage
+from steadyflow.events import FlowEvent, ModuleReplaced, PipelineDisconnected, PipelineRegistered, PoolTuned
 from steadyflow.metrics.flow_metrics import FlowMetrics
-from steadyflow.pipeline import Pipeline
+from steadyflow.metrics.pools import PoolChange
+from steadyflow.pipeline import Pipeline, buffer_bytes
 
 if TYPE_CHECKING:
     from steadyflow.runtime.execution import Execution
     from steadyflow.runtime.open_ends import OpenPlace
     from steadyflow.runtime.placed import Placed
     from steadyflow.runtime.rewiring import Rewiring
+
+_LEAST_BYTES: Final = 1 << 16  # less than that is not worth a change
 
 
 class Changing:
@@ -149,6 +155,55 @@ class Changing:
         self._rewiring.replace(placed, discard=discard, drain_timeout_s=drain_timeout_s)
         self._description.modules[placed.name] = placed
         self._publish(ModuleReplaced(flow=self._flow, module=placed.name))
+
+    def tune_pools(self, run: Execution) -> list[PoolChange]:
+        """Let consumers keep as many views as they need, by what they did lately. Returns what was changed, and what was refused."""
+        from steadyflow.runtime.layout import RingShape, buffers_of
+
+        assert self._rewiring is not None
+        self._refuse_together("tune pools")
+        changes: list[PoolChange] = []
+        for name, (views, reason) in run.pools.proposals().items():
+            links = run.pools.with_buffers_of(name)
+            tuned = next((link for link in links if link.id == name), None)
+            if tuned is None or tuned.format is None:
+                continue
+            fmt, before = tuned.format, tuned.kept_views
+            shapes = [RingShape.of(link, fmt, 1) for link in links]
+            tuned.kept_views = views
+            later = [RingShape.of(link, fmt, 1) for link in links]
+            sizes = [pool_bytes(buffers_of(each, fmt), buffer_bytes(fmt)) for each in (shapes, later)]
+            change = PoolChange(
+                pipeline=name,
+                views_before=shapes[links.index(tuned)].views,
+                views_after=views,
+                bytes_before=sizes[0],
+                bytes_after=sizes[1],
+                reason=reason,
+            )
+            if -_LEAST_BYTES < sizes[1] - sizes[0] <= 0:
+                tuned.kept_views = before
+                continue
+            try:
+                self._rewiring.lay_out_again(links)
+            except (ConfigurationError, StateError, SystemShortage) as refusal:
+                tuned.kept_views = before
+                changes.append(msgspec.structs.replace(change, refused=str(refusal)))
+                continue
+            run.pools.note_change(tuned)
+            changes.append(change)
+            self._publish(
+                PoolTuned(
+                    flow=self._flow,
+                    pipeline=name,
+                    views_before=change.views_before,
+                    views_after=views,
+                    bytes_before=sizes[0],
+                    bytes_after=sizes[1],
+                    reason=reason,
+                )
+            )
+        return changes
 
     def _refuse_together(self, action: str) -> None:
         if self._together is not None:

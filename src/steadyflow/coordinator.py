@@ -39,6 +39,7 @@ from steadyflow.events import (
 from steadyflow.formats import AnyFormat, Format
 from steadyflow.lifecycle import ModuleState
 from steadyflow.metrics.flow_metrics import FlowMetrics
+from steadyflow.metrics.pools import PoolChange, PoolMetrics
 from steadyflow.module import InputPort, Module, OutputPort
 from steadyflow.pausing import Pausing
 from steadyflow.pipeline import Pipeline
@@ -105,14 +106,16 @@ class DataFlowCoordinator:
 
     Args:
         name: What the flow is called in reports and errors; need not be unique.
+        tune_pools: Call `tune_pools` every second while the flow runs. Off, because it changes a flow that runs.
 
     Raises:
         ConfigurationError: The name is empty or no text.
     """
 
-    def __init__(self, name: str = "flow") -> None:
+    def __init__(self, name: str = "flow", *, tune_pools: bool = False) -> None:
         stop_if_replaying()
         check_text("DataFlowCoordinator", name)
+        self._tunes_pools = checked_switch("DataFlowCoordinator", "tune_pools", tune_pools)
         self.name = name
         self._state: FlowState = "new"
         self._description = Description(name)
@@ -692,6 +695,39 @@ class DataFlowCoordinator:
         execution = self._running_execution("resume")
         self._pausing.resume(execution, None if module is None else self._module_to_switch(module))
 
+    @property
+    def pools(self) -> Mapping[str, PoolMetrics]:
+        """
+        The buffers of each output, by ``"module.port"`` or the name of an open end: how many, how well they meet what is asked.
+
+        Before the start those of open sources only; none once the flow is closed.
+        """
+        self._require_own("look at pools")
+        found = {} if self._execution is None or self._state == "closed" else dict(self._execution.pools.metrics())
+        if self._opened:
+            from steadyflow.runtime.open_ends import open_pools
+
+            found = open_pools(self._opened, self._description.pipelines) | found
+        return found
+
+    def tune_pools(self) -> list[PoolChange]:
+        """
+        Let each consumer of large blocks keep as many views as it needs, by what it kept in the last seconds. Blocks meanwhile.
+
+        More where more than a tenth of the blocks of the last second had to be copied, twice as many each time, up to 64 MiB; fewer where
+        less than half was needed for ten seconds. The output gets other buffers for that from its next block on; what lies in those
+        that it has stays until it has been taken, and then their memory is given back.
+
+        Returns:
+            What was changed and why, and what was left as it is, with the reason. Print it.
+
+        Raises:
+            StateError: The flow does not run, or a module of it calls in its worker's thread.
+        """
+        execution = self._running_execution("tune the pools of")
+        self._require_changeable("tune pools")
+        return self._changing.tune_pools(execution)
+
     def _running_execution(self, action: str) -> Execution:
         self._require_own(action)
         if self._execution is None or self._state != "running":
@@ -784,6 +820,10 @@ class DataFlowCoordinator:
         if not started:
             self._state = "stopped"
             self._raise_failure()
+        elif self._tunes_pools and clock is None:
+            from steadyflow.runtime.regular_tuning import tune_regularly
+
+            tune_regularly(self)
 
     def run(
         self, duration_s: float | None = None, *, freewheel: bool = False, clock: ManualClock | None = None

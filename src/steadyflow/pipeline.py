@@ -117,6 +117,8 @@ class Pipeline:
         """What is done with it on the consumer's side; None where the ends agree, and until it is known."""
         self.accepted: Format | None = None
         """What an open target asked for, where the pipeline may convert; None: what flows."""
+        self.kept_views: int | None = None
+        """How many views of large blocks each consumer may keep, where that was tuned; None: as many as may wait."""
         self.clock: Clock = SystemClock()
         """What its times are of. Set by the coordinator before it is attached."""
         self._announce_pause = announce_pause
@@ -330,6 +332,18 @@ class Pipeline:
         return buffer_blocks(self.config, self.format)
 
     @property
+    def is_draining(self) -> bool:
+        """Whether something is left in rings that other ones have succeeded."""
+        if self._draining:
+            self._keep_counts()
+        return bool(self._draining)
+
+    @property
+    def counted(self) -> list[Counted]:
+        """Its rings, and what is left of those that other ones have succeeded."""
+        return [*self._rings, *filter(None, [self._earlier])]
+
+    @property
     def has_metrics(self) -> bool:
         """Whether anything can have been counted."""
         return bool(self._rings) or self._last is not None
@@ -534,14 +548,13 @@ class Pipeline:
         """
         if self._draining:
             self._keep_counts()
-        rings = self._rings  # close() may take them away
+        counted = self.counted  # close() may take them away
         if self._last is not None:
             return self._last
-        if not rings:
+        if not counted:
             self._refuse_if_closed()
             raise FlowNotRunning(f"{self.id}: nothing has been counted yet; start the flow first.")
         until = self._ended_ns or self.clock.monotonic_ns()
-        counted: list[Counted] = [*rings, *filter(None, [self._earlier])]
         return read_flow_metrics(counted, buffer_size=self.buffer_size, seconds=(until - self._opened_ns) / 1e9)
 
     def __repr__(self) -> str:
@@ -558,6 +571,7 @@ class Pipeline:
         self._sender = self._receiver = None
         self._rings = self._producer_bells = self._consumer_bells = ()
         self._draining = []
+        self._earlier = None
         self.send = self.loan = self._refuse_send
         self.receive = self._refuse_receive
 

@@ -187,7 +187,14 @@ class FanOut(RuleBasedStateMachine):
         self.output.set_bell(segment, producer_bell)
         for index, pipe in enumerate(self.pipes):
             _native.create_ring(
-                segment, rings[index], pipe.buffer_size, pipe.slots, 1, index, *pipe.overflow.to_native()
+                segment,
+                rings[index],
+                pipe.buffer_size,
+                pipe.slots,
+                1,
+                index,
+                *pipe.overflow.to_native(),
+                views=pipe.buffer_size,
             )
             pipe.ring = _native.Ring(segment, rings[index], pipe.name)
             pipe.bell = bells[index]

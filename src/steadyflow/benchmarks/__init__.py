@@ -5,6 +5,7 @@ Each case is one file with `run(quick) -> Result`:
     hop            send and receive in one thread
     chain          five trivial modules in one worker
     loan           a large block written in place, beside one that is sent
+    pool           memory for a block, beside numpy and a list of arrays
     threads        from one thread to another
     processes      from one process to another: unpaced, 1 kHz quiet, 1 kHz with every core busy
     replicas       a module that computes, in one process and in two
@@ -36,6 +37,7 @@ CASES: Final[Mapping[str, str]] = {
     "hop": "send and receive of a 512-byte block in one thread",
     "chain": "five trivial modules in one worker, cost per hop and latency at 1 kHz",
     "loan": "a large block written in place, beside one that is sent",
+    "pool": "memory for a block asked for, handed over and given back, beside numpy and a list of arrays",
     "threads": "from one thread to another, unpaced",
     "processes": "from one process to another: unpaced, at 1 kHz quiet, at 1 kHz with every core busy",
     "replicas": "a module that computes, in one process and in two, unordered and ordered",

@@ -45,6 +45,8 @@ from steadyflow.events.of_pipelines import PipelineDisconnected as PipelineDisco
 from steadyflow.events.of_pipelines import PipelinePaused as PipelinePaused
 from steadyflow.events.of_pipelines import PipelineRegistered as PipelineRegistered
 from steadyflow.events.of_pipelines import PipelineResumed as PipelineResumed
+from steadyflow.events.of_pipelines import PoolHitRateLow as PoolHitRateLow
+from steadyflow.events.of_pipelines import PoolTuned as PoolTuned
 from steadyflow.events.of_pipelines import RuleSwitched as RuleSwitched
 from steadyflow.events.of_pipelines import ViewsExhausted as ViewsExhausted
 from steadyflow.events.subscription import Subscription as Subscription
@@ -78,6 +80,8 @@ __all__ = [
     "PipelinePaused",
     "PipelineRegistered",
     "PipelineResumed",
+    "PoolHitRateLow",
+    "PoolTuned",
     "RealtimeRefused",
     "RealtimeRevoked",
     "RuleSwitched",

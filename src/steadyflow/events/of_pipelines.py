@@ -163,3 +163,32 @@ class ConsumerSharesLock(FlowEvent):
     gil_p99_ms: float
     period_ms: float
     advice: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolHitRateLow(FlowEvent):
+    """
+    The buffers of an output could not give a tenth of what was asked of them in a second: too many views are kept, or loans.
+
+    Published by the coordinator, which looks every second, and for one output at most every ten seconds.
+    """
+
+    delivery: ClassVar[Delivery] = "normal"
+
+    output: str
+    hit_rate: float
+    asked: int
+    misses: int
+    advice: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolTuned(FlowEvent):
+    """The consumers of a pipeline may keep more or fewer views, and its output has other buffers for that. Published by `tune_pools`."""
+
+    pipeline: str
+    views_before: int
+    views_after: int
+    bytes_before: int
+    bytes_after: int
+    reason: str

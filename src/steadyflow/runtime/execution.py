@@ -60,6 +60,7 @@ from steadyflow.runtime.layout import (
     check_placements,
     default_rules,
     edges_between,
+    has_views,
     plan_workers,
     topological,
 )
@@ -67,8 +68,9 @@ from steadyflow.runtime.news import NewsEnd, NewsReader, news_name
 from steadyflow.runtime.open_ends import OpenPlace, block_rejected, views_exhausted
 from steadyflow.runtime.path_delays import PathBudget, check_path_budgets
 from steadyflow.runtime.placed import Placed
+from steadyflow.runtime.pool_watch import PoolWatch
 from steadyflow.runtime.replicas import check_around_replicas
-from steadyflow.runtime.watch import Watch, WatchedDevice, WatchedPipeline
+from steadyflow.runtime.watch import Watch, Watched, WatchedDevice, WatchedPipeline
 from steadyflow.runtime.wiring import LaneWiring, PipelineWiring, Place
 from steadyflow.runtime.workers import ProcessWorker, ThreadWorker, Worker
 
@@ -191,7 +193,11 @@ class Execution:
         try:
             self.connect_pipelines(layout, linked)
             self.make_workers(layout, plans)
-            self.watch = Watch(flow, [*self._watched(linked), *self._devices.values()], publish, self._turns)
+            self.pools = PoolWatch(self)
+            """What is asked of the buffers of each output."""
+            self._watches_pools = False
+            watched: list[Watched] = [*self._watched(linked), *self._devices.values(), *self._watched_pools(linked)]
+            self.watch = Watch(flow, watched, publish, self._turns)
         except BaseException:
             if clock is not None:
                 clock.end_run()
@@ -246,6 +252,13 @@ class Execution:
                     may_keep=wiring.intake is not None and wiring.intake.most_staged != 0,
                     thread=thread,
                 )
+
+    def _watched_pools(self, pipelines: Iterable[Pipeline]) -> Iterator[PoolWatch]:
+        """Say whether buffers are looked at from now on: where something can be kept, and time is the system's."""
+        kept = any(pipeline.format is not None and has_views(pipeline.format) for pipeline in pipelines)
+        if kept and self._turns is None and not self._watches_pools:
+            self._watches_pools = True
+            yield self.pools
 
     def connect_pipelines(self, layout: Layout, pipelines: Iterable[Pipeline]) -> None:
         """Tell the pipelines of a layout where they are, and make their open ends."""
@@ -441,7 +454,7 @@ class Execution:
             worker.start()
             if self._stopping:
                 worker.stop()
-        self.watch.add(self._watched(pipelines), len(self.workers))
+        self.watch.add([*self._watched(pipelines), *self._watched_pools(pipelines)], len(self.workers))
 
     def ring_consumers(self, wiring: PipelineWiring) -> None:
         """Let the consumers of a pipeline look at it."""

@@ -86,11 +86,20 @@ class SegmentPlan:
 
 
 class RingShape(NamedTuple):
-    """How large a ring is: how many blocks may wait, how many consumers compete for them, how many may be kept back."""
+    """
+    How large a ring is.
+
+    Args:
+        buffer_size: How many blocks may wait.
+        consumers: How many compete for them.
+        staged: How many may be kept back.
+        views: Of large blocks, how many views each consumer may keep.
+    """
 
     buffer_size: int
     consumers: int = 1
     staged: int = 0
+    views: int = 0
 
     @property
     def slots(self) -> int:
@@ -100,7 +109,9 @@ class RingShape(NamedTuple):
     @classmethod
     def of(cls, pipeline: Pipeline, fmt: Format | None, consumers: int) -> RingShape:
         """Return the shape of a pipeline's only ring."""
-        return cls(buffer_blocks(pipeline.config, fmt), consumers, staged_blocks(pipeline.config, fmt))
+        blocks = buffer_blocks(pipeline.config, fmt)
+        views = blocks if pipeline.kept_views is None else pipeline.kept_views
+        return cls(blocks, consumers, staged_blocks(pipeline.config, fmt), views)
 
 
 def buffers_of(rings: Iterable[RingShape], fmt: Format) -> int:
@@ -108,11 +119,16 @@ def buffers_of(rings: Iterable[RingShape], fmt: Format) -> int:
     Return how many buffers a port needs so that it can never run out.
 
     Each slot of each ring may hold another block, and one buffer is being written. Of arrays, each consumer may keep
-    `buffer_size` views of large blocks, and one buffer may be on loan.
+    views of large blocks, and one buffer may be on loan.
     """
     arrays = isinstance(fmt, (AudioFormat, ArrayFormat))
-    views = arrays and fmt.max_payload_bytes > PRIVATE_COPY_BYTES
-    return 1 + arrays + sum(ring.slots + (ring.consumers * ring.buffer_size if views else 0) for ring in rings)
+    views = has_views(fmt)
+    return 1 + arrays + sum(ring.slots + (ring.consumers * ring.views if views else 0) for ring in rings)
+
+
+def has_views(fmt: Format) -> bool:
+    """Tell whether consumers are given views of blocks of this format; small ones are copied."""
+    return isinstance(fmt, (AudioFormat, ArrayFormat)) and fmt.max_payload_bytes > PRIVATE_COPY_BYTES
 
 
 # --- planning -----------------------------------------------------------------------------------------------------------
@@ -544,7 +560,10 @@ class Layout:
         consumers = self._replicas.get(pipeline.target[0], 1)
         if lanes == 1:
             return [RingShape.of(pipeline, pipeline.format, consumers)]
-        return [RingShape(size, consumers) for size in divided(buffer_blocks(pipeline.config, pipeline.format), lanes)]
+        return [
+            RingShape(size, consumers, views=size)
+            for size in divided(buffer_blocks(pipeline.config, pipeline.format), lanes)
+        ]
 
     def _slots(self, pipeline: Pipeline, ring: RingShape) -> tuple[int, int]:
         """Return slots and consumers, as the data plane counts them: a fused pipeline has no slots."""
@@ -591,7 +610,14 @@ class Layout:
             for offset, ring in zip(rings[pipeline.id], self._rings(pipeline), strict=True):
                 slots, consumers = self._slots(pipeline, ring)
                 create_ring(
-                    self.segment, offset, ring.buffer_size, slots, consumers, branch, *pipeline.rule.to_native()
+                    self.segment,
+                    offset,
+                    ring.buffer_size,
+                    slots,
+                    consumers,
+                    branch,
+                    *pipeline.rule.to_native(),
+                    ring.views,
                 )
 
     def _consumer_bits(self, pipelines: Sequence[Pipeline]) -> dict[str, int]:

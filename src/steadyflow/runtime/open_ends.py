@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from steadyflow._native import AbortFlag, Ring, Segment, create_pool, create_ring, pool_bytes, ring_bytes
+from steadyflow._native import (
+    AbortFlag,
+    Ring,
+    Segment,
+    create_pool,
+    create_ring,
+    monotonic_ns,
+    pool_bytes,
+    ring_bytes,
+)
 from steadyflow.audio_config import check_audio_config, cycle_rules, intake_rules
 from steadyflow.config import Wait
 from steadyflow.events import BlockRejected, FlowEvent, ViewsExhausted
 from steadyflow.formats import Format
+from steadyflow.metrics.pools import PoolMetrics, read_pool_metrics
 from steadyflow.pipeline import Lane, Pipeline, buffer_bytes, make_receiver, make_sender
 from steadyflow.runtime.layout import RingShape, SegmentPlan, buffers_of, max_latency_ns
 
@@ -101,7 +111,7 @@ def open_source(
     segment = Segment.create(plan.bytes)
     segment.create_bell(producer_bell)
     segment.create_bell(consumer_bell)
-    create_ring(segment, ring, shape.buffer_size, shape.slots, consumers, 0, *rule.to_native())
+    create_ring(segment, ring, shape.buffer_size, shape.slots, consumers, 0, *rule.to_native(), shape.views)
     create_pool(segment, pool, *buffers)
     pipeline.attach(
         [Ring(segment, ring, pipeline.id)], fmt, [(segment, producer_bell)], [(segment, consumer_bell, _FIRST_BIT)]
@@ -129,3 +139,18 @@ def open_source(
             block_rejected(pipeline, flow, publish),
         )
     return OpenPlace(segment, ring, pool, producer_bell, consumer_bell)
+
+
+def open_pools(opened: Mapping[str, OpenPlace], pipelines: Mapping[str, Pipeline]) -> dict[str, PoolMetrics]:
+    """Return what is known of the buffers of open sources, by their names."""
+    return {
+        pipelines[name].source[0]: read_pool_metrics(
+            {name: pipelines[name].counted},
+            [(place.segment, place.pool)],
+            peak_views=max(ring.counters()["peak_views"] for ring in pipelines[name].rings),
+            views=max(ring.views for ring in pipelines[name].rings),
+            now_ns=monotonic_ns(),
+        )
+        for name, place in opened.items()
+        if pipelines[name].rings
+    }

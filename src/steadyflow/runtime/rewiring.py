@@ -266,7 +266,7 @@ class Rewiring:
                 pipeline.conversion = found.conversions.get(pipeline.id)
             _tell_ports({name: placed}, found)
             ((plan),) = plan_workers({name: placed}, [[name]])
-            layout = self._lay_out_anew(together, order, plan, [*inputs, *outputs])
+            layout = self._lay_out_anew(together, order, [plan], [*inputs, *outputs])
             (old_worker,) = self._workers_of(name)
             run.retire(old_worker.name, name)
             run.expect({name: placed})
@@ -314,7 +314,7 @@ class Rewiring:
         self,
         modules: Mapping[str, Placed],
         order: Sequence[Sequence[str]],
-        plan: WorkerPlan,
+        plans: Sequence[WorkerPlan],
         pipelines: Sequence[Pipeline],
     ) -> Layout:
         run = self._run
@@ -325,7 +325,7 @@ class Rewiring:
             open_ends=sources | targets,
             bits={p.id: run.wirings[p.id].consumer_bit for p in pipelines if not run.wirings[p.id].fused},
         )
-        layout = Layout(modules, run.linked, [plan], order, {}, running)
+        layout = Layout(modules, run.linked, plans, order, {}, running)
         self._include(layout)
         return layout
 
@@ -362,6 +362,44 @@ class Rewiring:
                 _, _, (consumer,) = self._run.places_of(layout.wirings[pipeline.id])
                 assert lane.pool is not None
                 pipeline.switch_source(self._run.at(lane.ring), self._run.at(lane.pool), consumer)
+
+    # --- other memory in the place of some ----------------------------------------------------------------------------
+
+    def lay_out_again(self, pipelines: Sequence[Pipeline]) -> None:
+        """
+        Let other buffers and rings take the place of those of an output, by what its pipelines say now. Nothing that lies there moves.
+
+        Args:
+            pipelines: All of the output that have buffers.
+
+        Raises:
+            ConfigurationError: A device or replicas are at them. Nothing has changed.
+            StateError: A worker is not told in time, or the flow stops. Nothing has changed.
+        """
+        with self._changing:
+            run = self._run
+            self._require_run()
+            ends = {name for pipeline in pipelines for name in (pipeline.source[0], pipeline.target[0])}
+            self._check_ends([run.modules[name] for name in ends if name in run.modules])
+            order = topological(run.modules, run.linked)
+            layout = self._lay_out_anew(run.modules, order, [], pipelines)
+            try:
+                self._announce(layout, pipelines)
+                self._switch(layout, pipelines)
+            except BaseException:
+                self._end_rings(layout.wirings[pipeline.id] for pipeline in pipelines)
+                self._exclude(layout)
+                raise
+            for pipeline in pipelines:
+                rings, producers, consumers = run.places_of(layout.wirings[pipeline.id])
+                pipeline.succeed(rings, producers, consumers)
+                pipeline.settle(producers, consumers)
+                run.pools.succeed(pipeline, run.wirings[pipeline.id])
+            run.wirings.update(layout.wirings)
+            for pipeline in pipelines:
+                for worker in () if pipeline.target_open else self._workers_of(pipeline.target[0]):
+                    _note_pipelines(worker, [layout.wirings[pipeline.id]])
+            self._collect()
 
     # --- telling workers ----------------------------------------------------------------------------------------------
 
