@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,20 @@ import numpy as np
 import pytest
 from tests.servers.system_bus import rtkit_bus, system_bus
 
-from steadyflow import AudioFormat, DataFlowCoordinator, Input, Module, Output, PipelineConfig, Realtime, StructFormat
+from steadyflow import (
+    AudioFormat,
+    DataFlowCoordinator,
+    Input,
+    Module,
+    Output,
+    PipelineConfig,
+    Realtime,
+    StructFormat,
+    audio,
+)
+from steadyflow.errors import InsufficientMemory
 from steadyflow.events import ModuleEnded, RealtimeRefused, RealtimeRevoked
+from steadyflow.platform import Attempt, pretended, probe_capabilities
 from steadyflow.runtime.cpu_latency import DEVICE
 from steadyflow.runtime.scheduling import PRIORITIES, RUNAWAY_LIMIT_US
 from steadyflow.testing import Collect, ScriptedSource
@@ -401,3 +414,41 @@ def test_rtkit_may_refuse_this_user(as_nobody, rtkit_bus):
 def test_a_bus_without_rtkit(as_nobody, system_bus):
     _, complaints = as_nobody(**system_bus.environment)
     assert "RealtimeKit does not give it: it answered org.freedesktop.DBus.Error.ServiceUnknown" in complaints
+
+
+# --- what is known of the system --------------------------------------------------------------------------------------
+
+
+class Counts(Module):
+    audio = Input(AudioFormat(48_000, 1))
+
+    def process(self, audio):
+        pass
+
+
+def test_what_is_known_to_be_refused_is_not_asked_for():
+    """The record of the system decides, where there is one: here it says that nobody gives real-time scheduling."""
+    refused = replace(
+        probe_capabilities(),
+        realtime=Attempt(allowed=False, reason="the administrator does not want it"),
+        rtkit=Attempt(allowed=False, reason="there is no RealtimeKit on board"),
+    )
+    with pretended(refused), DataFlowCoordinator("known") as flow:
+        flow.add(audio.Tone(440, duration_s=0.05), name="tone")
+        flow.add(Counts(), name="counts", placement="process", realtime=True)
+        flow.connect("tone.out", "counts.audio", buffer_size=8)
+        with pytest.warns(RuntimeWarning, match="the administrator does not want it; there is no RealtimeKit on board"):
+            flow.start()
+        flow.wait(20)
+        assert not flow.workers["counts"].realtime
+        flow.stop()
+
+
+def test_without_shared_memory_nothing_is_begun():
+    none = replace(probe_capabilities(), shared_memory=Attempt(allowed=False, reason="memfd_create is forbidden"))
+    with pretended(none), DataFlowCoordinator("known") as flow:
+        flow.add(audio.Tone(440, duration_s=0.05), name="tone")
+        flow.add(Counts(), name="counts", placement="process")
+        flow.connect("tone.out", "counts.audio", buffer_size=8)
+        with pytest.raises(InsufficientMemory, match="this system gives none: memfd_create is forbidden"):
+            flow.start()

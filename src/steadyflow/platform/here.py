@@ -24,6 +24,12 @@ def capabilities_here() -> Capabilities:
         return _known[-1]
 
 
+def known_capabilities() -> Capabilities | None:
+    """Return what this process knows of its system already, and None where nobody has asked; never blocks for long; any thread."""
+    with _lock:
+        return _known[-1] if _known else None
+
+
 @contextlib.contextmanager
 def pretended(capabilities: Capabilities) -> Iterator[None]:
     """Let this process take another system for its own while inside; for tests, one at a time."""

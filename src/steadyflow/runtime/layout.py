@@ -32,7 +32,7 @@ from steadyflow.audio_config import (
     staged_blocks,
 )
 from steadyflow.config import DropOldest, Rule, Wait
-from steadyflow.errors import ConfigurationError, CycleRefused, LimitExceeded, concerning
+from steadyflow.errors import ConfigurationError, CycleRefused, InsufficientMemory, LimitExceeded, concerning
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, class_path, format_to_wire
 from steadyflow.module import (
     Module,
@@ -44,6 +44,7 @@ from steadyflow.module import (
     output_ports,
 )
 from steadyflow.pipeline import Pipeline, buffer_bytes
+from steadyflow.platform.here import known_capabilities
 from steadyflow.realtime import Realtime, together
 from steadyflow.runtime.aligned_links import stopped_inputs
 from steadyflow.runtime.arguments import encode_arguments, parameter_names
@@ -52,6 +53,7 @@ from steadyflow.runtime.graph import find_cycle, strongly_connected, upstream_of
 from steadyflow.runtime.news import POOL_BYTES, RING_BYTES, create_news
 from steadyflow.runtime.placed import Placed, Placement
 from steadyflow.runtime.replicas import divided
+from steadyflow.runtime.scheduling import known_refusals
 from steadyflow.runtime.wiring import LaneWiring, ModuleWiring, NewsWiring, PipelineWiring, Place, WorkerWiring
 
 _COORDINATOR_PROCESS: Final = 0
@@ -433,6 +435,7 @@ class Layout:
             )
             for number, worker in enumerate(worker for worker in workers if worker.placement == "process")
         }
+        _check_shared_memory(plan.bytes)
         self.segments = dict(
             enumerate([Segment.create(plan.bytes), *(place[0] for place in self._opened.values())], self._number)
         )
@@ -496,6 +499,7 @@ class Layout:
                         if wiring.source[0] in names or wiring.target[0] in names
                     ),
                     realtime=worker.realtime,
+                    refusals={} if worker.realtime is None else known_refusals(known_capabilities()),
                     restartable=worker.placement == "process" and names <= self._device_driven,
                     news=self.news.get(worker.name),
                     dependents=tuple(other for other, needed in awaited.items() if worker.name in needed),
@@ -694,6 +698,15 @@ class Layout:
             in_loop=self._in_loop(pipeline),
             intake=intake_rules(pipeline.config, pipeline.format, limit_ns),
             cycles=cycle_rules(pipeline.config, pipeline.format, limit_ns) if pipeline.id in self._timed else None,
+        )
+
+
+def _check_shared_memory(needed_bytes: int) -> None:
+    """Refuse at once where it is known that there is none, instead of by what the system says to the first try."""
+    known = known_capabilities()
+    if known is not None and not known.shared_memory.allowed:
+        raise InsufficientMemory(
+            f"needed {needed_bytes} bytes of shared memory, but this system gives none: {known.shared_memory.reason}"
         )
 
 

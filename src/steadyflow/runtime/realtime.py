@@ -69,7 +69,8 @@ def become_realtime(
         wanted_priority(
             (pipeline.rank for pipeline in wiring.pipelines if pipeline.target[0] in names),
             (pipeline.rank for pipeline in wiring.pipelines if pipeline.source[0] in names),
-        )
+        ),
+        wiring.refusals,
     )
     limit_us = scheduling.runaway_limit_us
     scheduling = msgspec.structs.replace(

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from steadyflow.platform.capabilities import Capabilities
 from steadyflow.platform.rtkit import RealtimeKitRefusal, realtime_kit
 
 SchedulingPolicy: TypeAlias = Literal["other", "fifo", "rr"]
@@ -166,10 +168,23 @@ def runaway_limits(soft_us: int, hard_us: int) -> tuple[int, int]:
     return soft_us, hard_us
 
 
+def known_refusals(capabilities: Capabilities | None) -> dict[str, str]:
+    """
+    Return which ways to real-time scheduling need not be tried, and why: by name, ``"SCHED_FIFO"`` and ``"RealtimeKit"``.
+
+    Args:
+        capabilities: What is known of the system; None: nothing is, so everything is tried.
+    """
+    if capabilities is None:
+        return {}
+    ways = {"SCHED_FIFO": capabilities.realtime, "RealtimeKit": capabilities.rtkit}
+    return {name: attempt.reason for name, attempt in ways.items() if not attempt.allowed}
+
+
 # --- asking ---------------------------------------------------------------------------------------------------------
 
 
-def request_realtime(wanted: int) -> Scheduling:
+def request_realtime(wanted: int, known: Mapping[str, str] = MappingProxyType({})) -> Scheduling:
     """
     Give the calling process's main thread, which must be the caller, a real-time policy with reset on fork.
 
@@ -177,13 +192,16 @@ def request_realtime(wanted: int) -> Scheduling:
 
     Args:
         wanted: The priority, 1 to 99; a lower one is taken where no more is allowed.
+        known: What need not be tried; see `known_refusals`.
     """
-    refused = _request_fifo(wanted)
+    refused = known.get("SCHED_FIFO") or _request_fifo(wanted)
     if refused is None:
         limits = runaway_limits(*resource.getrlimit(resource.RLIMIT_RTTIME))
         resource.setrlimit(resource.RLIMIT_RTTIME, limits)
         return _granted("system", limits[0], ())
     refusals = [Refusal("SCHED_FIFO", refused)]
+    if "RealtimeKit" in known:
+        return Scheduling(refusals=(*refusals, Refusal("RealtimeKit", known["RealtimeKit"])))
     try:
         soft_us = _request_from_rtkit(wanted)
     except RealtimeKitRefusal as refusal:

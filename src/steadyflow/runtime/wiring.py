@@ -143,6 +143,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
         setup: The names of its modules, in the order in which they are set up.
         pipelines: All that begin or end here.
         realtime: What it asks the system for with real-time scheduling; None: does not ask for that.
+        refusals: Which ways to real-time scheduling need not be tried, and why, as far as that is known.
         restartable: Whether it is a process that another one may follow, because it holds nothing but devices.
         news: Where a process tells its events; None: it is a thread.
         dependents: The workers whose modules depend on those of this one; it ends after them.
@@ -156,6 +157,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
     setup: tuple[str, ...]
     pipelines: tuple[PipelineWiring, ...]
     realtime: Realtime | None
+    refusals: dict[str, str] = {}
     restartable: bool = False
     news: NewsWiring | None = None
     dependents: tuple[str, ...] = ()
