@@ -1,14 +1,19 @@
 """
 Events: from publishing to the beginning of the callback, at 1 kHz.
 
-Three figures: on a quiet machine; with two computing processes on each core; and with a computing thread in the same interpreter, where
-its lock decides. The peer is what one writes by hand: a queue, and a thread that waits at it. It has no types, bounds, or subscribers
+Four figures: on a quiet machine; with two computing processes on each core; with a computing thread in the same interpreter, where
+its lock decides; and what a worker that is killed comes to, beside a thread that waits for a process. The peer is what one writes by hand: a queue, and a thread that waits at it. It has no types, bounds, or subscribers
 that could be slow.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
+import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -30,7 +35,7 @@ from steadyflow.benchmarks.harness import (
     silent,
 )
 from steadyflow.data import Block
-from steadyflow.events import LIMITS_MS, Delivery, FlowEvent, TypedEventBus
+from steadyflow.events import LIMITS_MS, Delivery, FlowEvent, PipelineFailure, TypedEventBus
 from steadyflow.formats import BytesFormat
 from steadyflow.module import Input, Module, Output, Source
 
@@ -56,6 +61,10 @@ def run(quick: bool = False, *, effort: Effort | None = None, say: Say = silent)
             targets=_targets,
         )
     recording.compare("events, beside a computing thread", quantity, _BESIDE_A_THREAD, effort.paced(), counted="events")
+    kills = Workload(max(3, effort.paced_blocks // 200), warm_up_blocks=1)
+    recording.compare(
+        "a worker is killed", "until the callback", _KILLED, kills, counted="kills", targets=_targets_of_kills
+    )
     return recording.result()
 
 
@@ -67,6 +76,13 @@ def _targets(figure: Figure) -> list[Target]:
         measured = "not measured" if took_ns is None else f"{took_ns / 1e3:.3g} µs"
         targets.append(Target(text, measured, None if took_ns is None else took_ns <= limit_ms * 1e6))
     return targets
+
+
+def _targets_of_kills(figure: Figure) -> list[Target]:
+    took_ns = figure.rows[0].values_ns.get("p99")
+    text = "a dead worker is told within 1 ms of its being known, at p99"
+    measured = "not measured" if took_ns is None else f"{took_ns / 1e3:.3g} µs"
+    return [Target(text, measured, None if took_ns is None else took_ns <= 1e6)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,6 +235,66 @@ def by_hand_beside_a_thread(work: Workload) -> Measured:
     return _beside_a_thread(by_hand, work)
 
 
+def _kill_a_worker() -> tuple[int, int]:
+    """Kill a process worker; return when it was killed and when that was called back, both after the event, in ns."""
+    from steadyflow import DataFlowCoordinator
+    from steadyflow.errors import FlowFailed
+
+    called_ns: list[tuple[int, int]] = []
+    told = threading.Event()
+
+    def note(event: PipelineFailure) -> None:
+        called_ns.append((time.monotonic_ns(), event.timestamp_ns))
+        told.set()
+
+    with contextlib.suppress(FlowFailed), DataFlowCoordinator("bench") as flow:
+        ticks = flow.add(_Ticks(1 << 30, 1_000_000), placement="process")
+        flow.connect(ticks.out, flow.add(_Nothing()).data, buffer_size=2)
+        flow.events.subscribe(PipelineFailure, note)
+        flow.start()
+        pid = next(worker.pid for worker in flow.workers.values() if worker.pid != os.getpid())
+        assert pid is not None
+        killed_ns = time.monotonic_ns()
+        os.kill(pid, signal.SIGKILL)
+        if not told.wait(60):
+            raise RuntimeError("expected to be told of a worker that was killed")
+    called, published = called_ns[0]
+    return called - killed_ns, called - published
+
+
+def killed(work: Workload) -> Measured:
+    """From the event of a worker's death to its callback."""
+    return Measured([float(_kill_a_worker()[1]) for _ in range(work.all_blocks)][work.warm_up_blocks :])
+
+
+def killed_since_the_signal(work: Workload) -> Measured:
+    """From the signal to the callback."""
+    return Measured([float(_kill_a_worker()[0]) for _ in range(work.all_blocks)][work.warm_up_blocks :])
+
+
+def waited_for(work: Workload) -> Measured:
+    """From the signal to a thread that waits for an interpreter that does nothing."""
+    took_ns: list[float] = []
+    for _ in range(work.all_blocks):
+        process = subprocess.Popen([sys.executable, "-c", "print(1, flush=True); input()"], stdin=-1, stdout=-1)
+        assert process.stdout is not None
+        process.stdout.readline()
+        back_ns: list[int] = []
+
+        def wait(process: subprocess.Popen[bytes] = process, back_ns: list[int] = back_ns) -> None:
+            process.wait()
+            back_ns.append(time.monotonic_ns())
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        killed_ns = time.monotonic_ns()
+        process.kill()
+        waiting.join()
+        took_ns.append(back_ns[0] - killed_ns)
+        process.communicate()
+    return Measured(took_ns[work.warm_up_blocks :])
+
+
 _CONTESTANTS: Final = [
     Contestant("steadyflow, critical", critical, note="one subscriber"),
     Contestant("steadyflow, high", high, note="one subscriber"),
@@ -229,4 +305,15 @@ _CONTESTANTS: Final = [
 _BESIDE_A_THREAD: Final = [
     Contestant("steadyflow, critical", critical_beside_a_thread, note="both wait for the interpreter lock"),
     Contestant("SimpleQueue and a thread", by_hand_beside_a_thread, note="so does this one"),
+]
+_KILLED: Final = [
+    Contestant("steadyflow, since it is known", killed, note="from the event to the callback"),
+    Contestant(
+        "steadyflow, since the signal",
+        killed_since_the_signal,
+        note="most of it is the system's taking the process apart",
+    ),
+    Contestant(
+        "a thread in wait()", waited_for, note="since the signal; a small process, without memory that is shared"
+    ),
 ]
