@@ -132,7 +132,7 @@ struct alignas(cache_line) BasicRingHeader {
     std::uint32_t slots;  // 0: a fused pipeline, statistics only
     std::uint32_t consumers;
     std::uint32_t branch;
-    std::uint32_t views;  // of large blocks, that each consumer may keep: the pool has buffers for them
+    std::uint64_t views;  // of large blocks, that each consumer may keep: the pool has buffers for them
     std::uint64_t check;  // fingerprint() of the above and of the place
     Atomic<std::uint32_t> ended;      // 0 or end_mark; by the producer, or by the control plane for one that is gone
     Atomic<std::uint32_t> abandoned;  // 0 or abandoned_mark; by the control plane: nobody will ever consume, send drops
@@ -228,7 +228,7 @@ public:
     std::uint32_t count() const noexcept { return count_; }
     std::uint32_t consumers() const noexcept { return consumers_; }
     unsigned branch() const noexcept { return branch_; }
-    std::uint32_t views() const noexcept { return views_; }
+    std::uint64_t views() const noexcept { return views_; }
     Slot& slot(std::uint64_t position) const noexcept { return slots_[index_of(position)]; }
     ConsumerStats& stats(std::uint32_t consumer) const noexcept { return stats_[consumer]; }
     const std::shared_ptr<Segment>& segment() const noexcept { return segment_; }
@@ -299,7 +299,7 @@ private:
     }
 
     static std::uint64_t check_of(std::uint64_t offset, std::uint32_t slots, std::uint32_t consumers,
-                                  std::uint32_t branch, std::uint32_t views) noexcept {
+                                  std::uint32_t branch, std::uint64_t views) noexcept {
         return fingerprint({ring_magic, offset, slots, consumers, branch, views});
     }
     bool has_its_constants() const noexcept {
@@ -329,7 +329,7 @@ private:
     std::uint64_t reciprocal_ = 0;  // 2^64 / count_
     std::uint64_t most_waiting_ = 0;
     unsigned branch_ = 0;
-    std::uint32_t views_ = 0;
+    std::uint64_t views_ = 0;
 };
 
 using Slot = BasicSlot<SharedMemory>;

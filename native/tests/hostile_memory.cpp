@@ -188,9 +188,9 @@ void constants(Segments& where) {
                 break;
             case Part::ring: {
                 const std::uint64_t at = where.rings[rings++];
-                refused("ring", region, 24, [&] { BasicRing<CountedMemory>(where.segment, at); });
+                refused("ring", region, 32, [&] { BasicRing<CountedMemory>(where.segment, at); });
                 const BasicRing<CountedMemory> attached(where.segment, at);
-                refused("attached ring", region, 24, [&] { attached.verify(); });
+                refused("attached ring", region, 32, [&] { attached.verify(); });
                 break;
             }
             case Part::pool:
