@@ -1,6 +1,7 @@
 #include "device_callback.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <thread>
@@ -52,6 +53,7 @@ CallbackResult DeviceStream::cycle(const void* input, void* output, std::uint32_
     follow_clock(times, now_ns);
     note_xruns(flags, now_ns);
     try {
+        if (visit.captures()) take_rings();
         const bool xrun = (flags & (input_overflow | input_underflow)) != 0;
         const Arrival arrival = arrival_of(frames, times, xrun, now_ns);
         // Playing first: it is what the device waits for.
@@ -180,6 +182,35 @@ bool DeviceStream::close_behind(std::atomic<bool>& gate) noexcept {
     if (generation_ != fork_generation) return false;
     while (inside_.load(std::memory_order_seq_cst)) std::this_thread::yield();
     return first && !damaged_.load(std::memory_order_acquire);
+}
+
+void DeviceStream::take_rings() noexcept {
+    // acquire: the rings were prepared before. relaxed elsewhere: most cycles find nothing.
+    OutputRings::Links* const next = next_rings_.load(std::memory_order_relaxed);
+    if (next == nullptr) [[likely]] return;
+    std::atomic_thread_fence(std::memory_order_acquire);
+    capture_->exchange(*next);
+    // release: whoever sees that they were taken has what there were for itself.
+    next_rings_.store(nullptr, std::memory_order_release);
+}
+
+bool DeviceStream::exchange_rings(OutputRings::Links& links, Nanoseconds patience_ns) noexcept {
+    if (!capture_) return false;
+    const Nanoseconds until_ns = monotonic_ns() + patience_ns;
+    next_rings_.store(&links, std::memory_order_release);
+    while (next_rings_.load(std::memory_order_acquire) != nullptr) {
+        if (monotonic_ns() < until_ns) {
+            std::this_thread::sleep_for(std::chrono::microseconds(200));
+            continue;
+        }
+        // No cycle came. None may take them after this: the gate is closed for as long as it takes to take them back.
+        const bool was_ended = capture_ended_.exchange(true, std::memory_order_seq_cst);
+        while (inside_.load(std::memory_order_seq_cst)) std::this_thread::yield();
+        const bool taken = next_rings_.exchange(nullptr, std::memory_order_acq_rel) == nullptr;
+        capture_ended_.store(was_ended, std::memory_order_seq_cst);
+        return taken;
+    }
+    return true;
 }
 
 void DeviceStream::end_capture() noexcept {

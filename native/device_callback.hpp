@@ -91,6 +91,10 @@ public:
     // for a cycle that runs, which takes microseconds. Idempotent.
     void close() noexcept;
 
+    // Lets the device's thread send into other rings from its next cycle on; what there were is in `links` then. Waits for that
+    // cycle for so long; false, and nothing has changed, if none came. One caller at a time, who closes it.
+    bool exchange_rings(OutputRings::Links& links, Nanoseconds patience_ns) noexcept;
+
     bool closed() const noexcept { return closed_.load(std::memory_order_relaxed); }
 
     // What ended the stream, if shared memory was found damaged.
@@ -112,6 +116,7 @@ private:
     void bridge(Nanoseconds first_ns);
     void play(std::byte* samples, std::uint32_t frames, const StreamTimes& times, Nanoseconds now_ns);
     void count(DeviceCapture::Counts counts) noexcept;
+    void take_rings() noexcept;
     bool close_behind(std::atomic<bool>& gate) noexcept;
     void note_damage(const Corrupted& damage) noexcept;
 
@@ -130,6 +135,7 @@ private:
     DeviceClock frame_clock_;                // its time: frames / rate
     std::uint64_t stream_frames_ = 0;        // that the device has brought or wanted, or lost
     std::uint32_t generation_ = fork_generation;
+    std::atomic<OutputRings::Links*> next_rings_{nullptr};  // what the next cycle takes; it leaves those that there were
     std::atomic<bool> inside_{false};        // a cycle is under way
     std::atomic<bool> closed_{false};
     std::atomic<bool> capture_ended_{false};

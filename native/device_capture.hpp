@@ -62,6 +62,23 @@ public:
         return counts;
     }
 
+    // From the next block on other rings; what there were is in `links` then. What has been collected goes on in the buffers of
+    // the first of them; what nobody listened to is passed over.
+    void exchange(OutputRings::Links& links) noexcept {
+        const BufferPool* const before = rings_.empty() ? nullptr : &rings_.pool();
+        rings_.swap(links);
+        BufferPool* const now = rings_.empty() ? nullptr : &rings_.pool();
+        if (filled_ == 0 || before == now) return;
+        if (before == nullptr || now == nullptr) {
+            next_frame_ += filled_;
+            filled_ = 0;
+            return;
+        }
+        const auto buffer = buffer_ ? now->allocate() : std::nullopt;
+        if (buffer) std::memcpy(now->payload(*buffer), before->payload(*buffer_), std::size_t{filled_} * frame_bytes_);
+        buffer_ = buffer;
+    }
+
     // Sends what has been collected.
     Counts flush() {
         Counts counts;
@@ -80,6 +97,15 @@ private:
         first_ns_ = first_ns;
     }
 
+    // Where the block lies in these buffers: as it was collected, or in a copy.
+    std::uint32_t place(BufferPool& pool, std::size_t bytes) const {
+        if (&pool == &rings_.pool()) return *buffer_;
+        const auto copy = pool.allocate();
+        if (!copy) throw Corrupted("no buffer is free, although there is room");
+        std::memcpy(pool.payload(*copy), rings_.pool().payload(*buffer_), bytes);
+        return *copy;
+    }
+
     void send(Counts& counts) {
         BlockHeader header{};
         header.timestamp_ns = first_ns_;
@@ -96,7 +122,7 @@ private:
             header.buffer = *buffer_;
             const Nanoseconds now = monotonic_ns();
             rings_.decide_at_once();
-            if (rings_.hand_over(header, now, 0, [this](BufferPool&) { return *buffer_; })) return;
+            if (rings_.hand_over(header, now, 0, [&](BufferPool& pool) { return place(pool, header.payload_bytes); })) return;
         } else {
             rings_.drop_everywhere(header);
         }

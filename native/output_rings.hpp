@@ -5,6 +5,7 @@
 //
 // Invariants
 // - The rings that share buffers stand next to each other.
+// - Whoever changes the rings while a device sends prepares the new ones; the device's thread takes them between two cycles.
 // - What becomes of a block is decided for every ring before anything is done on one: a block that is refused, or has to
 //   wait, has taken nothing and evicted nothing.
 // - Only this end adds blocks, so room that was found stays until the block is handed over. Between decide() and
@@ -27,10 +28,9 @@ namespace steadyflow {
 
 // One caller at a time. Knows nothing of who calls: modules, applications, devices.
 class OutputRings {
-    // Buffers, and how many rings share them.
+    // Buffers that rings share.
     struct Group {
         BufferPool pool;
-        std::size_t rings = 0;
     };
 
 public:
@@ -44,6 +44,8 @@ public:
         ConsumerBells consumers = {};
         Verdict verdict = Verdict::publish;
     };
+
+    using Links = std::vector<std::shared_ptr<Link>>;
 
     // The first ring that a block cannot enter as it is; none: everything is decided.
     struct Obstacle {
@@ -65,23 +67,36 @@ public:
     // The rings that are added from now on share these buffers.
     void set_pool(BufferPool pool) { newest_ = std::make_shared<Group>(Group{std::move(pool)}); }
     bool has_pool() const noexcept { return newest_ != nullptr; }
-    Link& add(std::string name, Ring ring) {
+    std::shared_ptr<Link> make(std::string name, Ring ring) const {
         RingProducer producer(std::move(ring), &newest_->pool);
-        links_.push_back(std::make_shared<Link>(Link{std::move(name), std::move(producer), newest_}));
-        ++newest_->rings;
+        return std::make_shared<Link>(Link{std::move(name), std::move(producer), newest_});
+    }
+    Link& add(std::string name, Ring ring) {
+        links_.push_back(make(std::move(name), std::move(ring)));
         return *links_.back();
     }
     // Ends a ring, which gets no block any more; false if there is none of that name. Its buffers stay as long as others share
     // them: they were counted out for what may still lie in them.
     bool remove(const std::string& name) {
-        const auto found = std::find_if(links_.begin(), links_.end(), [&](const auto& link) { return link->name == name; });
-        if (found == links_.end()) return false;
-        (*found)->producer.end();
-        (*found)->consumers.ring_all();
-        --(*found)->group->rings;
-        links_.erase(found);
-        return true;
+        const std::shared_ptr<Link> link = take(links_, name);
+        if (link) end(*link);
+        return link != nullptr;
     }
+    // Takes a ring out of some; null if there is none of that name.
+    static std::shared_ptr<Link> take(Links& links, const std::string& name) {
+        const auto found = std::find_if(links.begin(), links.end(), [&](const auto& link) { return link->name == name; });
+        if (found == links.end()) return nullptr;
+        const std::shared_ptr<Link> link = *found;
+        links.erase(found);
+        return link;
+    }
+    // After its last block.
+    static void end(Link& link) noexcept {
+        link.producer.end();
+        link.consumers.ring_all();
+    }
+    // Wait-free, and frees nothing.
+    void swap(Links& others) noexcept { links_.swap(others); }
     Link* find(const std::string& name) const noexcept {
         for (const auto& link : links_) {
             if (link->name == name) return link.get();
@@ -97,7 +112,7 @@ public:
     BufferPool& pool() noexcept { return links_.front()->group->pool; }
     const BufferPool& pool() const noexcept { return links_.front()->group->pool; }
     bool empty() const noexcept { return links_.empty(); }
-    const std::vector<std::shared_ptr<Link>>& links() const noexcept { return links_; }
+    const Links& links() const noexcept { return links_; }
 
     // --- A block. Wait-free, but for the waking of a sleeper; nothing is allocated. ---
 
@@ -155,7 +170,8 @@ public:
         bool queued = true;
         for (auto first = links_.begin(); first != links_.end();) {
             Group& group = *(*first)->group;
-            const auto last = first + static_cast<std::ptrdiff_t>(group.rings);
+            auto last = first + 1;
+            while (last != links_.end() && (*last)->group.get() == &group) ++last;
             if (const std::uint32_t branches = make_room(first, last)) {
                 header.buffer = place(group.pool);
                 group.pool.set_branches(header.buffer, branches);
@@ -175,15 +191,10 @@ public:
 
     // After the last block.
     void end() noexcept {
-        for (const std::shared_ptr<Link>& link : links_) {
-            link->producer.end();
-            link->consumers.ring_all();
-        }
+        for (const std::shared_ptr<Link>& link : links_) end(*link);
     }
 
 private:
-    using Links = std::vector<std::shared_ptr<Link>>;
-
     static bool takes(Verdict verdict) noexcept {
         return verdict != Verdict::drop_newest && verdict != Verdict::drop_failed;
     }

@@ -12,6 +12,9 @@
 namespace steadyflow {
 namespace {
 
+// For a cycle of a device: longer than any period.
+constexpr Nanoseconds device_patience_ns = 1'000'000'000;
+
 std::string in_milliseconds(std::uint64_t microseconds) {
     char text[32];
     std::snprintf(text, sizeof text, "%g", static_cast<double>(microseconds) / 1000.0);
@@ -74,12 +77,22 @@ void Output::add_ring(std::string name, std::shared_ptr<Segment> segment, std::u
     if (!rings_.has_pool()) throw Corrupted("a ring needs its port's buffers first", name);
     in_pipeline(name, [&] {
         Bell bell(std::move(bell_segment), bell_offset);
-        rings_.add(name, Ring(std::move(segment), offset)).consumers.add(std::move(bell), bit);
+        auto link = rings_.make(name, Ring(std::move(segment), offset));
+        link->consumers.add(std::move(bell), bit);
+        changing().push_back(std::move(link));
     });
+    if (!is_sent_by_device()) commit();
+}
+
+OutputRings::Links& Output::changing() {
+    if (!draft_) draft_ = rings_.links();
+    return *draft_;
 }
 
 Output::Link& Output::ring_named(const std::string& name) const {
-    if (Link* link = rings_.find(name)) return *link;
+    for (const auto& link : draft_ ? *draft_ : rings_.links()) {
+        if (link->name == name) return *link;
+    }
     throw Corrupted(name_ + ": no ring of this name", name);
 }
 
@@ -99,8 +112,31 @@ void Output::set_consumer_bell(const std::string& name, std::shared_ptr<Segment>
 void Output::add_fused(std::shared_ptr<FusedLink> link) { fused_.push_back(std::move(link)); }
 
 bool Output::remove(const std::string& name) {
-    if (rings_.remove(name)) return true;
+    if (auto link = OutputRings::take(changing(), name)) {
+        removed_.push_back(std::move(link));
+        if (!is_sent_by_device()) commit();
+        return true;
+    }
+    if (!is_sent_by_device()) commit();
     return std::erase_if(fused_, [&](const auto& link) { return link->target->name == name; }) != 0;
+}
+
+void Output::commit() {
+    if (!draft_) return;
+    OutputRings::Links links = std::move(*draft_);
+    draft_.reset();
+    const OutputRings::Links removed = std::exchange(removed_, {});
+    if (!is_sent_by_device()) {
+        rings_.swap(links);
+    } else {
+        bool taken = false;
+        {
+            const WaitWithoutGil waiting;
+            taken = device_->exchange_rings(links, device_patience_ns);
+        }
+        if (!taken) raise_error("StateError", name_ + ": expected a device that runs, to change where it sends; no cycle of it came");
+    }
+    for (const auto& link : removed) OutputRings::end(*link);
 }
 
 // Flattened: its parts are used elsewhere too, so the compiler would call them.
@@ -436,6 +472,8 @@ void Output::close(std::string reason) {
 
 void Output::detach() {
     let_go_of_device();
+    draft_.reset();
+    removed_.clear();
     rings_.clear();
     fused_.clear();
     bell_ = Bell();

@@ -54,6 +54,9 @@ public:
     void add_fused(std::shared_ptr<FusedLink> link);
     // Ends a pipeline, which gets no block any more, and forgets it; false if there is none of that name.
     bool remove(const std::string& name);
+    // Where a device sends, what was added and removed since the last call takes place now, all of it between two of its cycles.
+    // Waits for that without the GIL; raises StateError, and nothing has changed, where the device does not run.
+    void commit();
 
     bool send(nb::handle data) { return send_object(data.ptr(), 0); }
     // `sent_hint_ns`: a time just read, or 0.
@@ -106,6 +109,9 @@ private:
         Nanoseconds sent_ns = 0;
     };
 
+    bool is_sent_by_device() const noexcept { return device_ && !device_->closed(); }
+    // The rings that may be changed now.
+    OutputRings::Links& changing();
     void let_go_of_device();
     bool match_block(PyObject* data, PayloadView& view, Stamps& stamps) const noexcept;
     // Whether there is anybody to send to. Raises where nothing may be sent any more.
@@ -139,6 +145,8 @@ private:
     std::vector<std::shared_ptr<FusedLink>> fused_;
     HeldBuffer::Count lent_ = std::make_shared<std::atomic<std::int64_t>>(0);  // buffers on loan, or kept after one
     std::shared_ptr<DeviceStream> device_;  // sends here, by itself
+    std::optional<OutputRings::Links> draft_;  // what its rings are to be
+    OutputRings::Links removed_;               // those of them that are to end
     HomeProcess home_;
     std::uint64_t next_frame_ = 0;
     bool ended_ = false;

@@ -1,8 +1,10 @@
 // What a device brings reaches the consumer: every sample, at its position and with its time, whatever the lengths of cycles
 // and blocks; what was lost is missing from the positions and said. Nothing is allocated on the way, and close() waits.
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -355,6 +357,95 @@ void goes_on() {
     CHECK_EQUAL(48'000, account->lost_frames.load());
 }
 
+// What rings a device sends into is changed while it runs: each takes every frame from its first block to its last.
+void rings_are_exchanged(std::uint64_t seed, std::uint64_t rounds) {
+    Random random(seed);
+    for (std::uint64_t round = 0; round < rounds; ++round) {
+        situation = "seed " + std::to_string(seed) + ", exchange in round " + std::to_string(round);
+        const auto block_frames = static_cast<std::uint32_t>(16 + random.below(200));
+        const Rule rule{RuleKind::drop_newest, AfterWait::fail, 0};
+        std::vector<std::unique_ptr<Line>> lines;
+        OutputRings rings;
+        DeviceStream stream(std::make_shared<DeviceAccount>(), rate_hz, patience_ns, 1'000'000);
+        stream.capture_into(rings, 4, block_frames);
+        Device device(1);
+        std::atomic<bool> done{false};
+        std::atomic<int> hurried{0};  // cycles that come at once; then they come slowly, so that nothing overflows
+        std::thread driver([&] {
+            while (!done.load()) {
+                device.cycle(stream, static_cast<std::uint32_t>(1 + device.position % 300));
+                if (hurried.fetch_sub(1) < 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            }
+        });
+        struct Taken {
+            std::uint64_t next = 0;
+            bool begun = false;
+        };
+        std::vector<Taken> taken;
+        const auto drain = [&](std::size_t index) {
+            Claim claim;
+            while (lines[index]->consumer->claim(claim)) {
+                const BlockHeader& header = claim.header;
+                if (taken[index].begun) CHECK_EQUAL(taken[index].next, header.first_frame);
+                taken[index] = {header.first_frame + header.frames, true};
+                const auto* samples =
+                    reinterpret_cast<const float*>(lines[index]->consumer->pool().payload(header.buffer));
+                for (std::uint32_t frame = 0; frame < header.frames; ++frame) {
+                    CHECK_EQUAL(sample_at(header.first_frame + frame, 0), samples[frame]);
+                }
+                lines[index]->consumer->finish(claim);
+            }
+        };
+        std::vector<std::size_t> there;
+        for (unsigned step = 0; step < 30; ++step) {
+            hurried.store(100);
+            OutputRings::Links links = rings.links();
+            std::shared_ptr<OutputRings::Link> gone;
+            std::size_t gone_index = 0;
+            if (!there.empty() && random.below(2) == 0) {
+                const std::size_t place = random.below(there.size());
+                gone_index = there[place];
+                gone = OutputRings::take(links, "line " + std::to_string(gone_index));
+                CHECK(gone != nullptr);
+                there.erase(there.begin() + static_cast<std::ptrdiff_t>(place));
+            }
+            if (there.size() < 3 && random.below(3) != 0) {
+                lines.push_back(std::make_unique<Line>(4096, block_frames * 4, rule));
+                taken.emplace_back();
+                rings.set_pool(lines.back()->consumer->pool());
+                links.push_back(rings.make("line " + std::to_string(lines.size() - 1), lines.back()->consumer->ring()));
+                there.push_back(lines.size() - 1);
+            }
+            CHECK(stream.exchange_rings(links, 5'000'000'000));
+            if (gone) {
+                OutputRings::end(*gone);
+                drain(gone_index);
+                CHECK(lines[gone_index]->consumer->at_end());
+            }
+            for (const std::size_t index : there) drain(index);
+        }
+        done.store(true);
+        driver.join();
+        stream.close();
+        for (std::size_t index = 0; index < lines.size(); ++index) drain(index);
+    }
+}
+
+// Where no cycle comes, nothing changes, and a later cycle goes on as before.
+void a_device_that_stands_takes_nothing() {
+    Line line(8, 64, Rule{RuleKind::drop_newest, AfterWait::fail, 0});
+    DeviceStream stream(std::make_shared<DeviceAccount>(), rate_hz, patience_ns, 1'000'000);
+    stream.capture_into(line.rings, 4, 16);
+    Device device(1);
+    OutputRings::Links none;
+    CHECK(!stream.exchange_rings(none, 1'000'000));
+    CHECK(none.empty());
+    device.cycle(stream, 16);
+    std::uint64_t expected = 0;
+    CHECK_EQUAL(16U, take_all(line, 1, expected, device));
+    stream.close();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -368,6 +459,8 @@ int main(int argc, char** argv) {
     damage();
     goes_on();
     closing(effort.seed);
+    rings_are_exchanged(effort.seed, std::max<std::uint64_t>(effort.blocks / 10, 3));
+    a_device_that_stands_takes_nothing();
     std::puts("device_capture: every frame arrived, or was told to be lost");
     return 0;
 }

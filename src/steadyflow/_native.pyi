@@ -520,6 +520,11 @@ class OutputCore:
         Ends a pipeline, which gets no block any more, and forgets it; False if there is none of that name.
         """
 
+    def commit(self) -> None:
+        """
+        Where a device sends, lets what was added and removed take place between two of its cycles; waits for that.
+        """
+
     def end(self) -> None:
         """No block follows. Idempotent."""
 

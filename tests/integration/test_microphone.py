@@ -317,3 +317,37 @@ def test_the_devices_of_the_system_are_listed(jack_server: JackServer) -> None:
     assert system.input_channels > 0
     assert system.default_sample_rate_hz == RATE_HZ
     assert [device.index for device in list_devices()] == list(range(len(list_devices())))
+
+
+# --- changes while it captures ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_what_listens_can_be_changed_while_it_captures(
+    jack_server: JackServer, placement: Literal["thread", "process"]
+) -> None:
+    flow = DataFlowCoordinator("changed")
+    microphone = flow.add(Microphone(block_frames=PERIOD_FRAMES), name="microphone", placement=placement)
+    collect, late = flow.add(Collect(), name="first"), Collect()
+    flow.connect(microphone.out, collect.data, buffer_size=1024)
+    with flow:
+        flow.start()
+        wait_until(lambda: len(collect.values) > 100)
+        flow.add(late, name="late")
+        joined = flow.connect(microphone.out, late.data, buffer_size=1024)
+        wait_until(lambda: len(late.values) > 200)
+        newer = Collect()
+        flow.replace("first", newer)
+        wait_until(lambda: len(newer.values) > 200)
+        flow.disconnect(joined)
+        came = len(late.values)
+        wait_until(lambda: len(newer.values) > 400)
+        report = flow.stop()
+    assert len(late.values) == came
+    assert report.pipelines["microphone.out->late.data"].sent == came
+    for listener in (collect, late, newer):
+        grown = steps(listener.values)
+        assert np.all(grown == 1)
+    arrivals = [arrival.first_frame for arrival in (*collect.arrivals, *newer.arrivals)]
+    assert arrivals == sorted(set(arrivals))
+    assert newer.arrivals[0].first_frame == collect.arrivals[-1].first_frame + len(collect.values[-1])

@@ -173,6 +173,8 @@ class WorkerLoop(ABC):
         self._submitting = threading.Lock()
         self._changes: deque[tuple[Change, Callable[[str | None], None]]] = deque()
         self._is_over = False
+        self._changed_outputs: dict[tuple[str, str], OutputPort] = {}  # by what is changed at this moment
+        self._unsent: set[str] = set()
         self._released: set[str] = set()  # pipelines whose end is not that of what their module gets
         self._followed: set[str] = set()  # fused pipelines behind whose end a ring of the same id goes on
         self._ended_inputs: set[str] = set()
@@ -520,12 +522,24 @@ class WorkerLoop(ABC):
                     self._check_step(step)
                 for step in change.steps:
                     self._take_step(step)
+                self._commit_outputs()
                 for number in change.forget:
                     self._segments.pop(number, None)
             except Exception as problem:
                 answer(in_one_line(problem))
             else:
                 answer(None)
+
+    def _commit_outputs(self) -> None:
+        """Let devices send where the steps of a change said, all at once."""
+        changed, self._changed_outputs = self._changed_outputs, {}
+        for port in changed.values():
+            port.commit()
+        for pipeline_id in self._unsent:
+            pipeline = self._pipelines.get(pipeline_id)
+            if pipeline is not None and pipeline.target[0] not in self._seats:
+                del self._pipelines[pipeline_id]
+        self._unsent.clear()
 
     def _end_changes(self) -> None:
         """Answer what comes too late."""
@@ -574,6 +588,8 @@ class WorkerLoop(ABC):
             port.format = self._format(pipeline.format)
             self._configure(port, ".".join(pipeline.source), seat)
         self._pipelines[pipeline.id] = pipeline
+        self._unsent.discard(pipeline.id)
+        self._changed_outputs[pipeline.source] = port
         self._add_ring(pipeline)
         if seat.outputs_ended:
             port.remove(pipeline.id)  # which ends it, as the others of this output were
@@ -581,13 +597,14 @@ class WorkerLoop(ABC):
     def _stop_sending(self, pipeline_id: str) -> None:
         pipeline = self._pipelines[pipeline_id]
         seat = self._seats[pipeline.source[0]]
-        output_ports(seat.module)[pipeline.source[1]].remove(pipeline_id)
+        port = output_ports(seat.module)[pipeline.source[1]]
+        self._changed_outputs[pipeline.source] = port
+        port.remove(pipeline_id)
         fused = self._fused_into.get(pipeline.source, [])
         for link in [link for link in fused if link.id == pipeline_id]:
             fused.remove(link)
             self._input_ended(self._seats[link.target[0]], link)
-        if pipeline.target[0] not in self._seats:
-            del self._pipelines[pipeline_id]
+        self._unsent.add(pipeline_id)
 
     def _start_taking(self, pipeline: PipelineWiring, follows: bool) -> None:
         seat = self._seats[pipeline.target[0]]

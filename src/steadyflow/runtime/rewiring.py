@@ -95,7 +95,7 @@ class Rewiring:
             self._require_run()
             ends = {name for pipeline in pipelines for name in (pipeline.source[0], pipeline.target[0])}
             added = {name: placed for name, placed in modules.items() if name in ends and name not in run.modules}
-            self._check_ends([run.modules[name] for name in ends if name in run.modules])
+            self._check_ends([run.modules[name] for name in ends if name in run.modules], pipelines)
             linked = [*run.linked, *pipelines]
             together = {**run.modules, **added}
             order = topological(together, linked)
@@ -128,14 +128,14 @@ class Rewiring:
                 problems = run.join(workers)
                 if problems:
                     raise problems[0]
+                senders = self._running_workers(run.modules.keys() - added.keys())
+                theirs = [
+                    (worker, [w for w in layout.wirings.values() if w.source[0] in self._names(worker)])
+                    for worker in senders
+                ]
                 self._let_send(
-                    (worker, [AddOutput(wiring) for wiring in sent], sent)
-                    for worker in self._running_workers(run.modules.keys() - added.keys())
-                    if (
-                        sent := [
-                            wiring for wiring in layout.wirings.values() if wiring.source[0] in self._names(worker)
-                        ]
-                    )
+                    [(worker, [AddOutput(wiring) for wiring in sent], sent) for worker, sent in theirs if sent],
+                    revocable=True,
                 )
             except BaseException:
                 self._undo(layout, workers, told, added, pipelines)
@@ -190,7 +190,7 @@ class Rewiring:
                 for name in (pipeline.source[0], pipeline.target[0])
                 if name in self._run.modules
             ]
-            self._check_ends(ends, ended_too=True)
+            self._check_ends(ends, [pipeline], ended_too=True)
             aligned = None if pipeline.target_open else aligned_inputs(self._run.modules[pipeline.target[0]].module)
             if aligned is not None and pipeline.target[1] in aligned.names:
                 raise ConfigurationError(
@@ -255,6 +255,7 @@ class Rewiring:
             self._check_ends([old, placed])
             inputs = [pipeline for pipeline in run.linked if pipeline.target[0] == name]
             outputs = [pipeline for pipeline in run.linked if pipeline.source[0] == name]
+            self._check_ends([run.modules[each.target[0]] for each in outputs if not each.target_open], outputs)
             _check_place(old, placed, inputs, outputs)
             together = {**run.modules, name: placed}
             order = topological(together, run.linked)
@@ -351,8 +352,11 @@ class Rewiring:
             for worker in producers
         ]
         self._let_send(
-            (worker, [step for wiring in sent for step in (RemoveOutput(wiring.id), AddOutput(wiring))], sent)
-            for worker, sent in theirs
+            [
+                (worker, [step for wiring in sent for step in (RemoveOutput(wiring.id), AddOutput(wiring))], sent)
+                for worker, sent in theirs
+            ],
+            revocable=False,
         )
         ended = [each for each in inputs if not each.source_open and self._run.replicas_ended(each.source[0])]
         self._end_rings(layout.wirings[each.id] for each in ended)
@@ -380,7 +384,7 @@ class Rewiring:
             run = self._run
             self._require_run()
             ends = {name for pipeline in pipelines for name in (pipeline.source[0], pipeline.target[0])}
-            self._check_ends([run.modules[name] for name in ends if name in run.modules])
+            self._check_ends([run.modules[name] for name in ends if name in run.modules], pipelines)
             order = topological(run.modules, run.linked)
             layout = self._lay_out_anew(run.modules, order, [], pipelines)
             try:
@@ -407,24 +411,32 @@ class Rewiring:
         """Let a worker take steps; False if it has ended, or refuses. Blocks until it answers."""
         return self._tell(worker, steps) is None
 
-    def _let_send(self, told: Iterable[tuple[Worker, Sequence[Step], Sequence[PipelineWiring]]]) -> None:
+    def _let_send(
+        self, told: Iterable[tuple[Worker, Sequence[Step], Sequence[PipelineWiring]]], *, revocable: bool
+    ) -> None:
         """
         Let workers send where others wait for it already; where one has ended, so has what it would send.
 
+        Args:
+            told: Workers, what they are to do, and where they send then.
+            revocable: Whether those that have begun can stop again, where another one does not begin. Else the others are waited for.
+
         Raises:
-            StateError: The first does not come to a place between two blocks; nothing has changed. The others are waited for.
+            StateError: One does not come to a place between two blocks, or refuses; nothing has changed.
         """
-        is_first = True
+        begun: list[tuple[Worker, Sequence[PipelineWiring]]] = []
         for worker, steps, sent in told:
             problem = self._tell(worker, steps)
-            while problem == WITHDRAWN and not is_first and self._run.goes_on:
+            while problem == WITHDRAWN and begun and not revocable and self._run.goes_on:
                 problem = self._tell(worker, steps)
-            if problem == WITHDRAWN:
+            if problem not in (None, OVER) and (revocable or not begun):
+                for other, theirs in begun:
+                    self._tell(other, [RemoveOutput(wiring.id) for wiring in theirs])
                 raise StateError(f"flow {self._flow!r}: worker {worker.name!r} cannot be changed: {problem}.")
             if problem is not None:
                 self._end_rings(sent)
             _note_pipelines(worker, sent)
-            is_first = False
+            begun.append((worker, sent))
 
     def _require_done(self, worker: Worker, steps: Iterable[Step], *, may_be_over: bool = False) -> None:
         problem = self._tell(worker, steps)
@@ -534,13 +546,16 @@ class Rewiring:
                 f"would not be the same in each run. Describe all of it before the start."
             )
 
-    def _check_ends(self, ends: Iterable[Placed], *, ended_too: bool = False) -> None:
+    def _check_ends(
+        self, ends: Iterable[Placed], pipelines: Iterable[Pipeline] = (), *, ended_too: bool = False
+    ) -> None:
+        fed = {pipeline.target[0] for pipeline in pipelines}
         for placed in ends:
             with concerning(module=placed.name):
-                if is_device_driven(placed.module):
+                if placed.name in fed and is_device_driven(placed.module):
                     raise ConfigurationError(
-                        f"module {placed.name!r}: expected no device at a pipeline that is changed while it runs, because its "
-                        f"thread cannot be told. Let a module pass its blocks on, and change what follows that one."
+                        f"module {placed.name!r}: expected no device at the end of a pipeline that is changed while it runs, because "
+                        f"it plays without a break. Let a module pass the blocks on to it, and change what leads into that one."
                     )
                 if placed.replicas > 1:
                     raise ConfigurationError(
@@ -591,6 +606,12 @@ def _check_place(old: Placed, new: Placed, inputs: Sequence[Pipeline], outputs: 
             paused.
     """
     name = new.name
+    for each in (old, new):
+        if is_device_driven(each.module):
+            raise ConfigurationError(
+                f"module {name!r}: expected no device at either side of a replacement, got {each.module!r}; a device begins and ends with "
+                f"its flow."
+            )
     if isinstance(old.module, Source) != isinstance(new.module, Source):
         kinds = ["a source" if isinstance(each.module, Source) else "no source" for each in (old, new)]
         raise ConfigurationError(
