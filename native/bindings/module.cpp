@@ -526,8 +526,9 @@ void register_ends(nb::module_& module) {
              "target"_a, "segment"_a, "ring_offset"_a, "inbox"_a)
         .def("remove", &Output::remove, "pipeline"_a,
              "Ends a pipeline, which gets no block any more, and forgets it; False if there is none of that name.")
+        .def("defer", &Output::defer, "Rings that are added and removed take no place before commit().")
         .def("commit", &Output::commit,
-             "Where a device sends, lets what was added and removed take place between two of its cycles; waits for that.")
+             "Lets what was added and removed take place at once, between two blocks. Where a device sends, it waits for its next cycle.")
         .def("end", &Output::end, "No block follows. Idempotent.")
         .def("close", &Output::close, "reason"_a, "From now on send() raises PipelineClosed.")
         .def("detach", &Output::detach)

@@ -81,7 +81,7 @@ void Output::add_ring(std::string name, std::shared_ptr<Segment> segment, std::u
         link->consumers.add(std::move(bell), bit);
         changing().push_back(std::move(link));
     });
-    if (!is_sent_by_device()) commit();
+    if (!deferring_) commit();
 }
 
 OutputRings::Links& Output::changing() {
@@ -114,14 +114,15 @@ void Output::add_fused(std::shared_ptr<FusedLink> link) { fused_.push_back(std::
 bool Output::remove(const std::string& name) {
     if (auto link = OutputRings::take(changing(), name)) {
         removed_.push_back(std::move(link));
-        if (!is_sent_by_device()) commit();
+        if (!deferring_) commit();
         return true;
     }
-    if (!is_sent_by_device()) commit();
+    if (!deferring_) commit();
     return std::erase_if(fused_, [&](const auto& link) { return link->target->name == name; }) != 0;
 }
 
 void Output::commit() {
+    deferring_ = false;
     if (!draft_) return;
     OutputRings::Links links = std::move(*draft_);
     draft_.reset();

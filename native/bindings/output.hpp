@@ -54,8 +54,10 @@ public:
     void add_fused(std::shared_ptr<FusedLink> link);
     // Ends a pipeline, which gets no block any more, and forgets it; false if there is none of that name.
     bool remove(const std::string& name);
-    // Where a device sends, what was added and removed since the last call takes place now, all of it between two of its cycles.
-    // Waits for that without the GIL; raises StateError, and nothing has changed, where the device does not run.
+    // From here to commit(), rings that are added and removed take no place yet: then all at once, between two blocks of whatever
+    // thread sends. Where a device does, between two of its cycles: waits for that without the GIL; raises StateError, and nothing
+    // has changed, where it does not run.
+    void defer() noexcept { deferring_ = true; }
     void commit();
 
     bool send(nb::handle data) { return send_object(data.ptr(), 0); }
@@ -145,6 +147,7 @@ private:
     std::vector<std::shared_ptr<FusedLink>> fused_;
     HeldBuffer::Count lent_ = std::make_shared<std::atomic<std::int64_t>>(0);  // buffers on loan, or kept after one
     std::shared_ptr<DeviceStream> device_;  // sends here, by itself
+    bool deferring_ = false;
     std::optional<OutputRings::Links> draft_;  // what its rings are to be
     OutputRings::Links removed_;               // those of them that are to end
     HomeProcess home_;

@@ -520,9 +520,12 @@ class OutputCore:
         Ends a pipeline, which gets no block any more, and forgets it; False if there is none of that name.
         """
 
+    def defer(self) -> None:
+        """Rings that are added and removed take no place before commit()."""
+
     def commit(self) -> None:
         """
-        Where a device sends, lets what was added and removed take place between two of its cycles; waits for that.
+        Lets what was added and removed take place at once, between two blocks. Where a device sends, it waits for its next cycle.
         """
 
     def end(self) -> None:

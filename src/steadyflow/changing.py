@@ -14,6 +14,7 @@ from steadyflow.errors import ConfigurationError, StateError, SystemShortage
 from steadyflow.events import FlowEvent, ModuleReplaced, PipelineDisconnected, PipelineRegistered, PoolTuned
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.metrics.pools import PoolChange
+from steadyflow.pausing import Pausing
 from steadyflow.pipeline import Pipeline, buffer_bytes
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Changing:
         flow: The name of the flow.
         description: The flow.
         opened: Where its pipelines with an open source lie.
+        pausing: Says what is paused.
         publish: Takes events.
     """
 
@@ -41,11 +43,13 @@ class Changing:
         flow: str,
         description: Description,
         opened: dict[str, OpenPlace],
+        pausing: Pausing,
         publish: Callable[[FlowEvent], object],
     ) -> None:
         self._flow = flow
         self._description = description
         self._opened = opened
+        self._pausing = pausing
         self._publish = publish
         self._rewiring: Rewiring | None = None
         self._together: list[Pipeline] | None = None  # what one change is made of; None: each is one
@@ -105,6 +109,7 @@ class Changing:
     def _link(self, pipelines: list[Pipeline]) -> None:
         assert self._rewiring is not None
         try:
+            self._pausing.require_running({pipeline.target[0] for pipeline in pipelines})
             self._rewiring.connect(self._description.modules, pipelines, self._opened)
         except BaseException:
             self._forget(pipelines)
@@ -152,6 +157,7 @@ class Changing:
         """
         assert self._rewiring is not None
         self._refuse_together("replace a module")
+        self._pausing.require_running({placed.name})
         self._rewiring.replace(placed, discard=discard, drain_timeout_s=drain_timeout_s)
         self._description.modules[placed.name] = placed
         self._publish(ModuleReplaced(flow=self._flow, module=placed.name))

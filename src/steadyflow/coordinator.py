@@ -127,7 +127,7 @@ class DataFlowCoordinator:
         self._registry = ModuleRegistry(name, _state_of(itself), _health_of(itself), self._events.post)
         self._budgets: list[PathBudget] = []
         self._pausing = Pausing(self._description, self._registry)
-        self._changing = Changing(name, self._description, self._opened, self._events.post)
+        self._changing = Changing(name, self._description, self._opened, self._pausing, self._events.post)
         self._execution: Execution | None = None
         self._observers: Observers | None = None
         self._clock: ManualClock | None = None
@@ -408,9 +408,9 @@ class DataFlowCoordinator:
         """
         Let another module take the place of one in a flow that runs, under its name, and with its pipelines. Blocks meanwhile.
 
-        The one that comes is set up beside the one that goes, in a worker of its own. Then it gets the next block of each input; the
-        one that goes finishes what it has, and ends. Only after that comes what the other one sends: nothing is lost, and the
-        order is kept. A source begins when the one before it has ended.
+        The one that comes is set up beside the one that goes, in a worker of its own. Then it gets the next block of each input, and
+        begins when the one that goes has finished what it has, and has ended: nothing is lost, and the order is kept, of what they
+        do, too. One that does not finish is left behind, and `WorkerUnresponsive` tells; what it still sends comes nowhere.
 
         Args:
             module: The module that goes, or its name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from steadyflow.description import Description
@@ -71,6 +72,21 @@ class Pausing:
                 if links is not None:
                     self._let_go(run, each, links)
             self.everything = False
+
+    def require_running(self, modules: Iterable[str]) -> None:
+        """
+        Check that modules may be given something: that neither one of them is paused, nor all of the flow.
+
+        Raises:
+            StateError: It is; says what to resume.
+        """
+        with self._lock:
+            paused = [name for name in modules if name in self._paused]
+            if self.everything or paused:
+                what = "flow.resume()" if self.everything else f"flow.resume({paused[0]!r})"
+                raise StateError(
+                    f"{'the flow' if self.everything else f'module {paused[0]!r}'} is paused: what is added would not be. Call {what} first."
+                )
 
     def forget(self, pipeline: Pipeline) -> None:
         """Forget a pipeline that is taken away."""

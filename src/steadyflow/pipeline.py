@@ -124,6 +124,7 @@ class Pipeline:
         self._announce_pause = announce_pause
         self._switching = threading.Lock()  # pauses come from any thread, and the stop of the flow from another one
         self._pauses_at_start = False  # asked for before there is a ring
+        self._changes = False  # while a module at it is being replaced
         self._no_more_pauses = ""  # why, once the flow stops
         self._closed = ""  # why, once it is
         self._rings: tuple[Ring, ...] = ()  # one, or one for each replica of its source
@@ -175,9 +176,35 @@ class Pipeline:
                     ring.pause()
             self._producer_bells = tuple(producer_bells)
             self._consumer_bells = tuple(consumer_bells)
+            self._apply_rule(rings)
             self._rings = tuple(rings)
         self.format = fmt
         self._opened_ns = self.clock.monotonic_ns()
+
+    def _apply_rule(self, rings: Sequence[Ring]) -> None:
+        """Give rings the rule in force: it may have been switched since they were made."""
+        if self.rule is not None:
+            for ring in rings:
+                ring.set_rule(*self.rule.to_native())
+
+    def begin_change(self) -> None:
+        """
+        Let nobody pause it until `end_change`. Coordinator only.
+
+        Raises:
+            StateError: It is paused.
+        """
+        with self._switching:
+            if self.paused:
+                raise StateError(
+                    f"{self.id}: expected no paused pipeline where something is replaced, because nothing drains there; resume it."
+                )
+            self._changes = True
+
+    def end_change(self) -> None:
+        """Let it be paused again. Coordinator only."""
+        with self._switching:
+            self._changes = False
 
     def succeed(
         self,
@@ -194,6 +221,7 @@ class Pipeline:
         with self._switching:
             earlier = tuple(ring for ring in self._rings if ring not in self._draining)
             self._draining += earlier
+            self._apply_rule(rings)
             self._rings = (*rings, *self._rings)
             self._producer_bells = (*producer_bells, *self._producer_bells)
             self._consumer_bells = (*consumer_bells, *self._consumer_bells)
@@ -213,7 +241,7 @@ class Pipeline:
     def _keep_counts(self) -> None:
         """Keep of rings that have drained what they have counted, so that their memory can go."""
         with self._switching:
-            drained = [ring for ring in self._draining if not _in_flight(ring)]
+            drained = [ring for ring in self._draining if _is_drained(ring)]
             if drained:
                 self._draining = [ring for ring in self._draining if ring not in drained]
                 self._rings = tuple(ring for ring in self._rings if ring not in drained)
@@ -224,10 +252,12 @@ class Pipeline:
     ) -> None:
         """Let the application send into another ring from the next block on. Coordinator only."""
         assert self._output is not None
+        segment, offset, bit = consumer
+        self._output.defer()
         self._output.remove(self.id)
         self._output.set_pool(*pool, self.id)
-        segment, offset, bit = consumer
         self._output.add_ring(self.id, *ring, segment, offset, bit)
+        self._output.commit()
 
     def follow(self, lane: Lane) -> None:
         """Let the application receive what comes in another ring, after all that comes in this one. Coordinator only."""
@@ -481,7 +511,7 @@ class Pipeline:
     def paused(self) -> bool:
         """Whether nothing comes out until `resume`."""
         rings = self._rings
-        return rings[0].paused if rings else self._pauses_at_start
+        return any(ring.paused for ring in rings) if rings else self._pauses_at_start
 
     def pause(self) -> None:
         """
@@ -505,6 +535,8 @@ class Pipeline:
                 )
             if self.paused:
                 return
+            if self._changes:
+                raise StateError(f"{self.id}: a module at it is being replaced; pause it when that is done.")
             if not self._rings:
                 self._pauses_at_start = True
             elif not self._consumer_bells:
@@ -599,9 +631,11 @@ class Pipeline:
         raise StateError(f"{self.id}: expected an open target; this pipeline feeds module {self.target[0]!r}.")
 
 
-def _in_flight(ring: Ring) -> int:
-    counters = ring.counters()
-    return int(counters["sent"] - counters["delivered"] - sum(counters["dropped"].values()))
+def _is_drained(ring: Ring) -> bool:
+    if not ring.counters()["ended"]:
+        return False
+    counters = ring.counters()  # after the end was seen: nothing is sent any more
+    return bool(counters["sent"] == counters["delivered"] + sum(counters["dropped"].values()))
 
 
 def make_sender(

@@ -46,6 +46,12 @@ class ReleaseInput(msgspec.Struct, frozen=True, tag="release_input"):
     pipeline: str
 
 
+class KeepInput(msgspec.Struct, frozen=True, tag="keep_input"):
+    """Take the end of a pipeline for the end of what its module gets after all: it is not taken away."""
+
+    pipeline: str
+
+
 class EndModule(msgspec.Struct, frozen=True, tag="end_module"):
     """Let a module end: a source at its next yield, one that nothing leads into at once."""
 
@@ -65,7 +71,7 @@ class Reorder(msgspec.Struct, frozen=True, tag="reorder"):
     stops: dict[str, dict[str, list[str]]]
 
 
-Step: TypeAlias = AddOutput | RemoveOutput | AddInput | ReleaseInput | EndModule | Reorder
+Step: TypeAlias = AddOutput | RemoveOutput | AddInput | ReleaseInput | KeepInput | EndModule | Reorder
 
 
 class Change(msgspec.Struct, frozen=True, tag="change"):

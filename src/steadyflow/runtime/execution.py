@@ -162,6 +162,10 @@ class Execution:
         self.budgets = budgets
         self._retiring: set[tuple[str, str]] = set()  # worker and module, of which another one takes the place
         self._left_inputs: set[tuple[str, str]] = set()  # worker and pipeline, that was taken away and is drained
+        self._waiting_to_begin: set[str] = (
+            set()
+        )  # workers that have joined, and that whoever changes the run lets begin
+        self._departed: dict[str, list[ModuleDid]] = {}  # what modules did in workers that are there no more
         self._joining: dict[str, list[Exception]] = {}  # workers that come to the run, and what went wrong with them
         self._replicas_left = {name: placed.replicas for name, placed in modules.items()}
         self._replicas_to_set_up = dict(self._replicas_left)
@@ -213,7 +217,7 @@ class Execution:
             else:
                 instances = {placed.name: placed.module for placed in plan.modules}
                 worker = ThreadWorker(wiring, self, instances, self.segments, self._abort, self._turns, order)
-            self.workers[plan.name] = worker
+            self.workers = {**self.workers, plan.name: worker}  # a new one: others may look through it
             made.append(worker)
             for module in wiring.modules:
                 if module.account is not None:
@@ -354,7 +358,12 @@ class Execution:
             self._running += 1
         for module in worker.wiring.modules:
             self._lifecycles.note(module.name, "set_up")
-        worker.launch()
+        try:
+            worker.launch()
+        except BaseException:
+            with self._changed:
+                self._running -= 1
+            raise
 
     def hold_source(self, module: str, *, held: bool) -> None:
         """Let a source produce nothing, or go on; nothing where it is none. Any thread; does not wait."""
@@ -381,11 +390,15 @@ class Execution:
 
     def expect(self, modules: Mapping[str, Placed]) -> None:
         """Make modules part of the run, whose workers are made next."""
-        self.modules.update(modules)
+        self.modules = {**self.modules, **modules}  # a new one: others may look through it
         for name, placed in modules.items():
             self._replicas_left[name] = self._replicas_to_set_up[name] = placed.replicas
             for worker in placed.workers:
                 self._awaited[worker] = set()
+                for other in self.modules.values():
+                    if name in other.depends_on:
+                        for dependent in other.workers:
+                            self._awaited[dependent] = {*self._awaited.get(dependent, ()), worker} - {dependent}
 
     def join(self, workers: Sequence[Worker]) -> list[Exception]:
         """
@@ -395,8 +408,8 @@ class Execution:
             What went wrong: then none of them runs any more, and the run goes on without them.
         """
         self._joining.update((worker.name, []) for worker in workers)
-        self._start_news(worker.name for worker in workers)
         try:
+            self._start_news(worker.name for worker in workers)
             for worker in workers:
                 self._launch(worker)
             self._wait(
@@ -416,8 +429,10 @@ class Execution:
             self.send_away(workers)
             raise
         finally:
-            for worker in workers:
-                del self._joining[worker.name]
+            with self._changed:
+                self._waiting_to_begin.update(worker.name for worker in workers)
+                for worker in workers:
+                    del self._joining[worker.name]
         return problems
 
     def _problems_of(self, workers: Sequence[Worker]) -> list[Exception]:
@@ -434,14 +449,19 @@ class Execution:
             self._wait(lambda: all(worker.ended for worker in workers), time.monotonic() + _ABORT_TIMEOUT_S)
 
     def dismiss(self, worker: Worker) -> None:
-        """Forget a worker that has ended, or never came to anything. Blocks for a moment."""
+        """Forget a worker that has ended, or never came to anything; what it did is kept. Blocks for a moment."""
         worker.join(_ABORT_TIMEOUT_S)
+        self._waiting_to_begin.discard(worker.name)
+        if worker.lost_events and worker.name in self._news:
+            self._news[worker.name].count_lost(worker.name, worker.lost_events)
+        for name, did in worker.module_reports().items():
+            self._departed.setdefault(name, []).append(did)
         self._end_news(worker)
         reader = self._news.pop(worker.name, None)
         if reader is not None and reader not in self._news.values():
             reader.end(_ABORT_TIMEOUT_S)
         self._awaited.pop(worker.name, None)
-        del self.workers[worker.name]
+        self.workers = {name: each for name, each in self.workers.items() if name != worker.name}
 
     def begin(self, workers: Iterable[Worker], pipelines: Sequence[Pipeline]) -> None:
         """Let workers that have joined produce, and look at what they do."""
@@ -452,7 +472,10 @@ class Execution:
             for module in worker.wiring.modules:
                 self._lifecycles.move_if_allowed(module.name, "start")
             worker.start()
-            if self._stopping:
+            with self._changed:
+                self._waiting_to_begin.discard(worker.name)
+                stopping = self._stopping
+            if stopping:
                 worker.stop()
         self.watch.add([*self._watched(pipelines), *self._watched_pools(pipelines)], len(self.workers))
 
@@ -469,12 +492,20 @@ class Execution:
     def keep(self, worker: str, placed: Placed) -> None:
         """Say that no other module takes the place of that one after all."""
         with self._changed:
-            self.modules[placed.name] = placed
+            self.modules = {**self.modules, placed.name: placed}
             self._replicas_left[placed.name] = 1
             ended = (worker, placed.name) not in self._retiring
             self._retiring.discard((worker, placed.name))
         if ended:  # meanwhile
             self.happened(worker, ModuleEnded(flow=self._flow, module=placed.name))
+
+    def leave_behind(self, worker: Worker, module: str, outputs: Sequence[PipelineWiring]) -> None:
+        """Go on without a module that does not end, although another one has its place: what it still sends comes nowhere."""
+        self._publish(WorkerUnresponsive(flow=self._flow, worker=worker.name))
+        for wiring in outputs:
+            for lane in wiring.lanes:
+                Ring(*self.at(lane.ring), wiring.id).set_ended()
+            self.ring_consumers(wiring)
 
     def put_in_place(self, placed: Placed) -> None:
         """Say that a module runs in the place of another one of its name."""
@@ -634,7 +665,7 @@ class Execution:
 
     def module_reports(self) -> dict[str, ModuleReport]:
         """Return what each module did: what its worker told, or what was seen of it."""
-        replicas: dict[str, list[ModuleDid]] = {}
+        replicas = {name: list(each) for name, each in self._departed.items()}
         for worker in self.workers.values():
             told = worker.module_reports()
             for module in worker.wiring.modules:
@@ -643,6 +674,8 @@ class Execution:
         reports: dict[str, ModuleReport] = {}
         for name, each in replicas.items():
             calls, busy_ns, states, aligned, _ = zip(*each, strict=True)
+            if name not in self.modules:
+                continue  # it was never set up
             reports[name] = ModuleReport(
                 worker=self.modules[name].shown_workers,
                 calls=sum(calls),
@@ -655,6 +688,7 @@ class Execution:
     def conversion_reports(self) -> dict[str, tuple[StepReport, ...]]:
         """Return what each step of each conversion did, by pipeline."""
         told = [did[4] for worker in self.workers.values() for did in worker.module_reports().values()]
+        told += [did[4] for each in self._departed.values() for did in each]
         told += [{pipeline.id: steps} for pipeline in self.linked if (steps := pipeline.conversion_reports())]
         return added_up(told)
 
@@ -883,7 +917,7 @@ class Execution:
             pipeline.end_pausing(reason)
         if self.started_ns:
             for worker in self.workers.values():
-                if not worker.ended:
+                if not worker.ended and worker.name not in self._waiting_to_begin:
                     worker.stop()
         self.let_time_go_on()
 

@@ -56,6 +56,7 @@ from steadyflow.runtime.changes import (
     AddOutput,
     Change,
     EndModule,
+    KeepInput,
     ReleaseInput,
     RemoveOutput,
     Reorder,
@@ -175,6 +176,7 @@ class WorkerLoop(ABC):
         self._is_over = False
         self._changed_outputs: dict[tuple[str, str], OutputPort] = {}  # by what is changed at this moment
         self._unsent: set[str] = set()
+        self._keepers: dict[str, Callable[[bool], bool]] = {}  # what a module holds its inputs back by, by pipeline
         self._released: set[str] = set()  # pipelines whose end is not that of what their module gets
         self._followed: set[str] = set()  # fused pipelines behind whose end a ring of the same id goes on
         self._ended_inputs: set[str] = set()
@@ -270,7 +272,8 @@ class WorkerLoop(ABC):
         pipeline = next(each for each in self._pipelines.values() if each.target == (module, port))
         self._inbox.hold(pipeline.id, held)
 
-    def _target(self, pipeline: PipelineWiring) -> Target:
+    def _target(self, pipeline: PipelineWiring, *, goes_on: bool = False) -> Target:
+        """Make the end of a pipeline; `goes_on`: with what stands before its module already."""
         seat = self._seats[pipeline.target[0]]
         fmt = self._format(pipeline.format)
         codec = codec_for(fmt, where=pipeline.id)
@@ -279,8 +282,8 @@ class WorkerLoop(ABC):
         declared: Input = input_ports(seat.module)[pipeline.target[1]].declaration
         if seat.alignment is not None and pipeline.target[1] in seat.alignment.names:
             process = seat.alignment.taker(pipeline.target[1])
-        conversion = self._conversion(pipeline, fmt, declared)
-        stages = None
+        stages = seat.stages.get(pipeline.id) if goes_on else None
+        conversion = None if goes_on else self._conversion(pipeline, fmt, declared)
         if conversion is not None:
             from steadyflow.transform.stream import StreamConversion
 
@@ -362,7 +365,9 @@ class WorkerLoop(ABC):
         elif pipeline.intake is not None:
             self._inbox.regulate(*msgspec.structs.astuple(pipeline.intake))
             module, port = self._seats[pipeline.target[0]].module, pipeline.target[1]
-            input_ports(module)[port].keepers.append(partial(self._inbox.set_wanted, pipeline.id))
+            self._keepers[pipeline.id] = keeper = partial(self._inbox.set_wanted, pipeline.id)
+            keepers = input_ports(module)[port].keepers
+            keepers[:] = [*(each for each in keepers if each is not _nothing_comes), keeper]
 
     def _feed_device(self, pipeline: PipelineWiring) -> None:
         """
@@ -530,6 +535,12 @@ class WorkerLoop(ABC):
             else:
                 answer(None)
 
+    def _defer(self, output: tuple[str, str], port: OutputPort) -> None:
+        """Let what is changed of an output take place at the end of the change: another thread may send there, too."""
+        if output not in self._changed_outputs:
+            port.defer()
+            self._changed_outputs[output] = port
+
     def _commit_outputs(self) -> None:
         """Let devices send where the steps of a change said, all at once."""
         changed, self._changed_outputs = self._changed_outputs, {}
@@ -568,10 +579,19 @@ class WorkerLoop(ABC):
             case AddInput(pipeline, follows):
                 self._start_taking(pipeline, follows)
             case ReleaseInput(pipeline_id):
+                if pipeline_id not in self._pipelines:
+                    self._host.input_left(pipeline_id)  # it was never there
+                    return
                 self._released.add(pipeline_id)
                 if pipeline_id in self._ended_inputs:
                     self._leaving.append(pipeline_id)
                     self.interrupt()
+            case KeepInput(pipeline_id):
+                seat = self._seats[self._pipelines[pipeline_id].target[0]]
+                if pipeline_id not in self._ended_inputs:
+                    self._released.discard(pipeline_id)
+                elif seat.is_loose:  # it ended in between
+                    self._end_module(seat)
             case EndModule(module):
                 self._end_module(self._seats[module])
             case Reorder(orders, stops):
@@ -589,16 +609,16 @@ class WorkerLoop(ABC):
             self._configure(port, ".".join(pipeline.source), seat)
         self._pipelines[pipeline.id] = pipeline
         self._unsent.discard(pipeline.id)
-        self._changed_outputs[pipeline.source] = port
+        self._defer(pipeline.source, port)
         self._add_ring(pipeline)
         if seat.outputs_ended:
-            port.remove(pipeline.id)  # which ends it, as the others of this output were
+            port.remove(pipeline.id)  # which ends it at once, as the others of this output were
 
     def _stop_sending(self, pipeline_id: str) -> None:
         pipeline = self._pipelines[pipeline_id]
         seat = self._seats[pipeline.source[0]]
         port = output_ports(seat.module)[pipeline.source[1]]
-        self._changed_outputs[pipeline.source] = port
+        self._defer(pipeline.source, port)
         port.remove(pipeline_id)
         fused = self._fused_into.get(pipeline.source, [])
         for link in [link for link in fused if link.id == pipeline_id]:
@@ -617,8 +637,9 @@ class WorkerLoop(ABC):
         for marks in (self._ended_inputs, self._released):
             marks.discard(pipeline.id)
         input_ports(seat.module)[pipeline.target[1]].format = self._format(pipeline.target_format or pipeline.format)
-        self._add_input(pipeline, self._target(pipeline))
-        if follows and known is not None and known.fused:
+        is_fused = known is not None and known.fused
+        self._add_input(pipeline, self._target(pipeline, goes_on=is_fused))
+        if is_fused:
             self._followed.add(pipeline.id)
             self._inbox.hold(pipeline.id, True)
         if not pipeline.in_loop or not seat.awaited:
@@ -629,7 +650,11 @@ class WorkerLoop(ABC):
         pipeline = self._pipelines[pipeline_id]
         if not pipeline.fused:
             self._inbox.remove(pipeline_id)
-        self._seats[pipeline.target[0]].targets.pop(pipeline_id, None)
+        seat = self._seats[pipeline.target[0]]
+        seat.targets.pop(pipeline_id, None)
+        if (keeper := self._keepers.pop(pipeline_id, None)) is not None:
+            keepers = input_ports(seat.module)[pipeline.target[1]].keepers
+            keepers[:] = [each for each in keepers if each is not keeper] or [_nothing_comes]
         del self._pipelines[pipeline_id]
 
     def _taken_away(self, seat: Seat, pipeline: PipelineWiring) -> None:
@@ -808,6 +833,11 @@ class WorkerLoop(ABC):
             seat.stages.clear()
         self._inbox.detach()
         self._segments = {}
+
+
+def _nothing_comes(_wanted: bool) -> bool:
+    """Hold an input back that nothing leads into any more."""
+    return True
 
 
 def _only_output(module: Module) -> OutputPort | None:

@@ -28,6 +28,7 @@ from steadyflow.runtime.changes import (
     AddOutput,
     Change,
     EndModule,
+    KeepInput,
     ReleaseInput,
     RemoveOutput,
     Reorder,
@@ -54,6 +55,8 @@ from steadyflow.runtime.workers import Worker
 
 ANSWER_TIMEOUT_S: Final = 5.0
 """How long a worker may need to come to a place between two blocks, before a change is given up."""
+
+_PATIENCE_S: Final = 0.5  # for the end of a worker whose last module has ended
 
 
 class Rewiring:
@@ -99,6 +102,7 @@ class Rewiring:
             linked = [*run.linked, *pipelines]
             together = {**run.modules, **added}
             order = topological(together, linked)
+            self._check_workers(added)
             check_placements(added)
             check_around_replicas(together, linked, order)
             found = self._find_formats(together, added, linked, order)
@@ -114,16 +118,19 @@ class Rewiring:
             places = {pipeline.id: opened[pipeline.id][:4] for pipeline in pipelines if pipeline.id in opened}
             layout = Layout(together, linked, plans, order, places, self._running({p.id for p in run.linked}))
             self._include(layout)
-            run.expect(added)
-            workers = run.make_workers(layout, plans)
             told: list[tuple[Worker, PipelineWiring]] = []
+            workers: list[Worker] = []
             try:
+                run.expect(added)
+                workers = run.make_workers(layout, plans)
                 for worker in self._running_workers(run.modules.keys() - added.keys()):
                     taken = [wiring for wiring in layout.wirings.values() if wiring.target[0] in self._names(worker)]
+                    told += [
+                        (worker, wiring) for wiring in taken
+                    ]  # before: who is interrupted does not know whether it was done
                     self._require_done(
                         worker, [self._reorder(worker, layout), *(AddInput(each, False) for each in taken)]
                     )
-                    told += [(worker, wiring) for wiring in taken]
                 run.connect_pipelines(layout, pipelines)
                 problems = run.join(workers)
                 if problems:
@@ -164,9 +171,8 @@ class Rewiring:
         self._run.send_away(workers)
         for worker in workers:
             self._run.dismiss(worker)
-        for name in added:
-            del self._run.modules[name]
-        self._exclude(layout)
+        self._run.modules = {name: placed for name, placed in self._run.modules.items() if name not in added}
+        self._give_back([layout])
 
     # --- what is taken away -------------------------------------------------------------------------------------------
 
@@ -203,18 +209,25 @@ class Rewiring:
 
     def _take_away(self, pipeline: Pipeline, *, discard: bool, drain_timeout_s: float) -> None:
         run = self._run
-        pipeline.end_pausing(f"{pipeline.id} is disconnected")
+        if pipeline.paused:
+            pipeline.resume()  # so that it drains, and nobody waits there in vain
         consumers = [] if pipeline.target_open else self._workers_of(pipeline.target[0])
         producers = [] if pipeline.source_open else self._workers_of(pipeline.source[0])
         run.forget_left([worker.name for worker in consumers], pipeline.id)
         if discard:
             pipeline.flush()  # also now: who has to be told may be busy with what waits
-        for worker in consumers:
-            self._require_done(worker, [ReleaseInput(pipeline.id)], may_be_over=True)
+        try:
+            for worker in consumers:
+                self._require_done(worker, [ReleaseInput(pipeline.id)], may_be_over=True)
+            for worker in producers:
+                self._require_done(worker, [RemoveOutput(pipeline.id)], may_be_over=True)
+        except BaseException:
+            for worker in consumers:
+                self._tell(worker, [KeepInput(pipeline.id)])
+            raise
         if pipeline.source_open:
             pipeline.end_from_outside(f"{pipeline.id}: it was disconnected")
-        for worker in producers:
-            self._require_done(worker, [RemoveOutput(pipeline.id)], may_be_over=True)
+        pipeline.end_pausing(f"{pipeline.id} is disconnected")
         if discard:
             pipeline.flush()
         names = [worker.name for worker in consumers]
@@ -257,58 +270,77 @@ class Rewiring:
             outputs = [pipeline for pipeline in run.linked if pipeline.source[0] == name]
             self._check_ends([run.modules[each.target[0]] for each in outputs if not each.target_open], outputs)
             _check_place(old, placed, inputs, outputs)
+            for pipeline in (*inputs, *outputs):
+                if run.wirings[pipeline.id].in_loop:
+                    raise ConfigurationError(
+                        f"{pipeline.id}: expected no loop at a module that is replaced, because it would wait for its own end."
+                    )
             together = {**run.modules, name: placed}
             order = topological(together, run.linked)
             found = self._find_formats(together, {name: placed}, run.linked, order)
             _check_formats(old, found, outputs)
             check_path_budgets(run.budgets, together, run.linked, order, found)
             conversions = {pipeline.id: pipeline.conversion for pipeline in inputs}
-            for pipeline in inputs:
-                pipeline.conversion = found.conversions.get(pipeline.id)
-            _tell_ports({name: placed}, found)
-            ((plan),) = plan_workers({name: placed}, [[name]])
-            layout = self._lay_out_anew(together, order, [plan], [*inputs, *outputs])
             (old_worker,) = self._workers_of(name)
+            links = [*inputs, *outputs]
+            before = {pipeline.id: run.wirings[pipeline.id] for pipeline in links}
+            changing: list[Pipeline] = []
+            layout: Layout | None = None
+            workers: list[Worker] = []
             run.retire(old_worker.name, name)
-            run.expect({name: placed})
-            workers = run.make_workers(layout, [plan])
             try:
+                for pipeline in links:
+                    pipeline.begin_change()
+                    changing.append(pipeline)
+                for pipeline in inputs:
+                    pipeline.conversion = found.conversions.get(pipeline.id)
+                _tell_ports({name: placed}, found)
+                ((plan),) = plan_workers({name: placed}, [[name]])
+                layout = self._lay_out_anew(together, order, [plan], links)
+                run.expect({name: placed})
+                workers = run.make_workers(layout, [plan])
                 problems = run.join(workers)
                 if problems:
                     raise problems[0]
                 self._announce(layout, outputs)
+                if isinstance(placed.module, Source) or not inputs:
+                    self._require_done(old_worker, [EndModule(name)], may_be_over=True)
                 self._switch(layout, inputs)
             except BaseException:
                 for pipeline in inputs:
                     pipeline.conversion = conversions[pipeline.id]
-                self._end_rings(layout.wirings[pipeline.id] for pipeline in outputs)
+                if layout is not None:
+                    self._end_rings(layout.wirings[pipeline.id] for pipeline in links)
                 run.send_away(workers)
                 for worker in workers:
                     run.dismiss(worker)
-                self._exclude(layout)
+                if layout is not None:
+                    self._give_back([layout])
                 run.keep(old_worker.name, old)
+                for pipeline in changing:
+                    pipeline.end_change()
                 raise
-            earlier = {
-                pipeline.id: pipeline.succeed(*run.places_of(layout.wirings[pipeline.id]))
-                for pipeline in (*inputs, *outputs)
-            }
+            earlier = {pipeline.id: pipeline.succeed(*run.places_of(layout.wirings[pipeline.id])) for pipeline in links}
             run.wirings.update(layout.wirings)
+            for pipeline in outputs:
+                for worker in () if pipeline.target_open else self._workers_of(pipeline.target[0]):
+                    _note_pipelines(worker, [layout.wirings[pipeline.id]])
             run.put_in_place(placed)
-            if not isinstance(placed.module, Source):
-                run.begin(workers, [])
             if discard:
                 _flush(earlier[pipeline.id] for pipeline in inputs)
-            if not inputs or isinstance(placed.module, Source):
-                self._tell(old_worker, [EndModule(name)])
             if not run.wait_until_retired(old_worker.name, name, time.monotonic() + drain_timeout_s):
                 _flush(earlier[pipeline.id] for pipeline in inputs)
-                run.wait_until_retired(old_worker.name, name, time.monotonic() + ANSWER_TIMEOUT_S)
-            if isinstance(placed.module, Source):
-                run.begin(workers, [])  # not before: what it sends comes after what the other one has sent
-            for pipeline in (*inputs, *outputs):
+                if not run.wait_until_retired(old_worker.name, name, time.monotonic() + ANSWER_TIMEOUT_S):
+                    run.leave_behind(old_worker, name, [before[pipeline.id] for pipeline in outputs])
+            # Only now: what it does comes after all that the other one has done.
+            run.begin(workers, [])
+            for pipeline in links:
                 _forget_pipeline(old_worker, pipeline.id)
                 _, producers, consumers = run.places_of(layout.wirings[pipeline.id])
                 pipeline.settle(producers, consumers)
+                pipeline.end_change()
+            if {each.name for each in old_worker.wiring.modules} == {name} and old_worker.join(_PATIENCE_S):
+                run.dismiss(old_worker)
             self._collect()
 
     def _lay_out_anew(
@@ -358,7 +390,8 @@ class Rewiring:
             ],
             revocable=False,
         )
-        ended = [each for each in inputs if not each.source_open and self._run.replicas_ended(each.source[0])]
+        running = {name for worker in producers for name in self._names(worker)}
+        ended = [each for each in inputs if not each.source_open and each.source[0] not in running]
         self._end_rings(layout.wirings[each.id] for each in ended)
         for pipeline in inputs:
             if pipeline.source_open:
@@ -427,7 +460,7 @@ class Rewiring:
         begun: list[tuple[Worker, Sequence[PipelineWiring]]] = []
         for worker, steps, sent in told:
             problem = self._tell(worker, steps)
-            while problem == WITHDRAWN and begun and not revocable and self._run.goes_on:
+            while problem == WITHDRAWN and begun and not revocable and not self._run.ended_ns:
                 problem = self._tell(worker, steps)
             if problem not in (None, OVER) and (revocable or not begun):
                 for other, theirs in begun:
@@ -456,9 +489,12 @@ class Rewiring:
         if worker.ended:
             return OVER
         worker.begin_change(change, answer)
-        if not answered.wait(ANSWER_TIMEOUT_S):
-            worker.withdraw_change(change.number)
-            answered.wait(ANSWER_TIMEOUT_S)  # it was begun, or is taken back at once
+        try:
+            answered.wait(ANSWER_TIMEOUT_S)
+        finally:  # also where the wait was interrupted
+            if not answered.is_set():
+                worker.withdraw_change(change.number)
+                answered.wait(ANSWER_TIMEOUT_S)  # it was begun, or is taken back at once
         return answers[0] if answers else WITHDRAWN
 
     def _change(self, worker: Worker, steps: tuple[Step, ...], forget: Sequence[int] = ()) -> Change:
@@ -515,10 +551,10 @@ class Rewiring:
     def _include(self, layout: Layout) -> None:
         self._segments = layout.numbers.stop
         self._run.segments.update(layout.segments)
-        self._run.layouts.append(layout)
+        self._run.layouts = [*self._run.layouts, layout]
 
     def _exclude(self, layout: Layout) -> None:
-        self._run.layouts.remove(layout)
+        self._run.layouts = [each for each in self._run.layouts if each is not layout]
         for number in layout.numbers:
             del self._run.segments[number]
 
@@ -527,11 +563,13 @@ class Rewiring:
         run = self._run
         used = {place.segment for wiring in run.wirings.values() for place in _places(wiring)}
         used |= {each.wiring.bell.segment for each in run.workers.values() if not (each.ended and each.join(0))}
-        unused = [layout for layout in run.layouts[1:] if used.isdisjoint(layout.numbers)]
-        for layout in unused:
+        self._give_back([layout for layout in run.layouts[1:] if used.isdisjoint(layout.numbers)])
+
+    def _give_back(self, layouts: Sequence[Layout]) -> None:
+        for layout in layouts:
             self._exclude(layout)
-        forget = [number for layout in unused for number in layout.numbers]
-        for worker in run.workers.values() if forget else ():
+        forget = [number for layout in layouts for number in layout.numbers]
+        for worker in self._run.workers.values() if forget else ():
             if worker.wiring.process != 0 and not worker.ended:
                 worker.begin_change(self._change(worker, (), forget), _ignore)
 
@@ -564,6 +602,15 @@ class Rewiring:
                     )
                 if not ended_too and self._run.replicas_ended(placed.name):
                     raise StateError(f"module {placed.name!r}: expected a module that runs; it has ended.")
+
+    def _check_workers(self, added: Mapping[str, Placed]) -> None:
+        for placed in added.values():
+            for worker in placed.workers:
+                if worker in self._run.workers:
+                    raise StateError(
+                        f"module {placed.name!r}: expected a worker that does not run yet, got {worker!r}, which another module has brought "
+                        f"up. Connect both in one `with flow.changes()`, or leave worker= out."
+                    )
 
     def _check_aligned(
         self, modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], added: Collection[str]
@@ -602,8 +649,7 @@ def _check_place(old: Placed, new: Placed, inputs: Sequence[Pipeline], outputs: 
     Refuse a module that cannot take the place of another one.
 
     Raises:
-        ConfigurationError: It lacks a port that is connected; only one of them is a source; or a pipeline leads back to it, or is
-            paused.
+        ConfigurationError: It lacks a port that is connected; one of them is a device; or only one of them is a source.
     """
     name = new.name
     for each in (old, new):
@@ -626,15 +672,6 @@ def _check_place(old: Placed, new: Placed, inputs: Sequence[Pipeline], outputs: 
             raise ConfigurationError(
                 f"module {name!r}: expected {kind} {', '.join(missing)} in {type(new.module).__name__}, because it is connected; got "
                 f"{', '.join(there) or 'none'}. Replace a module by one with the same ports."
-            )
-    for pipeline in (*inputs, *outputs):
-        if pipeline.source[0] == pipeline.target[0]:
-            raise ConfigurationError(
-                f"{pipeline.id}: expected no loop at a module that is replaced, because it would wait for its own end."
-            )
-        if pipeline.paused:
-            raise StateError(
-                f"{pipeline.id}: expected no paused pipeline at a module that is replaced, because nothing drains there; resume it."
             )
 
 

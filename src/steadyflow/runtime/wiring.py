@@ -162,6 +162,18 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
     news: NewsWiring | None = None
     dependents: tuple[str, ...] = ()
 
+    def segments(self) -> list[int]:
+        """Return the numbers of the segments that it touches."""
+        places = {self.bell, *(Place(*bell) for bell in self.bells())}
+        if self.news is not None:
+            places |= {self.news.ring, self.news.pool}
+        places |= {module.account for module in self.modules if module.account is not None}
+        for pipeline in self.pipelines:
+            places |= {lane.ring for lane in pipeline.lanes}
+            if pipeline.order is not None:
+                places.add(pipeline.order)
+        return sorted({place.segment for place in places})
+
     def bells(self) -> list[tuple[int, int]]:
         """Return (segment, offset) of every bell that this worker sleeps on or rings."""
         places = {self.bell} if self.news is None else {self.bell, self.news.bell}

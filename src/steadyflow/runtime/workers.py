@@ -429,10 +429,10 @@ class ProcessWorker(Worker):
         reaper = partial(_reap, self._process, channel)
         threading.Thread(target=reaper, name=f"steadyflow-reaper-{self.name}", daemon=True).start()
         wiring = msgspec.to_builtins(self.wiring, builtin_types=(bytes,))
-        bells = self.wiring.bells()
+        bells, numbers = self.wiring.bells(), self.wiring.segments()
         setup = Setup(
             self._flow,
-            list(self._segments),
+            numbers,
             bells,
             wiring,
             _import_path(),
@@ -440,7 +440,7 @@ class ProcessWorker(Worker):
             main_script_path(),
             main_script_package(),
         )
-        descriptors = [segment.descriptor for segment in self._segments.values()]
+        descriptors = [self._segments[number].descriptor for number in numbers]
         for segment, offset in bells:
             descriptors.extend(self._segments[segment].bell_descriptors(offset))
         self._send(setup, descriptors)
@@ -548,18 +548,20 @@ class ProcessWorker(Worker):
         return control
 
     def _listen(self) -> None:
-        self._converse()
-        while self._conclude():
-            if not self._follow():
-                self._give_up()
-                break
+        try:
             self._converse()
-            self._end_patience()
-        with self._answering:
-            self._is_over = True
-        for number in list(self._answers):
-            self._answer(number, OVER)
-        self._owner.worker_ended(self)
+            while self._conclude():
+                if not self._follow():
+                    self._give_up()
+                    break
+                self._converse()
+                self._end_patience()
+        finally:
+            with self._answering:
+                self._is_over = True
+            for number in list(self._answers):
+                self._answer(number, OVER)
+            self._owner.worker_ended(self)
 
     def _converse(self) -> None:
         """Listen to a process until it has ended."""
