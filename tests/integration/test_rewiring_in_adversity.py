@@ -191,9 +191,7 @@ def test_what_another_thread_sends_meanwhile_arrives(flow, quick_switches):
 
     sending = threading.Thread(target=send)
     sending.start()
-    collected = [last]
-    for _ in range(30):
-        collected.append(flow.replace("last", Collect()))
+    collected = [last, *(flow.replace("last", Collect()) for _ in range(30))]
     ending.set()
     sending.join()
     pipe.end()

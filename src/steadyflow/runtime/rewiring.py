@@ -147,7 +147,7 @@ class Rewiring:
             except BaseException:
                 self._undo(layout, workers, told, added, pipelines)
                 raise
-            run.linked = linked
+            run.linked, run.formats = linked, found
             run.wirings.update(layout.wirings)
             for worker, wiring in told:
                 _note_pipelines(worker, [wiring])
@@ -325,6 +325,7 @@ class Rewiring:
             for pipeline in outputs:
                 for worker in () if pipeline.target_open else self._workers_of(pipeline.target[0]):
                     _note_pipelines(worker, [layout.wirings[pipeline.id]])
+            run.formats = found
             run.put_in_place(placed)
             if discard:
                 _flush(earlier[pipeline.id] for pipeline in inputs)
