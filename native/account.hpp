@@ -15,6 +15,13 @@ struct Account {
     std::uint64_t dropped[reasons] = {};
     std::uint64_t repeated = 0;
     std::uint64_t fill = 0;
+    // Of what was sent, what has no fate yet.
+    std::uint64_t in_flight() const noexcept {
+        std::uint64_t left = sent - delivered;
+        for (const std::uint64_t count : dropped) left -= count;
+        return left;
+    }
+
     bool consistent = false;  // false: the producer recycled during every attempt to read
 };
 

@@ -173,10 +173,26 @@ Inbox::Link* Inbox::pick(bool inside) {
     if (!inside) pending_ &= ~empty;
     // Runs Python, which may wait and take new bits: only after the line above, which would forget them.
     if (ended != nullptr) finish(*ended);
+    if (keeps_time_order_ && chosen != nullptr) [[unlikely]] chosen = oldest_of(chosen);
     if (starving != nullptr) {
         starving->passed_over = 0;
         add(starving->lanes.first().consumer.stats().rescued);
         return starving;
+    }
+    return chosen;
+}
+
+// What caused the block that was chosen can be seen by now, if it could not when its input was looked at.
+[[gnu::noinline]] Inbox::Link* Inbox::oldest_of(Link* chosen) {
+    Nanoseconds oldest = peek_sent_ns(*chosen);
+    for (const auto& owned : links_) {
+        Link& link = *owned;
+        if (link.rank != chosen->rank || link.ended || link.held) continue;
+        const Nanoseconds sent = peek_sent_ns(link);
+        if (sent >= 0 && (oldest < 0 || sent < oldest)) {
+            oldest = sent;
+            chosen = &link;
+        }
     }
     return chosen;
 }

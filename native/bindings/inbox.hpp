@@ -33,6 +33,9 @@ public:
     void add_successor(const std::string& pipeline, std::shared_ptr<Segment> segment, std::uint64_t ring_offset,
                        std::uint64_t pool_offset, std::shared_ptr<Segment> bell_segment, std::uint64_t producer_bell_offset,
                        unsigned consumer);
+    // Serves inputs of one rank in the order of sending, also where blocks come while it looks: what was sent because of another block is
+    // served after that one. Costs a second look.
+    void keep_time_order() noexcept { keeps_time_order_ = true; }
     // Forgets an input that has ended. GIL held, between two blocks.
     void remove(const std::string& pipeline);
 
@@ -142,6 +145,7 @@ private:
     [[noreturn]] static void refuse(Link& link, const Corrupted& damage);
     void look_everywhere(Nanoseconds now_ns);
     Link* pick(bool inside);
+    Link* oldest_of(Link* chosen);
     Link& link_of(const std::string& pipeline) const;
     // Claims what comes next; audio that was made up has no slot. Null if there is nothing.
     Lanes::Lane* claim_next(Link& link, Claim& claim) {
@@ -203,6 +207,7 @@ private:
     std::size_t open_ = 0;
     std::uint64_t pending_ = 0;  // bits taken from the bell, not served to the end yet
     bool interrupted_ = false;
+    bool keeps_time_order_ = false;
     Nanoseconds awake_ns_ = 0;   // when the last sleep ended
     Nanoseconds gil_ns_ = 0;     // when the GIL was back after it
     Nanoseconds looked_ns_ = 0;  // when every input was looked at, whether its bell rang or not

@@ -315,6 +315,12 @@ void register_shared_memory(nb::module_& module) {
                  window.store(window.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
              },
              "From now on `peak_views` of the counters is of what comes. One caller.")
+        .def_prop_ro("in_flight",
+                     [](const Ring& ring) {
+                         shared(ring);
+                         return read_account(ring).in_flight();
+                     },
+                     "How many blocks have been sent and have no fate yet.")
         .def_prop_ro("views", &Ring::views, "Of large blocks, how many views each consumer may keep.")
         .def("recent_cycles", &recent_cycles_of,
              "For each consumer: its cycles, the latest block's length in ns, the latest 64 shares of the deadline, oldest first.")
@@ -557,6 +563,8 @@ void register_ends(nb::module_& module) {
         .def("add_successor", &Inbox::add_successor, "pipeline"_a, "segment"_a, "ring_offset"_a, "pool_offset"_a,
              "bell_segment"_a.none(), "producer_bell_offset"_a, "consumer"_a,
              "Adds the ring whose blocks come in an input after all of those in its own, of which the end is no end then.")
+        .def("keep_time_order", &Inbox::keep_time_order,
+             "Serves inputs of one rank in the order of sending, so that what was sent because of a block comes after it.")
         .def("remove", &Inbox::remove, "pipeline"_a, "Forgets an input that has ended. Between two blocks.")
         .def("add_lane", &Inbox::add_lane, "segment"_a, "ring_offset"_a, "pool_offset"_a, "bell_segment"_a.none(),
              "producer_bell_offset"_a, "consumer"_a,

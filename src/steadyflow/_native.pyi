@@ -317,6 +317,10 @@ class Ring:
         """From now on `peak_views` of the counters is of what comes. One caller."""
 
     @property
+    def in_flight(self) -> int:
+        """How many blocks have been sent and have no fate yet."""
+
+    @property
     def views(self) -> int:
         """Of large blocks, how many views each consumer may keep."""
 
@@ -868,6 +872,11 @@ class Inbox:
     def add_successor(self, pipeline: str, segment: Segment, ring_offset: int, pool_offset: int, bell_segment: Segment | None, producer_bell_offset: int, consumer: int) -> None:
         """
         Adds the ring whose blocks come in an input after all of those in its own, of which the end is no end then.
+        """
+
+    def keep_time_order(self) -> None:
+        """
+        Serves inputs of one rank in the order of sending, so that what was sent because of a block comes after it.
         """
 
     def remove(self, pipeline: str) -> None:

@@ -874,7 +874,7 @@ def answer_with(message, descriptors=list):
         (answer_with(observed(description()), lambda: [os.memfd_create("x")]), "sealed against shrinking"),
         (
             answer_with(observed(description()), lambda: [segment_of_another_layout()]),
-            "expected layout version 4, got 77",
+            "expected layout version 5, got 77",
         ),
         (answer_with(observed(description(rings=())), lambda: [segment_descriptor()]), "that cannot be"),
         (answer_with(observed(description(rings=(Place(7, 64),))), lambda: [segment_descriptor()]), "that cannot be"),

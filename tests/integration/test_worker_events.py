@@ -1,11 +1,13 @@
 """Events of modules and workers, from threads and processes, on the bus of their flow."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -246,8 +248,9 @@ class Way:
         self.told = []
         place = {"ring": Place(0, self._ring), "pool": Place(0, self._pool), "bell": Place(0, self._bell)}
         self.sender = NewsSender("w", NewsWiring(**place, bit=0), [self.segment])
-        end = NewsEnd("w", Lane(self.segment, self._ring, self._pool, self.segment, self._producer_bell))
-        self.reader = NewsReader("f", (self.segment, self._bell), [end], lambda worker, event: self.told.append(event))
+        self.end_of_it = NewsEnd("w", Lane(self.segment, self._ring, self._pool, self.segment, self._producer_bell), 0)
+        self.reader = NewsReader("f", (self.segment, self._bell), lambda worker, event: self.told.append(event))
+        self.reader.add([self.end_of_it])
 
     def send_bytes(self, payload):
         fmt = BytesFormat(MAX_EVENT_BYTES)
@@ -379,10 +382,11 @@ def test_a_damaged_ring_silences_its_own_worker_only():
     ways = [Way(), Way()]
     told = []
     ends = [
-        NewsEnd(f"w{number}", Lane(way.segment, way._ring, way._pool, way.segment, way._producer_bell))
+        NewsEnd(f"w{number}", Lane(way.segment, way._ring, way._pool, way.segment, way._producer_bell), number)
         for number, way in enumerate(ways)
     ]
-    reader = NewsReader("f", (ways[0].segment, ways[0]._bell), ends, lambda worker, event: told.append((worker, event)))
+    reader = NewsReader("f", (ways[0].segment, ways[0]._bell), lambda worker, event: told.append((worker, event)))
+    reader.add(ends)
     ways[0].sender.publish(Counted(number=1))
     # Over the header of the first ring.
     os.pwrite(ways[0].segment.descriptor, b"\xff" * 64, ways[0]._ring)
@@ -396,3 +400,69 @@ def test_a_damaged_ring_silences_its_own_worker_only():
     reader.end(SOON_S)
     assert [event.number for worker, event in told if worker == "w1"] == [2]
     assert all(isinstance(event, EventsLost) or event.number == 1 for worker, event in told if worker == "w0")
+
+
+# --- causes and effects -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause(FlowEvent):
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect(FlowEvent):
+    number: int
+    hop: int
+
+
+class Causes(Source):
+    """Tells, and then sends."""
+
+    out = Output(BytesFormat(16))
+    live = False
+
+    def __init__(self, count):
+        self.count = count
+
+    def produce(self):
+        for number in range(self.count):
+            self.publish(Cause(number=number))
+            self.out.send(b"%d" % number)
+            yield time.monotonic_ns() + 200_000
+
+
+class Effects(Module):
+    """Tells what came, and passes it on."""
+
+    data = Input(BytesFormat(16))
+    out = Output(BytesFormat(16))
+
+    def __init__(self, hop):
+        self.hop = hop
+
+    def process(self, block):
+        self.publish(Effect(number=int(block.data), hop=self.hop))
+        return bytes(block.data)
+
+
+@pytest.mark.parametrize("places", list(itertools.product(["thread", "process"], repeat=3)), ids="-".join)
+def test_what_causes_is_told_before_what_it_causes(places):
+    count = 1_500
+    told = []
+    with DataFlowCoordinator("causes") as flow:
+        flow.add(Causes(count), name="causes", placement=places[0], worker="causes")
+        flow.add(Effects(1), name="first", placement=places[1], worker="first")
+        flow.add(Effects(2), name="second", placement=places[2], worker="second")
+        flow.connect("causes.out", "first.data", buffer_size=4)
+        flow.connect("first.out", "second.data", buffer_size=4)
+        flow.events.subscribe(FlowEvent, told.append, queue_size=10 * count)
+        flow.run()
+    places_of = {
+        (event.number, getattr(event, "hop", 0)): place
+        for place, event in enumerate(told)
+        if isinstance(event, Cause | Effect)
+    }
+    assert len(places_of) == 3 * count
+    for number in range(count):
+        assert places_of[number, 0] < places_of[number, 1] < places_of[number, 2], number

@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 from steadyflow._native import (
@@ -189,7 +190,7 @@ class Execution:
         self._awaited = awaited_workers(modules) if clock is None else {plan.name: set() for plan in plans}
         self.workers: dict[str, Worker] = {}
         self._devices: dict[str, WatchedDevice] = {}
-        self._news: dict[str, NewsReader] = {}  # by worker, of processes
+        self._news = NewsReader(flow, self.at(layout.news_bell), self._tell)
         if clock is not None:
             self._turns = clock.begin_run(flow)
             for pipeline in linked:
@@ -224,13 +225,10 @@ class Execution:
                     device_driven: Any = self.modules[module.name].module
                     device_driven.device_account = account = DeviceAccount(*self.at(module.account))
                     self._devices[module.name] = WatchedDevice(module.name, account, stream_rate_hz(device_driven))
-        ends = [
-            NewsEnd(worker, Lane(*self.at(news.ring), news.pool.offset, *self.at(layout.bells[worker])))
+        self._news.add(
+            NewsEnd(worker, Lane(*self.at(news.ring), news.pool.offset, *self.at(layout.bells[worker])), news.bit)
             for worker, news in layout.news.items()
-        ]
-        if ends:
-            reader = NewsReader(self._flow, self.at(layout.news_bell), ends, self.happened)
-            self._news.update((end.worker, reader) for end in ends)
+        )
         return made
 
     def _watched(self, pipelines: Iterable[Pipeline]) -> Iterator[WatchedPipeline]:
@@ -325,7 +323,7 @@ class Execution:
         """
         # Processes first: they take longest.
         try:
-            self._start_news(self.workers)
+            self._news.start()
             if self._turns is not None:  # a setup, too, may take its time
                 self._turns.expect(len(self.workers))
                 self.let_time_go_on()
@@ -348,10 +346,6 @@ class Execution:
             raise
         self.give_up()
         return False
-
-    def _start_news(self, workers: Iterable[str]) -> None:
-        for reader in {self._news[worker] for worker in workers if worker in self._news}:
-            reader.start()
 
     def _launch(self, worker: Worker) -> None:
         with self._changed:
@@ -409,7 +403,7 @@ class Execution:
         """
         self._joining.update((worker.name, []) for worker in workers)
         try:
-            self._start_news(worker.name for worker in workers)
+            self._news.start()
             for worker in workers:
                 self._launch(worker)
             self._wait(
@@ -452,14 +446,12 @@ class Execution:
         """Forget a worker that has ended, or never came to anything; what it did is kept. Blocks for a moment."""
         worker.join(_ABORT_TIMEOUT_S)
         self._waiting_to_begin.discard(worker.name)
-        if worker.lost_events and worker.name in self._news:
-            self._news[worker.name].count_lost(worker.name, worker.lost_events)
+        self._news.count_lost(worker.name, worker.lost_events)
         for name, did in worker.module_reports().items():
             self._departed.setdefault(name, []).append(did)
         self._end_news(worker)
-        reader = self._news.pop(worker.name, None)
-        if reader is not None and reader not in self._news.values():
-            reader.end(_ABORT_TIMEOUT_S)
+        self._news.catch_up(worker.name, _CATCH_UP_S)
+        self._news.forget(worker.name)
         self._awaited.pop(worker.name, None)
         self.workers = {name: each for name, each in self.workers.items() if name != worker.name}
 
@@ -497,7 +489,7 @@ class Execution:
             ended = (worker, placed.name) not in self._retiring
             self._retiring.discard((worker, placed.name))
         if ended:  # meanwhile
-            self.happened(worker, ModuleEnded(flow=self._flow, module=placed.name))
+            self._tell(worker, ModuleEnded(flow=self._flow, module=placed.name))
 
     def leave_behind(self, worker: Worker, module: str, outputs: Sequence[PipelineWiring]) -> None:
         """Go on without a module that does not end, although another one has its place: what it still sends comes nowhere."""
@@ -793,8 +785,7 @@ class Execution:
         """See `workers.Owner`."""
         self._reclaim(worker, for_successor=True)
         self._catch_up(worker)
-        if worker.name in self._news:
-            self._news[worker.name].begin_anew(worker.name)
+        self._news.begin_anew(worker.name)
         self.device_lost(worker, module, problem)
 
     def worker_recovered(self, worker: Worker, module: str, away_s: float, attempts: int) -> None:
@@ -835,6 +826,12 @@ class Execution:
 
     def happened(self, worker: str, event: FlowEvent) -> None:
         """See `workers.Owner`."""
+        self._news.tell_in_order(event.timestamp_ns, partial(self._tell, worker, event))
+
+    def _tell(self, worker: str, event: FlowEvent) -> None:
+        """Publish an event of a module, after what its device has missed, which may be why."""
+        if self._devices:
+            self.watch.look_at(self._devices.values())
         if isinstance(event, ModuleEnded) and event.module in self._replicas_left:
             with self._changed:
                 retires = (worker, event.module) in self._retiring
@@ -993,8 +990,7 @@ class Execution:
 
     def _catch_up(self, worker: Worker) -> None:
         """Hear first what a worker has told itself, before something is told of it that came another way."""
-        if worker.name in self._news:
-            self._news[worker.name].catch_up(worker.name, _CATCH_UP_S)
+        self._news.catch_up(worker.name, _CATCH_UP_S)
 
     def _take_over(self, worker: Worker, names: set[str]) -> None:
         """Complete what a dead process may have left half sent, before anything says that its streams have ended."""
@@ -1044,14 +1040,12 @@ class Execution:
         for worker in self.workers.values():
             if worker.name not in self._left_behind:
                 worker.join(_ABORT_TIMEOUT_S)
-        for name in self._news:
-            if self.workers[name].state == "created":  # it was never launched
-                self._end_news(self.workers[name])
-        for reader in set(self._news.values()):
-            reader.end(_ABORT_TIMEOUT_S)
-        for name, reader in self._news.items():
-            if self.workers[name].lost_events:
-                reader.count_lost(name, self.workers[name].lost_events)
+        for worker in self.workers.values():
+            if worker.state == "created":  # it was never launched
+                self._end_news(worker)
+        self._news.end(_ABORT_TIMEOUT_S)
+        for worker in self.workers.values():
+            self._news.count_lost(worker.name, worker.lost_events)
         self.watch.end(_ABORT_TIMEOUT_S)
         for name in self.modules:
             self._lifecycles.move_if_allowed(name, "stop")

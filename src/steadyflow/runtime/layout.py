@@ -335,6 +335,7 @@ class Running(NamedTuple):
         open_ends: Where the application sleeps at its end of those that are laid out anew, by id.
         bits: By which bit of their bells the consumers know those that are laid out anew, by id.
         processes: The process numbers that are taken.
+        news_bell: Where the coordinator sleeps that reads the events of processes; None: a new one.
         segments: The number of the next segment.
     """
 
@@ -343,6 +344,7 @@ class Running(NamedTuple):
     open_ends: Mapping[str, Place] = MappingProxyType({})
     bits: Mapping[str, int] = MappingProxyType({})
     processes: Collection[int] = ()
+    news_bell: Place | None = None
     segments: int = 0
 
 
@@ -425,13 +427,13 @@ class Layout:
         self.accounts = {
             name: Place(self._number, plan.reserve(DEVICE_ACCOUNT_BYTES)) for name in sorted(self._device_driven)
         }
-        self.news_bell = Place(self._number, plan.bell())
+        self.news_bell = running.news_bell or Place(self._number, plan.bell())
         self.news = {
             worker.name: NewsWiring(
                 ring=Place(self._number, plan.reserve(RING_BYTES)),
                 pool=Place(self._number, plan.reserve(POOL_BYTES)),
                 bell=self.news_bell,
-                bit=min(number, _INPUT_BITS - 1),
+                bit=min(number, _INPUT_BITS - 1) if running.news_bell is None else _INPUT_BITS - 1,
             )
             for number, worker in enumerate(worker for worker in workers if worker.placement == "process")
         }
@@ -443,7 +445,7 @@ class Layout:
             *bells.values(),
             *self.target_bells.values(),
             *self._device_bells.values(),
-            self.news_bell.offset,
+            *([self.news_bell.offset] if running.news_bell is None else []),
         ):
             self.segment.create_bell(offset)
         for news in self.news.values():

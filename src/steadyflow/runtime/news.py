@@ -7,10 +7,12 @@ on all the same.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -24,6 +26,7 @@ from steadyflow._native import (
     Target,
     create_pool,
     create_ring,
+    monotonic_ns,
     pool_bytes,
     ring_bytes,
 )
@@ -51,6 +54,7 @@ _RANK: Final = 0
 _FOREVER: Final = -1
 _ALL: Final = 1 << 62
 _LOOK_S: Final = 0.002
+_LOOK_NS: Final = 250_000_000  # while nobody is there who could tell anything
 _REASON: Final = 500  # characters
 _MOST_LOST: Final = 1 << 40  # a damaged count may be anything
 
@@ -134,67 +138,117 @@ class NewsEnd(NamedTuple):
     Args:
         worker: Its name.
         lane: Its ring and buffers.
+        bit: Of the bell of whoever reads it.
     """
 
     worker: str
     lane: Lane
+    bit: int
 
 
 class NewsReader:
     """
-    The receiving end of all of them; a thread from `start` on.
+    The receiving end of all of them, and the one order of all events of modules; a thread, once there are any.
+
+    What causes comes before what it causes: what was sent because of something can be seen when that can, and each look takes the oldest.
+    What threads tell meanwhile waits until all that is older has been told.
 
     Args:
         flow: The name of the flow.
         bell: Where the thread sleeps.
-        ends: The rings, in the order of their bits.
         told: Called with the worker and each event, in the order in which the worker has told them; must not block.
     """
 
-    def __init__(
-        self,
-        flow: str,
-        bell: tuple[Segment, int],
-        ends: Sequence[NewsEnd],
-        told: Callable[[str, FlowEvent], None],
-    ) -> None:
+    def __init__(self, flow: str, bell: tuple[Segment, int], told: Callable[[str, FlowEvent], None]) -> None:
         self._flow = flow
         self._told = told
-        self._lost = {end.worker: 0 for end in ends}
-        self._rings = {end.worker: Ring(end.lane.segment, end.lane.ring, news_name(end.worker)) for end in ends}
+        self._lost: dict[str, int] = {}
+        self._rings: dict[str, Ring] = {}
         self._damaged: set[str] = set()
+        self._held = 0  # inputs of those, which do not end
         self._ending = False
         self._reading = threading.Condition()
+        self._coming: deque[NewsEnd] = deque()
+        self._gone: deque[str] = deque()
+        self._deferred: deque[tuple[int, Callable[[], None]]] = deque()  # when it happened, and what tells it
+        self._telling = False  # whether something of those is being told
         self._inbox = Inbox(*bell, 0, AbortFlag())
-        for end in ends:
-            name = news_name(end.worker)
-            target = Target(
-                name,
-                native_spec(_FORMAT),
-                _FORMAT,
-                None,
-                partial(self._take, end.worker),
-                None,
-                ModuleContext(),
-                partial(self._failed, end.worker),
-                0,
-            )
-            self._inbox.add_input(*end.lane, 0, _RANK, target, None)
+        self._inbox.keep_time_order()
         self._thread = threading.Thread(target=self._read, name="steadyflow-events-of-workers", daemon=True)
 
+    def add(self, ends: Iterable[NewsEnd]) -> None:
+        """Read these, too, once it has been started. Any thread."""
+        with self._reading:
+            for end in ends:
+                self._lost[end.worker] = 0
+                ring = Ring(end.lane.segment, end.lane.ring, news_name(end.worker))
+                self._rings = {**self._rings, end.worker: ring}  # a new one: others may look through it
+                self._coming.append(end)
+
     def start(self) -> None:
-        """Read from now on."""
-        self._thread.start()
+        """Read from now on what was added, and what will be. Idempotent."""
+        if self._coming and self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._inbox.interrupt()
+
+    def forget(self, worker: str) -> None:
+        """Forget a worker that has ended. Any thread."""
+        with self._reading:
+            self._rings = {name: ring for name, ring in self._rings.items() if name != worker}
+            self._lost.pop(worker, None)
 
     def end(self, timeout_s: float) -> None:
         """Read what all have told until their end, for that time at most; then stop."""
         if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+            with self._reading:
+                self._reading.wait_for(self._has_heard_all, timeout_s)
             self._ending = True
             self._inbox.interrupt()
             self._thread.join(timeout_s)
         if not self._thread.is_alive():
+            self._tell_deferred(None)
             self._inbox.detach()
+
+    def tell_in_order(self, at_ns: int, tell: Callable[[], None]) -> None:
+        """
+        Tell something that happened in this process: now, or, where processes have told what is older and not read yet, after that.
+
+        Any thread; does not wait.
+
+        Args:
+            at_ns: When it happened.
+            tell: Tells it; must not block.
+        """
+        with self._reading:
+            waits = self._thread.is_alive() and (bool(self._deferred) or self._telling or self._has_unread())
+            if waits:
+                self._deferred.append((at_ns, tell))
+        if waits:
+            self._inbox.interrupt()
+        else:
+            tell()
+
+    def _has_heard_all(self) -> bool:
+        return not self._coming and self._inbox.open_inputs <= self._held
+
+    def _has_unread(self) -> bool:
+        for worker, ring in self._rings.items():
+            if worker not in self._damaged:
+                with contextlib.suppress(CorruptedSegment):  # whoever reads it tells
+                    if ring.in_flight:
+                        return True
+        return False
+
+    def _tell_deferred(self, before_ns: int | None) -> None:
+        """Tell what has waited, as far as it is older than that; None: all of it."""
+        while True:
+            with self._reading:
+                self._telling = bool(self._deferred) and (before_ns is None or self._deferred[0][0] < before_ns)
+                if not self._telling:
+                    return
+                _, tell = self._deferred.popleft()
+            tell()
 
     def catch_up(self, worker: str, timeout_s: float) -> None:
         """Wait until all that a worker has told so far has been read, for that time at most."""
@@ -212,11 +266,12 @@ class NewsReader:
 
     def begin_anew(self, worker: str) -> None:
         """Another process follows in that worker, which has lost nothing yet."""
-        self._lost[worker] = 0
+        if worker in self._lost:
+            self._lost[worker] = 0
 
     def count_lost(self, worker: str, lost: int) -> None:
         """Tell of events that had no room, and after which none got through that could have said so."""
-        if not self._lost[worker] < lost <= _MOST_LOST:
+        if not self._lost.get(worker, _MOST_LOST) < lost <= _MOST_LOST:
             return
         missing, self._lost[worker] = lost - self._lost[worker], lost
         reason = f"more than {WAITING_EVENTS - RESERVED_EVENTS} waited"
@@ -224,11 +279,38 @@ class NewsReader:
 
     def _read(self) -> None:
         self._inbox.adopt(in_event_loop=False)
-        while self._inbox.open_inputs > len(self._damaged) and not self._ending:
+        while not self._ending:
+            while self._coming:
+                end = self._coming.popleft()
+                try:
+                    self._add_input(end)
+                except CorruptedSegment as damage:
+                    self._silence(end.worker, damage)
+            while self._gone:
+                self._inbox.remove(news_name(self._gone.popleft()))
+            with self._reading:
+                self._reading.notify_all()
             try:
-                self._inbox.serve(_FOREVER, _ALL)
+                self._inbox.serve(_FOREVER if self._inbox.open_inputs else monotonic_ns() + _LOOK_NS, _ALL)
             except CorruptedSegment as damage:
                 self._leave_out(damage)
+            if not self._has_unread():
+                self._tell_deferred(None)
+
+    def _add_input(self, end: NewsEnd) -> None:
+        name = news_name(end.worker)
+        target = Target(
+            name,
+            native_spec(_FORMAT),
+            _FORMAT,
+            None,
+            partial(self._take, end.worker),
+            None,
+            ModuleContext(),
+            partial(self._failed, end.worker),
+            0,
+        )
+        self._inbox.add_input(*end.lane, 0, _RANK, target, partial(self._gone.append, end.worker), None, end.bit)
 
     def _leave_out(self, damage: CorruptedSegment) -> None:
         """Read the others, where the ring of one worker is damaged: what else that means is found out by those that carry sound."""
@@ -237,9 +319,13 @@ class NewsReader:
             self._ending = True
             _logger.error("flow %r: events of workers cannot be read any more", self._flow, exc_info=damage)
         elif worker not in self._damaged:
-            self._damaged.add(worker)
             self._inbox.hold(news_name(worker), True)
-            self._told(worker, EventsLost(worker=worker, lost=1, reason=f"{damage}; no more of them can be read"))
+            self._held += 1
+            self._silence(worker, damage)
+
+    def _silence(self, worker: str, damage: CorruptedSegment) -> None:
+        self._damaged.add(worker)
+        self._told(worker, EventsLost(worker=worker, lost=1, reason=f"{damage}; no more of them can be read"))
 
     def _take(self, worker: str, block: Block) -> None:
         try:
@@ -248,6 +334,7 @@ class NewsReader:
             reason = in_one_line(damage)[:_REASON]
             self._told(worker, EventsLost(worker=worker, lost=1, reason=reason))
         else:
+            self._tell_deferred(event.timestamp_ns)
             self.count_lost(worker, lost)
             self._told(worker, event)
         with self._reading:

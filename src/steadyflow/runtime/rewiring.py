@@ -546,6 +546,7 @@ class Rewiring:
             pipelines=pipelines,
             bells={worker.name: worker.wiring.bell for worker in workers if not worker.ended},
             processes={worker.wiring.process for worker in workers if not worker.ended},
+            news_bell=self._run.layouts[0].news_bell,
             segments=self._segments,
         )
 

@@ -17,6 +17,7 @@ from steadyflow.metrics.histogram import Histogram
 from steadyflow.pipeline import Pipeline
 
 LOOK_INTERVAL_S: Final = 0.05
+_LOOKING_S: Final = 0.005
 
 
 class WatchedPipeline:
@@ -190,6 +191,18 @@ class Watch:
             for watched in self._watched:
                 for event in watched.look(self._flow, now_ns):
                     self._publish(event)
+
+    def look_at(self, watched: Iterable[Watched]) -> None:
+        """Look at some now. Any thread; waits for no more than a moment for one who is looking."""
+        if not self._looking.acquire(timeout=_LOOKING_S):
+            return
+        try:
+            now_ns = monotonic_ns() if self._turns is None else self._turns.now_ns
+            for each in watched:
+                for event in each.look(self._flow, now_ns):
+                    self._publish(event)
+        finally:
+            self._looking.release()
 
     def end(self, timeout_s: float) -> None:
         """Look for the last time, and end the thread. Idempotent; waits for no longer than `timeout_s`."""
