@@ -185,10 +185,9 @@ bool DeviceStream::close_behind(std::atomic<bool>& gate) noexcept {
 }
 
 void DeviceStream::take_rings() noexcept {
-    // acquire: the rings were prepared before. relaxed elsewhere: most cycles find nothing.
-    OutputRings::Links* const next = next_rings_.load(std::memory_order_relaxed);
+    // acquire: the rings were prepared before.
+    OutputRings::Links* const next = next_rings_.load(std::memory_order_acquire);
     if (next == nullptr) [[likely]] return;
-    std::atomic_thread_fence(std::memory_order_acquire);
     capture_->exchange(*next);
     // release: whoever sees that they were taken has what there were for itself.
     next_rings_.store(nullptr, std::memory_order_release);
