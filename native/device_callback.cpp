@@ -185,29 +185,27 @@ bool DeviceStream::close_behind(std::atomic<bool>& gate) noexcept {
 }
 
 void DeviceStream::take_rings() noexcept {
-    // acquire: the rings were prepared before.
-    OutputRings::Links* const next = next_rings_.load(std::memory_order_acquire);
-    if (next == nullptr) [[likely]] return;
+    // relaxed: most cycles find nothing. acquire: the rings were prepared before.
+    if (next_rings_.load(std::memory_order_relaxed) == nullptr) [[likely]] return;
+    OutputRings::Links* const next = next_rings_.exchange(nullptr, std::memory_order_acquire);
+    if (next == nullptr) return;  // taken back
     capture_->exchange(*next);
     // release: whoever sees that they were taken has what there were for itself.
-    next_rings_.store(nullptr, std::memory_order_release);
+    rings_taken_.store(true, std::memory_order_release);
 }
 
 bool DeviceStream::exchange_rings(OutputRings::Links& links, Nanoseconds patience_ns) noexcept {
     if (!capture_) return false;
     const Nanoseconds until_ns = monotonic_ns() + patience_ns;
+    rings_taken_.store(false, std::memory_order_relaxed);
     next_rings_.store(&links, std::memory_order_release);
-    while (next_rings_.load(std::memory_order_acquire) != nullptr) {
-        if (monotonic_ns() < until_ns) {
-            std::this_thread::sleep_for(std::chrono::microseconds(200));
-            continue;
+    while (!rings_taken_.load(std::memory_order_acquire)) {
+        OutputRings::Links* offered = &links;
+        // Who takes them back has them; else a cycle has, and is about to say so.
+        if (monotonic_ns() >= until_ns && next_rings_.compare_exchange_strong(offered, nullptr, std::memory_order_relaxed)) {
+            return false;
         }
-        // No cycle came. None may take them after this: the gate is closed for as long as it takes to take them back.
-        const bool was_ended = capture_ended_.exchange(true, std::memory_order_seq_cst);
-        while (inside_.load(std::memory_order_seq_cst)) std::this_thread::yield();
-        const bool taken = next_rings_.exchange(nullptr, std::memory_order_acq_rel) == nullptr;
-        capture_ended_.store(was_ended, std::memory_order_seq_cst);
-        return taken;
+        std::this_thread::sleep_for(std::chrono::microseconds(200));
     }
     return true;
 }

@@ -136,6 +136,7 @@ private:
     std::uint64_t stream_frames_ = 0;        // that the device has brought or wanted, or lost
     std::uint32_t generation_ = fork_generation;
     std::atomic<OutputRings::Links*> next_rings_{nullptr};  // what the next cycle takes; it leaves those that there were
+    std::atomic<bool> rings_taken_{false};                  // and says so
     std::atomic<bool> inside_{false};        // a cycle is under way
     std::atomic<bool> closed_{false};
     std::atomic<bool> capture_ended_{false};

@@ -535,6 +535,7 @@ void register_ends(nb::module_& module) {
         .def("defer", &Output::defer, "Rings that are added and removed take no place before commit().")
         .def("commit", &Output::commit,
              "Lets what was added and removed take place at once, between two blocks. Where a device sends, it waits for its next cycle.")
+        .def("roll_back", &Output::roll_back, "Nothing takes place of what was added and removed since defer().")
         .def("end", &Output::end, "No block follows. Idempotent.")
         .def("close", &Output::close, "reason"_a, "From now on send() raises PipelineClosed.")
         .def("detach", &Output::detach)

@@ -473,8 +473,7 @@ void Output::close(std::string reason) {
 
 void Output::detach() {
     let_go_of_device();
-    draft_.reset();
-    removed_.clear();
+    roll_back();
     rings_.clear();
     fused_.clear();
     bell_ = Bell();

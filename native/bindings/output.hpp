@@ -59,6 +59,12 @@ public:
     // has changed, where it does not run.
     void defer() noexcept { deferring_ = true; }
     void commit();
+    // Instead: nothing of it takes place.
+    void roll_back() noexcept {
+        deferring_ = false;
+        draft_.reset();
+        removed_.clear();
+    }
 
     bool send(nb::handle data) { return send_object(data.ptr(), 0); }
     // `sent_hint_ns`: a time just read, or 0.

@@ -532,6 +532,9 @@ class OutputCore:
         Lets what was added and removed take place at once, between two blocks. Where a device sends, it waits for its next cycle.
         """
 
+    def roll_back(self) -> None:
+        """Nothing takes place of what was added and removed since defer()."""
+
     def end(self) -> None:
         """No block follows. Idempotent."""
 

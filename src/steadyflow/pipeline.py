@@ -587,7 +587,9 @@ class Pipeline:
             self._refuse_if_closed()
             raise FlowNotRunning(f"{self.id}: nothing has been counted yet; start the flow first.")
         until = self._ended_ns or self.clock.monotonic_ns()
-        return read_flow_metrics(counted, buffer_size=self.buffer_size, seconds=(until - self._opened_ns) / 1e9)
+        seconds = (until - self._opened_ns) / 1e9
+        in_turn = bool(self._draining or self._earlier)
+        return read_flow_metrics(counted, buffer_size=self.buffer_size, seconds=seconds, in_turn=in_turn)
 
     def __repr__(self) -> str:
         rings = self._rings

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from tests.integration.changing_flows import wait_until
 
 from steadyflow import (
     AudioFormat,
@@ -61,13 +62,6 @@ class Keeps(Module):
         self.kept = [*self.kept, block.samples][-self.most :]
         first = self.next - len(self.kept)
         assert [int(samples[-1, 0]) for samples in self.kept] == list(range(first, self.next))
-
-
-def wait_until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.005)
 
 
 @pytest.fixture

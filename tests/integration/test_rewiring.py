@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from tests.integration.changing_flows import FORMAT, Pass, Ticks, is_gapless, numbers, wait_until
 
 from steadyflow import (
     Aligned,
@@ -32,40 +33,14 @@ from steadyflow import (
 from steadyflow.errors import BudgetRefused, ConfigurationError, ModuleFailed, UnknownName
 from steadyflow.testing import Collect, ManualClock
 
-FORMAT = BytesFormat(max_bytes=64)
 PLACEMENTS = pytest.mark.parametrize("placement", ["thread", "process"])
-
-
-class Ticks(Source):
-    """Sends numbers for as long as it may."""
-
-    out = Output(FORMAT)
-    live = False
-
-    def __init__(self, last=None, first=0):
-        self.last = last
-        self.first = first
-
-    def produce(self):
-        number = self.first
-        while self.last is None or number < self.last:
-            self.out.send(b"%d" % number)
-            number += 1
-            yield time.monotonic_ns() + 300_000
-
-
-class Pass(Module):
-    data = Input(FORMAT)
-    out = Output(FORMAT)
-
-    def process(self, block):
-        return bytes(block.data)
 
 
 class Marked(Pass):
     """Marks what it passes on, and says when it ends."""
 
     def __init__(self, mark=""):
+        super().__init__()
         self.mark = mark
 
     def process(self, block):
@@ -118,23 +93,8 @@ class Mix(Module):
         return left.samples + right.samples
 
 
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.002)
-
-
 def delivered(flow, pipeline):
     return flow.get_flow_metrics(pipeline).delivered
-
-
-def numbers(values):
-    return [int(value) for value in values]
-
-
-def is_gapless(values):
-    return bool(values) and values == list(range(values[0], values[0] + len(values)))
 
 
 @pytest.fixture
@@ -679,3 +639,41 @@ def test_large_blocks_flow_where_a_pipeline_was_added(flow):
     wait_until(lambda: delivered(flow, pipeline) > 20)
     flow.stop()
     assert is_gapless([int(np.unique(block).item()) for block in late.values])
+
+
+def test_what_fails_in_the_middle_of_a_change_has_changed_nothing(flow):
+    """As where a worker finds no memory: the steps before are rolled back, and a later change is whole."""
+    first = started(flow)
+    late = flow.add(Collect(), name="late")
+    loop = flow.workers["main"]._loop
+    add_ring = loop._add_ring
+
+    def fail(pipeline):
+        add_ring(pipeline)
+        raise MemoryError("no memory left")
+
+    loop._add_ring = fail
+    with pytest.raises(StateError, match="no memory left"):
+        flow.connect("ticks.out", late.data, buffer_size=8)
+    loop._add_ring = add_ring
+    came = delivered(flow, "ticks.out->first.data")
+    wait_until(lambda: delivered(flow, "ticks.out->first.data") > came + 10)
+    again = flow.add(Collect(), name="again")
+    pipeline = flow.connect("ticks.out", again.data, buffer_size=8)
+    wait_until(lambda: delivered(flow, pipeline) > 10)
+    report = flow.stop()
+    assert is_gapless(numbers(first.values))
+    assert is_gapless(numbers(again.values))
+    assert list(report.pipelines) == ["ticks.out->first.data", pipeline.id]
+
+
+def test_a_pipeline_was_never_fuller_than_it_can_be(flow):
+    flow.add(Ticks(), name="ticks", worker="ticks")
+    slow = flow.add(Pass(delay_s=0.002), name="slow", worker="slow")
+    link = flow.connect("ticks.out", slow.data, buffer_size=8)
+    flow.start()
+    for _ in range(4):
+        wait_until(lambda: link.statistics().fill == 8)
+        flow.replace("slow", Pass(delay_s=0.002))
+    assert link.statistics().peak_fill == 8
+    flow.stop()

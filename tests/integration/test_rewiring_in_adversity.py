@@ -12,10 +12,10 @@ import weakref
 
 import numpy as np
 import pytest
+from tests.integration.changing_flows import FORMAT, Pass, Ticks, is_gapless, numbers, wait_until
 
 from steadyflow import (
     AudioFormat,
-    BytesFormat,
     DataFlowCoordinator,
     DropOldest,
     FlowFailed,
@@ -31,36 +31,7 @@ from steadyflow.errors import ConfigurationError, ModuleFailed
 from steadyflow.runtime import rewiring
 from steadyflow.testing import Collect
 
-FORMAT = BytesFormat(max_bytes=64)
 MONO = AudioFormat(48_000, 1)
-
-
-class Ticks(Source):
-    out = Output(FORMAT)
-    live = False
-
-    def __init__(self, last=None, period_ns=300_000):
-        self.last = last
-        self.period_ns = period_ns
-
-    def produce(self):
-        number = 0
-        while self.last is None or number < self.last:
-            self.out.send(b"%d" % number)
-            number += 1
-            yield time.monotonic_ns() + self.period_ns
-
-
-class Pass(Module):
-    data = Input(FORMAT)
-    out = Output(FORMAT)
-
-    def __init__(self, delay_s=0.0):
-        self.delay_s = delay_s
-
-    def process(self, block):
-        time.sleep(self.delay_s)
-        return bytes(block.data)
 
 
 class Gate(Module):
@@ -112,21 +83,6 @@ class Broken(Source):
 
     def produce(self):
         yield
-
-
-def wait_until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.002)
-
-
-def numbers(values):
-    return [int(value) for value in values]
-
-
-def is_gapless(values):
-    return values == list(range(values[0], values[0] + len(values)))
 
 
 def beside(call):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
-
-_NOW: Final = ("fill",)  # says how it is, and not what has been
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 
 class Counted(Protocol):
@@ -35,10 +33,10 @@ class EarlierRings:
     def __init__(self, rings: Sequence[Counted]) -> None:
         first, *others = (ring.counters() for ring in rings)
         self._counters = {name: _sum([first[name], *(each[name] for each in others)]) for name in first}
-        for name in _NOW:
-            self._counters[name] = 0
-        first, *others = (ring.histograms() for ring in rings)
-        self._histograms = {name: _together([first[name], *(each[name] for each in others)]) for name in first}
+        self._counters["fill"] = 0  # which says how it is, and not what has been
+        self._counters["peak_fill"] = max(ring.counters()["peak_fill"] for ring in rings)
+        readings = [ring.histograms() for ring in rings]
+        self._histograms = {name: added_up(each[name] for each in readings) for name in readings[0]}
         cycles = [cycle for ring in rings if (cycle := ring.worst_cycle()) is not None]
         self._worst = max(cycles, key=lambda cycle: cycle[-1] - cycle[1], default=None)
 
@@ -65,6 +63,7 @@ def _sum(values: Sequence[Any]) -> Any:
     return sum(values)
 
 
-def _together(readings: Sequence[tuple[Any, int, int]]) -> tuple[Any, int, int]:
+def added_up(readings: Iterable[tuple[Any, int, int]]) -> tuple[Any, int, int]:
+    """Return one histogram of several: counts, sum and largest."""
     counts, sums, largest = zip(*readings, strict=True)
     return sum(counts[1:], counts[0]), sum(sums), max(largest)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from steadyflow.metrics.earlier import Counted
+from steadyflow.metrics.earlier import Counted, added_up
 from steadyflow.metrics.health import Health, health_of, health_score, lost_blocks
 from steadyflow.metrics.histogram import Histogram
 
@@ -137,7 +137,9 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_health: Health
 
 
-def read_flow_metrics(rings: Sequence[Counted], *, buffer_size: int, seconds: float) -> FlowMetrics:
+def read_flow_metrics(
+    rings: Sequence[Counted], *, buffer_size: int, seconds: float, in_turn: bool = False
+) -> FlowMetrics:
     """
     Read the metrics of a pipeline. Does not disturb it; any thread; allocates.
 
@@ -146,9 +148,12 @@ def read_flow_metrics(rings: Sequence[Counted], *, buffer_size: int, seconds: fl
             they are added up.
         buffer_size: Its configured size, in blocks.
         seconds: How long it has been running, for the throughput.
+        in_turn: Whether the rings came one after the other, and were not beside each other.
     """
     readings = [ring.counters() for ring in rings]
     counters = {name: sum(reading[name] for reading in readings) for name in _COUNTERS}
+    if in_turn:
+        counters["peak_fill"] = max(reading["peak_fill"] for reading in readings)
     histograms = _merged([ring.histograms() for ring in rings])
     sent, delivered = counters["sent"], counters["delivered"]
     dropped = {reason: sum(reading["dropped"][reason] for reading in readings) for reason in readings[0]["dropped"]}
@@ -213,11 +218,7 @@ def read_worst_block(rings: Sequence[Counted]) -> WorstBlock | None:
 
 
 def _merged(readings: Sequence[dict[str, Any]]) -> dict[str, Histogram]:
-    merged = {}
-    for name in readings[0]:
-        counts, sums_ns, most_ns = zip(*(reading[name] for reading in readings), strict=True)
-        merged[name] = Histogram(sum(counts[1:], counts[0]), sum(sums_ns), max(most_ns))
-    return merged
+    return {name: Histogram(*added_up(reading[name] for reading in readings)) for name in readings[0]}
 
 
 _COUNTERS = (

@@ -163,9 +163,7 @@ class Execution:
         self.budgets = budgets
         self._retiring: set[tuple[str, str]] = set()  # worker and module, of which another one takes the place
         self._left_inputs: set[tuple[str, str]] = set()  # worker and pipeline, that was taken away and is drained
-        self._waiting_to_begin: set[str] = (
-            set()
-        )  # workers that have joined, and that whoever changes the run lets begin
+        self._waiting_to_begin: set[str] = set()  # workers that have joined, until whoever changes the run lets them
         self._departed: dict[str, list[ModuleDid]] = {}  # what modules did in workers that are there no more
         self._joining: dict[str, list[Exception]] = {}  # workers that come to the run, and what went wrong with them
         self._replicas_left = {name: placed.replicas for name, placed in modules.items()}

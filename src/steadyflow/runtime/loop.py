@@ -531,6 +531,10 @@ class WorkerLoop(ABC):
                 for number in change.forget:
                     self._segments.pop(number, None)
             except Exception as problem:
+                for port in self._changed_outputs.values():
+                    port.roll_back()
+                self._changed_outputs.clear()
+                self._unsent.clear()
                 answer(in_one_line(problem))
             else:
                 answer(None)
@@ -542,10 +546,10 @@ class WorkerLoop(ABC):
             self._changed_outputs[output] = port
 
     def _commit_outputs(self) -> None:
-        """Let devices send where the steps of a change said, all at once."""
-        changed, self._changed_outputs = self._changed_outputs, {}
-        for port in changed.values():
+        """Let outputs send where the steps of a change said, each all at once."""
+        for port in self._changed_outputs.values():
             port.commit()
+        self._changed_outputs.clear()
         for pipeline_id in self._unsent:
             pipeline = self._pipelines.get(pipeline_id)
             if pipeline is not None and pipeline.target[0] not in self._seats:

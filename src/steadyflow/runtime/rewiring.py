@@ -125,9 +125,8 @@ class Rewiring:
                 workers = run.make_workers(layout, plans)
                 for worker in self._running_workers(run.modules.keys() - added.keys()):
                     taken = [wiring for wiring in layout.wirings.values() if wiring.target[0] in self._names(worker)]
-                    told += [
-                        (worker, wiring) for wiring in taken
-                    ]  # before: who is interrupted does not know whether it was done
+                    # Before: who is interrupted does not know whether it was done.
+                    told += [(worker, wiring) for wiring in taken]
                     self._require_done(
                         worker, [self._reorder(worker, layout), *(AddInput(each, False) for each in taken)]
                     )
@@ -163,7 +162,7 @@ class Rewiring:
     ) -> None:
         for worker, wiring in told:
             self._run.forget_left([worker.name], wiring.id)
-            self._done(worker, [ReleaseInput(wiring.id)])
+            self._tell(worker, [ReleaseInput(wiring.id)])
             self._end_rings([wiring])
             self._run.wait_until_left([worker.name], wiring.id, time.monotonic() + ANSWER_TIMEOUT_S)
         for pipeline in pipelines:
@@ -426,7 +425,7 @@ class Rewiring:
                 self._switch(layout, pipelines)
             except BaseException:
                 self._end_rings(layout.wirings[pipeline.id] for pipeline in pipelines)
-                self._exclude(layout)
+                self._give_back([layout])
                 raise
             for pipeline in pipelines:
                 rings, producers, consumers = run.places_of(layout.wirings[pipeline.id])
@@ -440,10 +439,6 @@ class Rewiring:
             self._collect()
 
     # --- telling workers ----------------------------------------------------------------------------------------------
-
-    def _done(self, worker: Worker, steps: Iterable[Step]) -> bool:
-        """Let a worker take steps; False if it has ended, or refuses. Blocks until it answers."""
-        return self._tell(worker, steps) is None
 
     def _let_send(
         self, told: Iterable[tuple[Worker, Sequence[Step], Sequence[PipelineWiring]]], *, revocable: bool
