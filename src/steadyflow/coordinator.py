@@ -33,7 +33,7 @@ from steadyflow.events import (
     PipelinePaused,
     PipelineRegistered,
     PipelineResumed,
-    RuleSwitched,
+    StrategyChanged,
     TypedEventBus,
 )
 from steadyflow.formats import AnyFormat, Format
@@ -595,8 +595,19 @@ class DataFlowCoordinator:
             raise PipelineClosed(f"{link.id}: flow {self.name!r} has been closed; its rule decides nothing any more.")
         if not isinstance(strategy, Rule):
             raise ConfigurationError(f"{link.id}: expected a rule such as DropOldest(), got {strategy!r}.")
+        before = link.rule
         link.set_rule(strategy)
-        self._publish(RuleSwitched(flow=self.name, pipeline=link.id, rule=repr(strategy)))
+        self._publish(
+            StrategyChanged(
+                flow=self.name,
+                pipeline=link.id,
+                before="the default" if before is None else repr(before),
+                after=repr(strategy),
+                reason="handle_backpressure was called",
+                numbers=(),
+                expected="",
+            )
+        )
 
     def transform_data(self, data: object, from_format: Format, to_format: Format) -> object:
         """

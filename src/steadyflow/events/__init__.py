@@ -4,9 +4,10 @@ What happens in a flow, as frozen records, and the bus that brings them to whoev
 - `TypedEventBus` (``flow.events``), `Subscription`: who is told, when, and what became of it
 - `FlowEvent`, `Delivery`: what an event is, and how soon it has to be told
 - `DataFlowStarted`, `DataFlowStopped`, `ObservationUnavailable`: of flows
-- `PipelineRegistered`, `RuleSwitched`, `PipelinePaused`, `PipelineResumed`, `ViewsExhausted`, `BlockRejected`, `BudgetExceeded`,
+- `PipelineRegistered`, `PipelinePaused`, `PipelineResumed`, `ViewsExhausted`, `BlockRejected`, `BudgetExceeded`,
   `BudgetRestored`, `ConsumerSharesLock`: of pipelines
 - `ModuleAdded`, `ModuleReady`, `ModuleStarted`, `ModulePaused`, `ModuleResumed`, `ModuleEnded`, `ModuleStopped`, `PipelineFailure`, `RealtimeRefused`, `RealtimeRevoked`, `WorkerUnresponsive`: of modules and workers
+- `BackpressureDetected`, `BackpressureRelieved`, `StrategyChanged`, `QualityChanged`: of flow control
 - `DeviceLost`, `DeviceRecovered`, `DeviceXrun`: of devices
 - `SubscriberStalled`, `DeliveryMissed`, `EventsLost`: of the events themselves
 """
@@ -16,6 +17,10 @@ from steadyflow.events.event import LIMITS_MS as LIMITS_MS
 from steadyflow.events.event import Delivery as Delivery
 from steadyflow.events.event import FlowEvent as FlowEvent
 from steadyflow.events.event import is_own as is_own
+from steadyflow.events.of_backpressure import BackpressureDetected as BackpressureDetected
+from steadyflow.events.of_backpressure import BackpressureRelieved as BackpressureRelieved
+from steadyflow.events.of_backpressure import QualityChanged as QualityChanged
+from steadyflow.events.of_backpressure import StrategyChanged as StrategyChanged
 from steadyflow.events.of_devices import DeviceLost as DeviceLost
 from steadyflow.events.of_devices import DeviceRecovered as DeviceRecovered
 from steadyflow.events.of_devices import DeviceXrun as DeviceXrun
@@ -47,12 +52,13 @@ from steadyflow.events.of_pipelines import PipelineRegistered as PipelineRegiste
 from steadyflow.events.of_pipelines import PipelineResumed as PipelineResumed
 from steadyflow.events.of_pipelines import PoolHitRateLow as PoolHitRateLow
 from steadyflow.events.of_pipelines import PoolTuned as PoolTuned
-from steadyflow.events.of_pipelines import RuleSwitched as RuleSwitched
 from steadyflow.events.of_pipelines import ViewsExhausted as ViewsExhausted
 from steadyflow.events.subscription import Subscription as Subscription
 
 __all__ = [
     "LIMITS_MS",
+    "BackpressureDetected",
+    "BackpressureRelieved",
     "BlockRejected",
     "BudgetExceeded",
     "BudgetRestored",
@@ -82,9 +88,10 @@ __all__ = [
     "PipelineResumed",
     "PoolHitRateLow",
     "PoolTuned",
+    "QualityChanged",
     "RealtimeRefused",
     "RealtimeRevoked",
-    "RuleSwitched",
+    "StrategyChanged",
     "SubscriberStalled",
     "Subscription",
     "TypedEventBus",

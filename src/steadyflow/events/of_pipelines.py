@@ -29,16 +29,6 @@ class PipelineDisconnected(FlowEvent):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RuleSwitched(FlowEvent):
-    """The rule of a pipeline was switched while it runs. Published by `handle_backpressure`."""
-
-    delivery: ClassVar[Delivery] = "high"
-
-    pipeline: str
-    rule: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PipelinePaused(FlowEvent):
     """Nothing comes out of a pipeline until it is resumed. Published by `Pipeline.pause`."""
 

@@ -1,0 +1,100 @@
+"""What flow control finds, and what it does about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from steadyflow.events.event import Delivery, FlowEvent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackpressureDetected(FlowEvent):
+    """
+    A pipeline gets more than its consumer takes. Published by the coordinator, which looks every 10 ms, once until it is relieved.
+
+    Args:
+        pipeline: Its id.
+        detector: What found it: ``"watermarks"``, ``"standing_delay"``, ``"time_to_full"`` or ``"blocked_share"``.
+        reason: What was found, in words.
+        numbers: What it was found by, as names, which end with their unit, and values.
+        culprit: The module that cannot keep up: the first one downstream that does not wait for another; None: not known.
+        stalled: Other pipelines of the same output, which get nothing while this one makes it wait.
+    """
+
+    delivery: ClassVar[Delivery] = "critical"
+
+    pipeline: str
+    detector: str
+    reason: str
+    numbers: tuple[tuple[str, float], ...]
+    culprit: str | None
+    stalled: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackpressureRelieved(FlowEvent):
+    """
+    A pipeline's consumer takes what comes again. Published as `BackpressureDetected`, which it ends.
+
+    Args:
+        pipeline: Its id.
+        reason: What was found, in words.
+        lasted_s: How long it was under pressure.
+        dropped: How many blocks were dropped meanwhile.
+        dropped_ms: How much audio that was; 0 where it is none.
+    """
+
+    delivery: ClassVar[Delivery] = "critical"
+
+    pipeline: str
+    reason: str
+    lasted_s: float
+    dropped: int
+    dropped_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StrategyChanged(FlowEvent):
+    """
+    What is done about a full pipeline was changed. Published by `handle_backpressure`, and by the coordinator for a rule that adapts.
+
+    Args:
+        pipeline: Its id.
+        before: What was done until now.
+        after: What is done from now on.
+        reason: Why, in words; who says so, where it was not flow control.
+        numbers: What it was decided by, likewise.
+        expected: The effect that is expected of it.
+    """
+
+    delivery: ClassVar[Delivery] = "high"
+
+    pipeline: str
+    before: str
+    after: str
+    reason: str
+    numbers: tuple[tuple[str, float], ...]
+    expected: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QualityChanged(FlowEvent):
+    """
+    A module works at another level of its quality ladder, because of a pipeline that leads into it. Published by the coordinator.
+
+    Args:
+        module: Its name.
+        pipeline: The pipeline that was under pressure, or is so no more.
+        before: The level until now.
+        after: The level from now on.
+        reason: Why, in words.
+    """
+
+    delivery: ClassVar[Delivery] = "high"
+
+    module: str
+    pipeline: str
+    before: str
+    after: str
+    reason: str
