@@ -11,6 +11,9 @@ enum BlockFlags : std::uint16_t {
     flag_corrupted = 4,
     flag_repeated = 8,
     flag_end_of_stream = 16,
+    flag_control = 32,
 };
+// What no rule drops.
+inline constexpr std::uint16_t flags_of_control = flag_control | flag_end_of_stream;
 
 }  // namespace steadyflow

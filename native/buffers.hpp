@@ -6,6 +6,7 @@
 // - A buffer is free when it has no branch bit and every hold is zero. A consumer raises its hold while its slot is
 //   still claimed, so the branch bit covers the hand-over and the buffer is never free in between.
 // - A dead process is reclaimed by zeroing its column of holds.
+// - The memory of buffers from `usable` on need not be there. Who raises that allocates it first.
 // - given[buffer] is when its block was handed over: for whoever asks how old what is held is. Nothing depends on it.
 #pragma once
 
@@ -27,6 +28,7 @@ struct alignas(cache_line) PoolHeader {
     std::uint32_t count;
     std::uint64_t capacity_bytes;
     std::uint64_t check;  // fingerprint() of the above and of the place
+    std::atomic<std::uint32_t> usable;  // so many of them may be given away, the first; by the control plane
 };
 
 template <class Memory>
@@ -42,7 +44,16 @@ public:
         return payload_offset(count) + count * round_up(capacity_bytes);
     }
 
-    static void create(const Segment& segment, std::uint64_t offset, std::uint32_t count, std::size_t capacity_bytes) {
+    // What holds the buffers from one of them on, in a segment: from `first` to `last`.
+    static FileRange range_of(std::uint64_t offset, std::uint32_t count, std::size_t capacity_bytes, std::uint32_t first,
+                              std::uint32_t last) noexcept {
+        const std::uint64_t capacity = round_up(capacity_bytes);
+        return {offset + payload_offset(count) + first * capacity, (last - first) * capacity};
+    }
+
+    // `usable`: how many may be used at first.
+    static void create(const Segment& segment, std::uint64_t offset, std::uint32_t count, std::size_t capacity_bytes,
+                       std::uint32_t usable) {
         segment.require_writable("create a buffer pool");
         auto* header = segment.at<PoolHeader>(offset);
         if (capacity_bytes > segment.bytes()) throw Corrupted("a buffer is larger than its segment");
@@ -50,12 +61,16 @@ public:
         header->count = count;
         header->capacity_bytes = round_up(capacity_bytes);
         header->check = check_of(offset, count, round_up(capacity_bytes));
+        header->usable.store(usable, std::memory_order_relaxed);
         header->magic = pool_magic;
+    }
+    static void create(const Segment& segment, std::uint64_t offset, std::uint32_t count, std::size_t capacity_bytes) {
+        create(segment, offset, count, capacity_bytes, count);
     }
 
     BasicBufferPool() = default;
-    BasicBufferPool(std::shared_ptr<Segment> segment, std::uint64_t offset) : segment_(std::move(segment)) {
-        const auto* header = segment_->at<PoolHeader>(offset);
+    BasicBufferPool(std::shared_ptr<Segment> segment, std::uint64_t offset) : segment_(std::move(segment)), offset_(offset) {
+        auto* header = segment_->at<PoolHeader>(offset);
         if (read_once(header->magic) != pool_magic) {
             throw Corrupted("no buffer pool at offset " + std::to_string(offset));
         }
@@ -68,6 +83,7 @@ public:
             throw Corrupted("impossible buffer pool: " + std::to_string(count_) + " buffers of " +
                             std::to_string(capacity_) + " bytes");
         }
+        usable_ = &header->usable;
         branches_ = segment_->at<Branches>(offset + sizeof(PoolHeader), count_);
         given_ = segment_->at<Given>(offset + given_offset(count_), count_);
         holds_ = segment_->at<Holds>(offset + holds_offset(count_), count_);
@@ -81,14 +97,41 @@ public:
     std::byte* payload(std::uint32_t buffer) const noexcept { return payload_ + std::size_t{buffer} * capacity_; }
     const std::shared_ptr<Segment>& segment() const noexcept { return segment_; }
 
+    // How many buffers may be given away. acquire: their memory was allocated before.
+    std::uint32_t usable() const noexcept {
+        return std::clamp<std::uint32_t>(usable_->load(std::memory_order_acquire), 1, count_);
+    }
+
     // A free buffer, or nothing. Producer only; wait-free: at most one look at each buffer.
     std::optional<std::uint32_t> allocate() noexcept {
-        for (std::uint32_t looked = 0; looked < count_; ++looked) {
-            const std::uint32_t buffer = cursor_;
-            cursor_ = cursor_ + 1 == count_ ? 0 : cursor_ + 1;
+        const std::uint32_t usable = this->usable();
+        for (std::uint32_t looked = 0; looked < usable; ++looked) {
+            if (cursor_ >= usable) cursor_ = 0;
+            const std::uint32_t buffer = cursor_++;
             if (is_free(buffer)) return buffer;
         }
         return std::nullopt;
+    }
+
+    // Lets more buffers be used, up to so many. Control plane only. Throws Shortage.
+    void raise_usable(std::uint32_t wanted) const {
+        const std::uint32_t before = usable();
+        wanted = std::min(wanted, count_);
+        if (wanted <= before) return;
+        segment_->allocate(range_of(offset_, count_, capacity_, before, wanted));
+        usable_->store(wanted, std::memory_order_release);
+    }
+    // Lets no more than so many be given away from now on. Control plane only.
+    void lower_usable(std::uint32_t wanted) const noexcept {
+        usable_->store(std::clamp<std::uint32_t>(wanted, 1, usable()), std::memory_order_relaxed);
+    }
+    // Gives the memory of the others back, unless one of them is in use; returns how many bytes. Control plane only, when the producer has
+    // sent two blocks since lower_usable(): then it has seen that.
+    std::size_t give_back_unusable() const noexcept {
+        for (std::uint32_t buffer = usable(); buffer < count_; ++buffer) {
+            if (!is_free(buffer)) return 0;
+        }
+        return segment_->give_back(range_of(offset_, count_, capacity_, usable(), count_));
     }
 
     // relaxed: the producer is the only writer and, after attach, the only reader of branch bits.
@@ -148,7 +191,7 @@ public:
 
     // Gives the payload's whole pages back to the system; they read as zeros from now on. Nobody uses a buffer any more.
     std::size_t give_back() const noexcept {
-        return segment_->give_back(static_cast<std::uint64_t>(payload_ - segment_->at<std::byte>(0)), count_ * capacity_);
+        return segment_->give_back(range_of(offset_, count_, capacity_, 0, count_));
     }
 
 private:
@@ -178,6 +221,8 @@ private:
     bool is_free(std::uint32_t buffer) const noexcept { return branches(buffer) == 0 && !is_held(buffer); }
 
     std::shared_ptr<Segment> segment_;
+    std::uint64_t offset_ = 0;
+    std::atomic<std::uint32_t>* usable_ = nullptr;
     std::uint32_t count_ = 0;
     std::size_t capacity_ = 0;
     Branches* branches_ = nullptr;

@@ -121,7 +121,7 @@ private:
         if (buffer_) {
             header.buffer = *buffer_;
             const Nanoseconds now = monotonic_ns();
-            rings_.decide_at_once();
+            rings_.decide_at_once(header);
             if (rings_.hand_over(header, now, 0, [&](BufferPool& pool) { return place(pool, header.payload_bytes); })) return;
         } else {
             rings_.drop_everywhere(header);

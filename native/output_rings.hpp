@@ -23,6 +23,7 @@
 #include "buffers.hpp"
 #include "consumer_bells.hpp"
 #include "ring_producer.hpp"
+#include "shared_room.hpp"
 
 namespace steadyflow {
 
@@ -35,7 +36,7 @@ class OutputRings {
 
 public:
     // What becomes of a block on one ring.
-    enum class Verdict { publish, evict_then_publish, supersede, drop_newest, drop_failed };
+    enum class Verdict { publish, evict_then_publish, supersede, share_then_publish, drop_newest, drop_sampled, drop_failed };
 
     struct Link {
         std::string name;
@@ -43,19 +44,21 @@ public:
         std::shared_ptr<Group> group;
         ConsumerBells consumers = {};
         Verdict verdict = Verdict::publish;
+        std::unique_ptr<SharedRoom> shared = nullptr;  // with other inputs of the same consumer
     };
 
     using Links = std::vector<std::shared_ptr<Link>>;
 
     // The first ring that a block cannot enter as it is; none: everything is decided.
     struct Obstacle {
-        enum class Kind { none, wait, full, time_is_up };
+        enum class Kind { none, wait, pace, full, time_is_up };
         Kind kind = Kind::none;
         std::shared_ptr<Link> link = nullptr;  // shared: whoever waits keeps it, whatever becomes of the output
-        Nanoseconds deadline_ns = -1;          // until when to wait; -1: for as long as it takes
+        Nanoseconds deadline_ns = -1;          // until when to wait; -1: for as long as it takes; pace: when it is due
         Rule rule = {};
 
         explicit operator bool() const noexcept { return kind != Kind::none; }
+        bool refuses() const noexcept { return kind == Kind::full || kind == Kind::time_is_up; }
     };
 
     OutputRings() = default;
@@ -116,49 +119,42 @@ public:
 
     // --- A block. Wait-free, but for the waking of a sleeper; nothing is allocated. ---
 
-    // `began_ns`: since when the block has been trying; times out where that is long ago.
-    Obstacle decide(Nanoseconds began_ns) {
+    // `began_ns`: since when the block has been trying; times out where that is long ago. `keeps_pace`: whether the sender can wait
+    // until it is due.
+    Obstacle decide(const BlockHeader& block, Nanoseconds began_ns, bool keeps_pace) {
         for (const std::shared_ptr<Link>& link : links_) {
             RingProducer& producer = link->producer;
-            const Rule rule = producer.ring().rule();
             if (producer.abandoned()) {
                 link->verdict = Verdict::drop_failed;
                 continue;
             }
-            if (rule.kind == RuleKind::latest) [[unlikely]] {
-                link->verdict = Verdict::supersede;
-                continue;
+            if (const Nanoseconds due_ns = producer.due_ns(); due_ns != 0 && keeps_pace) [[unlikely]] {
+                if (monotonic_ns() < due_ns) return {Obstacle::Kind::pace, link, due_ns, {}};
             }
-            if (producer.has_room()) [[likely]] {
-                producer.note_full(false);
-                link->verdict = Verdict::publish;
-                continue;
-            }
-            producer.note_full(true);
-            if (Obstacle obstacle = decide_full(link, rule, began_ns)) return obstacle;
+            const Rule rule = producer.ring().rule();
+            if (decide_alike(*link, rule, block)) continue;
+            if (Obstacle obstacle = decide_full(link, rule, block, began_ns)) return obstacle;
         }
         return {};
     }
 
     // The same for who cannot wait, nor be told: where a rule would do either, the block is dropped as the newest.
-    void decide_at_once() {
+    void decide_at_once(const BlockHeader& block) {
         for (const std::shared_ptr<Link>& link : links_) {
-            RingProducer& producer = link->producer;
-            const Rule rule = producer.ring().rule();
-            const bool full = !producer.has_room();
-            if (rule.kind != RuleKind::latest) producer.note_full(full);
-            link->verdict = producer.abandoned()                  ? Verdict::drop_failed
-                            : rule.kind == RuleKind::latest       ? Verdict::supersede
-                            : !full                               ? Verdict::publish
-                            : rule.kind == RuleKind::drop_oldest ? Verdict::evict_then_publish
-                                                                  : Verdict::drop_newest;
+            if (link->producer.abandoned()) {
+                link->verdict = Verdict::drop_failed;
+                continue;
+            }
+            const Rule rule = link->producer.ring().rule();
+            if (decide_alike(*link, rule, block)) continue;
+            if (!drops_older(*link, rule, block)) link->verdict = Verdict::drop_newest;
         }
     }
 
     // Counts a block for which there is no buffer as dropped on every ring.
     void drop_everywhere(const BlockHeader& header) noexcept {
         for (const std::shared_ptr<Link>& link : links_) {
-            link->producer.drop(Reason::failed, header.payload_bytes);
+            link->producer.drop(Reason::failed, RingProducer::size_of(header));
         }
     }
 
@@ -172,7 +168,7 @@ public:
             Group& group = *(*first)->group;
             auto last = first + 1;
             while (last != links_.end() && (*last)->group.get() == &group) ++last;
-            if (const std::uint32_t branches = make_room(first, last)) {
+            if (const std::uint32_t branches = make_room(first, last, RingProducer::size_of(header))) {
                 header.buffer = place(group.pool);
                 group.pool.set_branches(header.buffer, branches);
                 group.pool.note_given(header.buffer, sent_ns);
@@ -196,32 +192,71 @@ public:
 
 private:
     static bool takes(Verdict verdict) noexcept {
-        return verdict != Verdict::drop_newest && verdict != Verdict::drop_failed;
+        return verdict != Verdict::drop_newest && verdict != Verdict::drop_failed && verdict != Verdict::drop_sampled;
+    }
+
+    // Decides what is the same for all who send; false: the ring is full, and its rule has to say.
+    static bool decide_alike(Link& link, Rule rule, const BlockHeader& block) {
+        RingProducer& producer = link.producer;
+        const BlockSize size = RingProducer::size_of(block);
+        if (rule.kind == RuleKind::latest && producer.can_make_room(size)) [[unlikely]] {
+            link.verdict = Verdict::supersede;
+            return true;
+        }
+        if (rule.kind == RuleKind::sample && !RingProducer::is_control(block) &&
+            producer.sent() % std::max<std::uint64_t>(rule.value, 1) != 0) [[unlikely]] {
+            link.verdict = Verdict::drop_sampled;
+            return true;
+        }
+        if (producer.has_room(size)) [[likely]] {
+            producer.note_full(false);
+            link.verdict = Verdict::publish;
+            return true;
+        }
+        if (rule.kind == RuleKind::drop_by_priority && link.shared && link.shared->has_room(producer, size)) {
+            producer.note_full(false);
+            link.verdict = Verdict::publish;
+            return true;
+        }
+        producer.note_full(true);
+        return false;
+    }
+
+    // Decides that older blocks make room, where the rule of a full ring says so; a control block is never the one that goes.
+    static bool drops_older(Link& link, Rule rule, const BlockHeader& block) noexcept {
+        const bool older = rule.kind == RuleKind::drop_oldest || rule.kind == RuleKind::sample ||
+                           rule.kind == RuleKind::drop_by_priority ||
+                           (rule.kind == RuleKind::drop_newest && RingProducer::is_control(block));
+        if (!older || !link.producer.can_make_room(RingProducer::size_of(block))) return false;
+        link.verdict = rule.kind == RuleKind::drop_by_priority && link.shared ? Verdict::share_then_publish
+                                                                               : Verdict::evict_then_publish;
+        return true;
     }
 
     // Returns the branches that the block goes into, as bits of its buffer.
-    static std::uint32_t make_room(Links::iterator first, Links::iterator last) noexcept {
+    static std::uint32_t make_room(Links::iterator first, Links::iterator last, BlockSize size) noexcept {
         std::uint32_t branches = 0;
         for (; first != last; ++first) {
-            RingProducer& producer = (*first)->producer;
-            switch ((*first)->verdict) {
-                case Verdict::evict_then_publish:
-                    producer.evict_down_to(producer.ring().buffer_size(), Reason::oldest);
-                    break;
-                case Verdict::supersede: producer.evict_down_to(1, Reason::superseded); break;
+            Link& link = **first;
+            switch (link.verdict) {
+                case Verdict::evict_then_publish: link.producer.evict_for(size, Reason::oldest); break;
+                case Verdict::supersede: link.producer.evict_down_to(1, Reason::superseded); break;
+                case Verdict::share_then_publish: link.shared->make_room(link.producer, size); break;
                 case Verdict::publish: break;
                 default: continue;
             }
-            branches |= std::uint32_t{1} << producer.ring().branch();
+            branches |= std::uint32_t{1} << link.producer.ring().branch();
         }
         return branches;
     }
 
     // Gives the block its fate on one ring; true if it has taken it.
     static bool settle(Link& link, const BlockHeader& header, Nanoseconds sent_ns, std::uint64_t origin) {
+        const BlockSize size = RingProducer::size_of(header);
         switch (link.verdict) {
-            case Verdict::drop_newest: link.producer.drop(Reason::newest, header.payload_bytes); return false;
-            case Verdict::drop_failed: link.producer.drop(Reason::failed, header.payload_bytes); return false;
+            case Verdict::drop_newest: link.producer.drop(Reason::newest, size); return false;
+            case Verdict::drop_sampled: link.producer.drop(Reason::sampled, size); return false;
+            case Verdict::drop_failed: link.producer.drop(Reason::failed, size); return false;
             default: break;
         }
         if (!link.producer.publish(header, sent_ns, origin)) refuse_full_ring(link.name);
@@ -229,19 +264,20 @@ private:
         return true;
     }
 
-    static Obstacle decide_full(const std::shared_ptr<Link>& link, Rule rule, Nanoseconds began_ns) {
-        switch (rule.kind) {
-            case RuleKind::drop_oldest: link->verdict = Verdict::evict_then_publish; return {};
-            case RuleKind::drop_newest: link->verdict = Verdict::drop_newest; return {};
-            case RuleKind::fail: return {Obstacle::Kind::full, link, -1, rule};
-            default: break;
+    static Obstacle decide_full(const std::shared_ptr<Link>& link, Rule rule, const BlockHeader& block, Nanoseconds began_ns) {
+        if (drops_older(*link, rule, block)) return {};
+        if (rule.kind == RuleKind::fail) return {Obstacle::Kind::full, link, -1, rule};
+        if (rule.kind != RuleKind::wait) {
+            // Control blocks take all of the room, and no rule drops those: another one waits, and what is none goes.
+            if (RingProducer::is_control(block)) return {Obstacle::Kind::wait, link, -1, rule};
+            link->verdict = Verdict::drop_newest;
+            return {};
         }
-        const Nanoseconds deadline_ns =
-            rule.timeout_us == 0 ? -1 : began_ns + static_cast<Nanoseconds>(rule.timeout_us) * 1000;
+        const Nanoseconds deadline_ns = rule.value == 0 ? -1 : began_ns + static_cast<Nanoseconds>(rule.value) * 1000;
         if (deadline_ns < 0 || monotonic_ns() < deadline_ns) return {Obstacle::Kind::wait, link, deadline_ns, rule};
         switch (rule.then) {
-            case AfterWait::drop_newest: link->verdict = Verdict::drop_newest; return {};
-            case AfterWait::drop_oldest: link->verdict = Verdict::evict_then_publish; return {};
+            case AfterWait::drop_newest: return decide_full(link, {RuleKind::drop_newest, {}, 0}, block, began_ns);
+            case AfterWait::drop_oldest: return decide_full(link, {RuleKind::drop_oldest, {}, 0}, block, began_ns);
             default: return {Obstacle::Kind::time_is_up, link, deadline_ns, rule};
         }
     }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "fork.hpp"
 
@@ -71,9 +72,17 @@ void drain(Waker& waker) noexcept;
 // One system call; never blocks.
 void wake(const Waker& waker) noexcept;
 
-// An anonymous shared memory file of exactly `bytes`, all of it allocated now and sealed against resizing.
-// Returns the descriptor, or -errno.
-int create_shared_memory(const char* label, std::size_t bytes) noexcept;
+// Part of a file: whole pages.
+struct FileRange {
+    std::uint64_t offset;
+    std::uint64_t bytes;
+};
+
+// An anonymous shared memory file of exactly `bytes`, sealed against resizing, all of it allocated now but for `holes`, which stand in
+// their order. Returns the descriptor, or -errno.
+int create_shared_memory(const char* label, std::size_t bytes, std::span<const FileRange> holes) noexcept;
+// Allocates a part that was left out, or given back. Returns 0, or -errno.
+int allocate_pages(int descriptor, FileRange range) noexcept;
 
 // Whether the file behind a descriptor can't lose pages that are mapped: shared memory, sealed as above.
 bool is_sealed(int descriptor) noexcept;

@@ -137,17 +137,28 @@ std::uint64_t available_memory() noexcept {
 
 }  // namespace
 
-int create_shared_memory(const char* label, std::size_t bytes) noexcept {
+int allocate_pages(int descriptor, FileRange range) noexcept {
+    if (range.bytes == 0) return 0;
     // fallocate of more than there is does not fail: it takes page after page, and when none is left, the kernel ends
     // processes, perhaps others than this one.
-    if (bytes > available_memory()) return -ENOMEM;
+    if (range.bytes > available_memory()) return -ENOMEM;
+    // fallocate reserves the pages: a shortage is an error here, not SIGBUS in the middle of a block.
+    for (;;) {
+        if (fallocate(descriptor, 0, static_cast<off_t>(range.offset), static_cast<off_t>(range.bytes)) == 0) return 0;
+        if (errno != EINTR) return -errno;
+    }
+}
+
+int create_shared_memory(const char* label, std::size_t bytes, std::span<const FileRange> holes) noexcept {
     const int descriptor = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (descriptor < 0) return -errno;
-    int error = 0;
-    // fallocate reserves the pages: a shortage is an error here, not SIGBUS in the middle of a block.
-    do {
-        error = fallocate(descriptor, 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
-    } while (error == EINTR);
+    int error = ftruncate(descriptor, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+    std::uint64_t from = 0;
+    for (std::size_t index = 0; index <= holes.size() && error == 0; ++index) {
+        const FileRange hole = index < holes.size() ? holes[index] : FileRange{bytes, 0};
+        error = -allocate_pages(descriptor, {from, hole.offset - from});
+        from = hole.offset + hole.bytes;
+    }
     // Opened anew, as /proc allows, it is for reading: who may write is given a descriptor that can.
     if (error == 0 && fchmod(descriptor, S_IRUSR) != 0) error = errno;
     if (error == 0 && fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) error = errno;

@@ -45,11 +45,13 @@ void take_over(BasicBufferPool<Memory>& pool, std::span<const BasicRing<Memory>>
     for (const BasicRing<Memory>& ring : rings) {
         auto& header = ring.header();
         // relaxed: the producer that wrote these is gone, which whoever says so has ordered before this.
-        const auto& tally = header.tallies[header.tally_version.load(std::memory_order_relaxed) & 1];
+        const auto& deliveries = header.deliveries.now();
+        const auto& drops = header.drops.now();
         std::uint64_t published = 0;
-        for (const auto& dropped : tally.dropped) published += dropped.load(std::memory_order_relaxed);
-        published += tally.delivered.load(std::memory_order_relaxed) - tally.refused.load(std::memory_order_relaxed);
-        const std::uint64_t counted = tally.last_position.load(std::memory_order_relaxed);
+        for (const auto& dropped : drops.dropped) published += dropped.load(std::memory_order_relaxed);
+        published += deliveries.delivered.load(std::memory_order_relaxed) - drops.refused.load(std::memory_order_relaxed);
+        const std::uint64_t last_delivered = deliveries.last_position.load(std::memory_order_relaxed);
+        const std::uint64_t last_dropped = drops.last_position.load(std::memory_order_relaxed);
         std::uint64_t tail = header.tail.load(std::memory_order_relaxed);
         for (std::uint32_t index = 0; index < ring.count(); ++index) {
             auto& slot = ring.slot(index);
@@ -57,8 +59,9 @@ void take_over(BasicBufferPool<Memory>& pool, std::span<const BasicRing<Memory>>
             // Consumers may go on meanwhile, but none of them makes a slot EMPTY, or fills one.
             if (word.state() == SlotState::empty) continue;
             tail = std::max(tail, word.position() + 1);
-            const bool finished = word.state() == SlotState::done || word.state() == SlotState::evicted;
-            if (finished && word.position() + 1 == counted) {
+            const bool tallied = (word.state() == SlotState::done && word.position() + 1 == last_delivered) ||
+                                 (word.state() == SlotState::evicted && word.position() + 1 == last_dropped);
+            if (tallied) {
                 // Tallied, and not EMPTY yet: a successor that tallies another slot first would count it again.
                 // relaxed: for the successor alone, who attaches after this.
                 slot.word.store(SlotWord::make(SlotState::empty, word.position()).bits, std::memory_order_relaxed);
@@ -111,18 +114,35 @@ std::uint64_t flush(const BasicRing<Memory>& ring) {
     return flushed;
 }
 
+// Drops the oldest block that waits at this moment and is no control block; false if there is none, or a consumer was quicker.
+// Beside ends that go on, as flush(). Wait-free.
+inline bool evict_oldest(const Ring& ring, Reason reason) noexcept {
+    Slot* oldest = nullptr;
+    SlotWord found{0};
+    for (std::uint32_t index = 0; index < ring.count(); ++index) {
+        const SlotWord word = load(ring.slot(index));
+        if (word.state() != SlotState::ready || ring.size(index).is_control() || (oldest != nullptr && word.position() > found.position())) continue;
+        oldest = &ring.slot(index);
+        found = word;
+    }
+    if (oldest == nullptr) return false;
+    const SlotWord evicted = found.with(SlotState::evicted, static_cast<std::uint64_t>(reason));
+    // relaxed: as in flush().
+    return oldest->word.compare_exchange_strong(found.bits, evicted.bits, std::memory_order_relaxed);
+}
+
 // Marks everything that still waits or is claimed as dropped. Only when both ends are gone or stopped.
 template <class Memory>
 std::uint64_t abandon(const BasicRing<Memory>& ring, Reason reason) noexcept {
     std::uint64_t dropped = 0;
     if (ring.count() == 0) {
         // Fused: what was sent and has no fate was in the hands of a worker that died.
-        auto& tally = ring.header().tallies[0];
+        auto& drops = ring.header().drops.records[0];
         std::uint64_t fates = ring.stats(0).received.load(std::memory_order_relaxed);
-        for (const auto& counted : tally.dropped) fates += counted.load(std::memory_order_relaxed);
+        for (const auto& counted : drops.dropped) fates += counted.load(std::memory_order_relaxed);
         const std::uint64_t sent = ring.header().published.load(std::memory_order_relaxed);
         dropped = sent > fates ? sent - fates : 0;
-        add(tally.dropped[static_cast<unsigned>(reason)], dropped);
+        add(drops.dropped[static_cast<unsigned>(reason)], dropped);
         return dropped;
     }
     for (std::uint32_t index = 0; index < ring.count(); ++index) {

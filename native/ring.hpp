@@ -16,9 +16,9 @@
 // - READY slots never exceed buffer_size; slots = buffer_size + consumers + 1, so there is always one to write into.
 // - A slot's other fields are written while it is EMPTY and read while it is CLAIMED.
 // - sent = delivered + dropped + in flight, where sent = published + refused: `published` is stored after the slot is
-//   READY, `refused` counts in the tally what send() dropped; a block counts from the return of send(). Each final state
-//   is tallied once; the tally names the position it counted last, so a successor of a dead producer knows whether that
-//   slot was counted before it became EMPTY, and finds `published` anew: what was tallied, and the slots that were not.
+//   READY, `refused` counts among the drops what send() dropped; a block counts from the return of send(). Each final state
+//   is tallied once, DONE and EVICTED apart; a tally names the position it counted last, so a successor of a dead producer knows
+//   whether that slot was counted before it became EMPTY, and finds `published` anew: what was tallied, and the slots that were not.
 #pragma once
 
 #include <algorithm>
@@ -104,18 +104,56 @@ struct alignas(cache_line) BasicSlot {
 };
 static_assert(sizeof(BasicSlot<SharedMemory>) == cache_line);
 
-template <class Memory>
+// What became of blocks, in two copies of which one is valid: a change is written into the other, and one store makes that the
+// valid one. Written by the producer alone.
+template <class Record, class Memory>
 struct BasicTally {
+    Record records[2];
+    typename Memory::template Atomic<std::uint64_t> version;
+
+    // relaxed: for the producer, or where it is gone.
+    const Record& now() const noexcept { return records[version.load(std::memory_order_relaxed) & 1]; }
+};
+
+template <class Memory>
+struct BasicDeliveries {
     using Counter = typename Memory::template Atomic<std::uint64_t>;
 
-    // Each written by the producer alone.
     Counter delivered;
-    Counter dropped[reasons];
-    Counter refused;  // of the dropped ones, those that never became READY
     Counter repeated;
     Counter last_position;  // + 1; 0: none yet
 };
 
+template <class Memory>
+struct BasicDrops {
+    using Counter = typename Memory::template Atomic<std::uint64_t>;
+
+    Counter dropped[reasons];
+    Counter refused;  // of the dropped ones, those that never became READY
+    Counter last_position;  // + 1; 0: none yet
+    // Of the dropped ones. No business of the model of the memory: they are written and read as the others are.
+    std::atomic<std::uint64_t> frames[reasons];
+};
+
+// How much of its pipeline's room a block takes.
+struct BlockSize {
+    std::uint32_t bytes = 0;
+    std::uint32_t frames = 0;
+};
+
+// The same of the block in a slot, for whoever adds up what waits or was dropped, and whether no rule may drop it.
+struct SlotSize {
+    std::uint64_t bits;
+
+    static SlotSize make(BlockSize size, bool is_control) noexcept {
+        return {std::uint64_t{is_control} << 63 | std::uint64_t{size.frames & 0x7fff'ffff} << 32 | size.bytes};
+    }
+    std::uint32_t bytes() const noexcept { return static_cast<std::uint32_t>(bits); }
+    std::uint32_t frames() const noexcept { return static_cast<std::uint32_t>(bits >> 32 & 0x7fff'ffff); }
+    bool is_control() const noexcept { return bits >> 63 != 0; }
+};
+
+inline constexpr std::uint64_t longest_pace_ns = 60'000'000'000;
 inline constexpr std::uint32_t ring_magic = 0x676e6972;  // "ring"
 // Marks, and not just 1: a flipped bit neither ends nor stops a stream, nor undoes it.
 inline constexpr std::uint32_t end_mark = 0x21646e65;              // "end!"
@@ -144,16 +182,21 @@ struct alignas(cache_line) BasicRingHeader {
     Counter bytes;
     Counter full_events;
     Counter blocked_ns;
+    Counter blocked_since_ns;  // when the wait for room began that still lasts; 0: nobody waits
     Counter peak_fill;
     Counter loan_copies;  // blocks of loans that could not be sent where they lay
-    alignas(cache_line) BasicTally<Memory> tallies[2];
-    Atomic<std::uint64_t> tally_version;
+    Counter paced_ns;     // senders waited for so long because of `pace_ns`
+    alignas(cache_line) BasicTally<BasicDeliveries<Memory>, Memory> deliveries;
+    alignas(cache_line) BasicTally<BasicDrops<Memory>, Memory> drops;
 
     // Written by the control plane.
     alignas(cache_line) Atomic<std::uint64_t> rule;
     Atomic<std::uint32_t> buffer_size;
     Atomic<std::uint32_t> epoch;  // a reaper gave slots back: cursors start again
     Atomic<std::uint32_t> window;  // its number: whoever reads peaks begins a new one
+    Counter byte_limit;   // of what may wait; 0: none
+    Counter frame_limit;  // likewise
+    Counter pace_ns;      // from one block to the next, for senders that can wait; 0: as they come
     Atomic<std::uint64_t> pause;  // pause_mark: consumers find nothing; else when it was last resumed, 0: never paused
 
     // 0, or the position whose claim wakes the waiting producer. Set by the producer, cleared by whoever wakes it: the one
@@ -180,7 +223,7 @@ public:
         return buffer_size + consumers + 1;
     }
     static std::size_t bytes(std::uint32_t slots, std::uint32_t consumers) noexcept {
-        return sizeof(Header) + consumers * sizeof(ConsumerStats) + slots * sizeof(Slot);
+        return slots_offset(consumers) + slots * (sizeof(Slot) + sizeof(Counter));
     }
 
     static void create(const Segment& segment, std::uint64_t offset, std::uint32_t buffer_size, std::uint32_t slots,
@@ -221,6 +264,7 @@ public:
         reciprocal_ = count_ == 0 ? 0 : static_cast<std::uint64_t>((Wide{1} << 64) / count_);
         stats_ = segment_->at<ConsumerStats>(offset + sizeof(Header), consumers_);
         slots_ = segment_->at<Slot>(offset + slots_offset(consumers_), count_);
+        sizes_ = segment_->at<Counter>(offset + slots_offset(consumers_) + count_ * sizeof(Slot), count_);
     }
 
     explicit operator bool() const noexcept { return header_ != nullptr; }
@@ -230,6 +274,11 @@ public:
     unsigned branch() const noexcept { return branch_; }
     std::uint64_t views() const noexcept { return views_; }
     Slot& slot(std::uint64_t position) const noexcept { return slots_[index_of(position)]; }
+    // relaxed: it comes with the slot's word, which says whether it is of that block.
+    SlotSize size(std::uint64_t position) const noexcept { return {sizes_[index_of(position)].load(std::memory_order_relaxed)}; }
+    void set_size(std::uint64_t position, SlotSize size) const noexcept {
+        sizes_[index_of(position)].store(size.bits, std::memory_order_relaxed);
+    }
     ConsumerStats& stats(std::uint32_t consumer) const noexcept { return stats_[consumer]; }
     const std::shared_ptr<Segment>& segment() const noexcept { return segment_; }
     std::uint64_t offset() const noexcept { return offset_; }
@@ -270,6 +319,23 @@ public:
         const std::uint64_t wanted = header_->buffer_size.load(std::memory_order_relaxed);
         return std::clamp<std::uint64_t>(wanted, 1, most_waiting_);
     }
+
+    // relaxed: as the rule.
+    std::uint64_t byte_limit() const noexcept { return header_->byte_limit.load(std::memory_order_relaxed); }
+    std::uint64_t frame_limit() const noexcept { return header_->frame_limit.load(std::memory_order_relaxed); }
+    void limit(std::uint64_t bytes, std::uint64_t frames) const noexcept {
+        header_->byte_limit.store(bytes, std::memory_order_relaxed);
+        header_->frame_limit.store(frames, std::memory_order_relaxed);
+    }
+    // No longer than a minute, whatever the shared word says.
+    Nanoseconds pace_ns() const noexcept {
+        return static_cast<Nanoseconds>(std::min<std::uint64_t>(header_->pace_ns.load(std::memory_order_relaxed), longest_pace_ns));
+    }
+    void set_pace(Nanoseconds pace_ns) const noexcept {
+        header_->pace_ns.store(static_cast<std::uint64_t>(std::max<Nanoseconds>(pace_ns, 0)), std::memory_order_relaxed);
+    }
+    // READY blocks that may wait at most, by the slots that there are.
+    std::uint64_t most_waiting() const noexcept { return most_waiting_; }
 
     // While paused, consumers find nothing, and the rule decides what happens as the ring fills. Control plane only; whoever
     // resumes rings every consumer's bell afterwards.
@@ -324,6 +390,7 @@ private:
     Header* header_ = nullptr;
     ConsumerStats* stats_ = nullptr;
     Slot* slots_ = nullptr;
+    Counter* sizes_ = nullptr;
     std::uint32_t count_ = 0;
     std::uint32_t consumers_ = 0;
     std::uint64_t reciprocal_ = 0;  // 2^64 / count_

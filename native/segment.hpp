@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <cstring>
 #include <initializer_list>
 #include <memory>
@@ -98,9 +99,20 @@ static_assert(sizeof(SegmentHeader) == cache_line);
 
 class Segment final : Inherited {
 public:
-    // Allocates `bytes` (header included). Throws Shortage.
-    static std::shared_ptr<Segment> create(std::size_t bytes) {
-        const int descriptor = create_shared_memory("steadyflow", bytes);
+    // Allocates `bytes` (header included), but for the whole pages of `holes`: those are allocated when they are needed. The holes stand in
+    // their order, and do not overlap. Throws Shortage.
+    static std::shared_ptr<Segment> create(std::size_t bytes, std::span<const FileRange> holes = {}) {
+        std::vector<FileRange> pages;
+        std::uint64_t from = page_bytes();
+        for (const FileRange& hole : holes) {
+            if (hole.offset < from || hole.bytes > bytes || hole.offset > bytes - hole.bytes) {
+                throw Corrupted("a hole is not inside of its segment, or before the one before it");
+            }
+            const FileRange whole = whole_pages(hole);
+            if (whole.bytes != 0) pages.push_back(whole);
+            from = hole.offset + hole.bytes;
+        }
+        const int descriptor = create_shared_memory("steadyflow", bytes, pages);
         if (descriptor < 0) throw Shortage("cannot allocate shared memory", -descriptor, bytes);
         auto segment = std::shared_ptr<Segment>(new Segment(descriptor, bytes, true));
         auto* header = segment->at<SegmentHeader>(0);
@@ -184,11 +196,19 @@ public:
     // Keeps the whole mapping in memory. 0, or an errno.
     int lock() const noexcept { return lock_range(address_, bytes_); }
 
+    // Allocates what of a range was left out, or given back. Throws Shortage.
+    void allocate(FileRange range) const {
+        require_writable("allocate memory");
+        const std::uint64_t first = range.offset / page_bytes() * page_bytes();
+        const std::uint64_t last = std::min<std::uint64_t>(round_up(range.offset + range.bytes, page_bytes()), bytes_);
+        if (const int error = allocate_pages(descriptor_, {first, last - first}); error != 0) {
+            throw Shortage("cannot allocate shared memory", -error, range.bytes);
+        }
+    }
     // Gives the whole pages inside of a range back to the system; returns their bytes, 0 where it does not take them.
-    std::size_t give_back(std::uint64_t offset, std::size_t bytes) const noexcept {
-        const std::uint64_t first = round_up(offset, page_bytes());
-        const std::uint64_t last = (offset + bytes) / page_bytes() * page_bytes();
-        return last > first && punch_hole(descriptor_, first, last - first) ? last - first : 0;
+    std::size_t give_back(FileRange range) const noexcept {
+        const FileRange pages = whole_pages(range);
+        return pages.bytes != 0 && punch_hole(descriptor_, pages.offset, pages.bytes) ? pages.bytes : 0;
     }
 
     int descriptor() const noexcept { return descriptor_; }
@@ -196,6 +216,12 @@ public:
     std::size_t bytes() const noexcept { return bytes_; }
 
 private:
+    static FileRange whole_pages(FileRange range) noexcept {
+        const std::uint64_t first = round_up(range.offset, page_bytes());
+        const std::uint64_t last = (range.offset + range.bytes) / page_bytes() * page_bytes();
+        return {first, last > first ? last - first : 0};
+    }
+
     Segment(int descriptor, std::size_t bytes, bool writable)
         : descriptor_(descriptor),
           bytes_(bytes),

@@ -3,6 +3,7 @@
 #include "python.hpp"
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
@@ -56,19 +57,27 @@ nb::dict counters_of(const Ring& ring) {
     const RingHeader& header = ring.header();
     nb::dict dropped;
     static const char* names[reasons] = {"oldest", "newest", "superseded", "flushed", "failed", "stopped", "late",
-                                           "unwanted"};
-    for (unsigned reason = 0; reason < reasons; ++reason) dropped[names[reason]] = account.dropped[reason];
+                                           "unwanted", "sampled", "outranked"};
+    nb::dict dropped_frames;
+    for (unsigned reason = 0; reason < reasons; ++reason) {
+        dropped[names[reason]] = account.dropped[reason];
+        dropped_frames[names[reason]] = account.dropped_frames[reason];
+    }
     nb::dict result;
     result["sent"] = account.sent;
     result["delivered"] = account.delivered;
     result["dropped"] = dropped;
+    result["dropped_frames"] = dropped_frames;
     result["repeated"] = account.repeated;
     result["fill"] = account.fill;
+    result["fill_bytes"] = account.fill_bytes;
+    result["fill_frames"] = account.fill_frames;
     result["consistent"] = account.consistent;
     const auto read = [](const Counter& counter) { return counter.load(std::memory_order_relaxed); };
     result["bytes"] = read(header.bytes);
     result["full_events"] = read(header.full_events);
     result["blocked_ns"] = read(header.blocked_ns);
+    result["paced_ns"] = read(header.paced_ns);
     result["peak_fill"] = read(header.peak_fill);
     result["loan_copies"] = read(header.loan_copies);
     result["ended"] = header.ended.load(std::memory_order_relaxed) == end_mark;
@@ -176,11 +185,11 @@ nb::object bucket_bounds() {
     return bounds;
 }
 
-Rule rule_from(int kind, int then, std::uint64_t timeout_us) {
-    if (kind < 0 || kind > 4 || then < 0 || then > 2 || timeout_us >= std::uint64_t{1} << 41) {
+Rule rule_from(int kind, int then, std::uint64_t value) {
+    if (kind < 0 || kind >= static_cast<int>(rule_kinds) || then < 0 || then > 2 || value > most_rule_value) {
         raise_error("ConfigurationError", "no such overflow rule");
     }
-    return {static_cast<RuleKind>(kind), static_cast<AfterWait>(then), timeout_us};
+    return {static_cast<RuleKind>(kind), static_cast<AfterWait>(then), value};
 }
 
 PayloadSpec spec_from(int kind, const std::string& dtype, std::uint32_t channels, bool planar, bool packed,
@@ -227,8 +236,15 @@ double measure_stamps(std::uint64_t blocks) {
 
 void register_shared_memory(nb::module_& module) {
     nb::class_<Segment>(module, "Segment", "One shared memory segment (memfd), mapped whole.")
-        .def_static("create", &Segment::create, "bytes"_a,
-                    "Allocates a sealed segment. May block and allocate. Raises InsufficientMemory.")
+        .def_static("create",
+                    [](std::size_t bytes, const std::vector<std::pair<std::uint64_t, std::uint64_t>>& holes) {
+                        std::vector<FileRange> ranges;
+                        for (const auto& [offset, length] : holes) ranges.push_back({offset, length});
+                        return Segment::create(bytes, ranges);
+                    },
+                    "bytes"_a, "holes"_a = std::vector<std::pair<std::uint64_t, std::uint64_t>>(),
+                    "Allocates a sealed segment, but for the holes (offset, bytes), whose memory comes when it is needed. May block and\n"
+                    "allocate. Raises InsufficientMemory.")
         .def_static("attach", &Segment::attach, "descriptor"_a, "writable"_a,
                     "Takes over a descriptor and maps it; it is closed if that fails.\n\n"
                     "Raises CorruptedSegment if it is not sealed against shrinking or of another layout.")
@@ -272,19 +288,45 @@ void register_shared_memory(nb::module_& module) {
     module.def("ring_bytes", [](std::uint32_t slots, std::uint32_t consumers) { return round_up(Ring::bytes(slots, consumers)); },
                "slots"_a, "consumers"_a, "Bytes that a ring with its statistics takes in a segment.");
     module.def("create_pool",
-               [](const SegmentPointer& segment, std::uint64_t offset, std::uint32_t count, std::size_t capacity) {
-                   BufferPool::create(*segment, offset, count, capacity);
+               [](const SegmentPointer& segment, std::uint64_t offset, std::uint32_t count, std::size_t capacity,
+                  std::optional<std::uint32_t> usable) {
+                   BufferPool::create(*segment, offset, count, capacity, usable.value_or(count));
                },
-               "segment"_a, "offset"_a, "count"_a, "capacity_bytes"_a);
+               "segment"_a, "offset"_a, "count"_a, "capacity_bytes"_a, "usable"_a = nb::none(),
+               "`usable`: of how many the memory is there; None: of all.");
+    module.def("buffers_range",
+               [](std::uint64_t offset, std::uint32_t count, std::size_t capacity, std::uint32_t first) {
+                   const FileRange range = BufferPool::range_of(offset, count, capacity, std::min(first, count), count);
+                   return std::pair(range.offset, range.bytes);
+               },
+               "offset"_a, "count"_a, "capacity_bytes"_a, "first"_a,
+               "Where in a segment the buffers of a pool lie from one of them on: offset and bytes.");
+    module.def("set_usable_buffers",
+               [](const SegmentPointer& segment, std::uint64_t pool_offset, std::uint32_t count) {
+                   segment->require_writable("set_usable_buffers");
+                   const BufferPool pool(segment, pool_offset);
+                   pool.raise_usable(count);
+                   pool.lower_usable(count);
+               },
+               "segment"_a, "pool_offset"_a, "count"_a,
+               "Lets so many buffers of a pool be used, and allocates the memory of those that come. Raises InsufficientMemory.");
+    module.def("give_back_unusable_buffers",
+               [](const SegmentPointer& segment, std::uint64_t pool_offset) {
+                   segment->require_writable("give memory back");
+                   return BufferPool(segment, pool_offset).give_back_unusable();
+               },
+               "segment"_a, "pool_offset"_a,
+               "Gives the memory of buffers back that may not be used, unless one still is; returns how many bytes. When the producer has sent\n"
+               "two blocks since set_usable_buffers.");
     module.def("create_ring",
                [](const SegmentPointer& segment, std::uint64_t offset, std::uint32_t buffer_size, std::uint32_t slots,
-                  std::uint32_t consumers, std::uint32_t branch, int kind, int then, std::uint64_t timeout_us,
+                  std::uint32_t consumers, std::uint32_t branch, int kind, int then, std::uint64_t value,
                   std::uint32_t views) {
-                   Ring::create(*segment, offset, buffer_size, slots, consumers, branch, rule_from(kind, then, timeout_us),
+                   Ring::create(*segment, offset, buffer_size, slots, consumers, branch, rule_from(kind, then, value),
                                 views);
                },
                "segment"_a, "offset"_a, "buffer_size"_a, "slots"_a, "consumers"_a, "branch"_a, "rule_kind"_a,
-               "rule_then"_a, "rule_timeout_us"_a, "views"_a = 0,
+               "rule_then"_a, "rule_value"_a, "views"_a = 0,
                "slots = 0: a fused pipeline, statistics only. `views`: of large blocks, that each consumer may keep.");
     module.def("ring_bell",
                [](const SegmentPointer& segment, std::uint64_t offset, unsigned bit) {
@@ -336,11 +378,45 @@ void register_shared_memory(nb::module_& module) {
              },
              "consumer"_a, "How many blocks one of the consumers has taken, and its work on them in ns.")
         .def("set_rule",
-             [](const Ring& ring, int kind, int then, std::uint64_t timeout_us) {
-                 writable(ring, "set_rule").header().rule.store(rule_from(kind, then, timeout_us).pack(),
-                                                                std::memory_order_release);
+             [](const Ring& ring, int kind, int then, std::uint64_t value) {
+                 writable(ring, "set_rule").header().rule.store(rule_from(kind, then, value).pack(), std::memory_order_release);
              },
-             "kind"_a, "then"_a, "timeout_us"_a, "Switches the overflow rule; takes effect at the next send. Wait-free.")
+             "kind"_a, "then"_a, "value"_a, "Switches the overflow rule; takes effect at the next send. Wait-free.")
+        .def("set_limits",
+             [](const Ring& ring, std::uint64_t bytes, std::uint64_t frames) { writable(ring, "set_limits").limit(bytes, frames); },
+             "bytes"_a, "frames"_a, "Limits what may wait, beside the blocks; 0: not. Takes effect at the next send. Wait-free.")
+        .def("set_buffer_size",
+             [](const Ring& ring, std::uint32_t blocks) {
+                 writable(ring, "set_buffer_size").header().buffer_size.store(blocks, std::memory_order_relaxed);
+             },
+             "blocks"_a, "How many blocks may wait, up to `most_waiting`. Takes effect at the next send. Wait-free.")
+        .def_prop_ro("buffer_size", [](const Ring& ring) { return shared(ring).buffer_size(); }, "How many blocks may wait.")
+        .def_prop_ro("most_waiting", [](const Ring& ring) { return shared(ring).most_waiting(); }, "For how many there are slots.")
+        .def("set_pace", [](const Ring& ring, Nanoseconds pace_ns) { writable(ring, "set_pace").set_pace(pace_ns); }, "pace_ns"_a,
+             "From one block to the next, for senders that can wait; 0: as they come. Wait-free.")
+        .def_prop_ro("pace_ns", [](const Ring& ring) { return shared(ring).pace_ns(); }, "See set_pace.")
+        .def("look",
+             [](const Ring& ring) {
+                 const Account account = read_account(shared(ring));
+                 std::uint64_t dropped = 0;
+                 for (const std::uint64_t count : account.dropped) dropped += count;
+                 const RingHeader& header = ring.header();
+                 const auto read = [](const Counter& counter) { return counter.load(std::memory_order_relaxed); };
+                 // The sum first: a wait that ends between the two looks is counted late, and not twice.
+                 std::uint64_t blocked = read(header.blocked_ns);
+                 if (const std::uint64_t since = read(header.blocked_since_ns)) {
+                     blocked += static_cast<std::uint64_t>(std::max<Nanoseconds>(monotonic_ns() - static_cast<Nanoseconds>(since), 0));
+                 }
+                 using Numbers = nb::typed<nb::tuple, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t,
+                                           std::uint64_t, Nanoseconds, std::uint64_t, std::uint64_t>;
+                 return Numbers(nb::make_tuple(account.sent, account.delivered, dropped, account.fill, account.fill_bytes,
+                                               account.fill_frames, oldest_sent_ns(ring), blocked,
+                                               read(header.full_events)));
+             },
+             "What flow control looks at: sent, delivered, dropped; what waits as blocks, bytes and frames; when the oldest of it was\n"
+             "sent (0: none waits); for how long senders waited in ns; how often it was full. Any thread; does not disturb the flow.")
+        .def("oldest_sent_ns", [](const Ring& ring) { return oldest_sent_ns(shared(ring)); },
+             "When the oldest block that waits was sent; 0 where none waits. Does not disturb the flow.")
         .def("set_ended", [](const Ring& ring) { writable(ring, "set_ended").end(); },
              "Ends the stream for a producer that is gone.")
         .def("set_abandoned", [](const Ring& ring) { writable(ring, "set_abandoned").set_abandoned(); },
@@ -518,6 +594,8 @@ void register_ends(nb::module_& module) {
         .def("add_ring", &Output::add_ring, "name"_a, "segment"_a, "offset"_a, "bell_segment"_a, "bell_offset"_a, "bit"_a)
         .def("add_consumer", &Output::add_consumer, "name"_a, "bell_segment"_a, "bell_offset"_a, "bit"_a,
              "Adds a consumer that competes for the blocks of the ring of that name.")
+        .def("share_room", &Output::share_room, "name"_a, "rank"_a, "segment"_a, "offset"_a, "others_rank"_a,
+             "The ring of that name shares its room with another input of the same consumer, by the ranks of their priorities.")
         .def("set_consumer_bell", &Output::set_consumer_bell, "name"_a, "bell_segment"_a, "bell_offset"_a, "bit"_a)
         .def("add_fused",
              [](Output& output, std::shared_ptr<Target> target, SegmentPointer segment, std::uint64_t ring_offset,

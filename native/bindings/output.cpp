@@ -29,7 +29,7 @@ std::string in_milliseconds(std::uint64_t microseconds) {
 [[noreturn, gnu::noinline, gnu::cold]] void refuse_full(const OutputRings::Obstacle& obstacle) {
     const std::string& name = obstacle.link->name;
     if (obstacle.kind == OutputRings::Obstacle::Kind::time_is_up) {
-        raise_error("SendTimeout", name + ": expected room within " + in_milliseconds(obstacle.rule.timeout_us) +
+        raise_error("SendTimeout", name + ": expected room within " + in_milliseconds(obstacle.rule.value) +
                                        " ms, but the pipeline stayed full; the consumer is slower than the producer");
     }
     const std::string size = std::to_string(obstacle.link->producer.ring().buffer_size());
@@ -94,6 +94,15 @@ Output::Link& Output::ring_named(const std::string& name) const {
         if (link->name == name) return *link;
     }
     throw Corrupted(name_ + ": no ring of this name", name);
+}
+
+void Output::share_room(const std::string& name, unsigned rank, std::shared_ptr<Segment> segment, std::uint64_t offset,
+                        unsigned others_rank) {
+    Link& link = ring_named(name);
+    in_pipeline(name, [&] {
+        if (!link.shared) link.shared = std::make_unique<SharedRoom>(rank);
+        link.shared->add(Ring(std::move(segment), offset), others_rank);
+    });
 }
 
 void Output::add_consumer(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset,
@@ -261,13 +270,13 @@ bool Output::match_block(PyObject* data, PayloadView& view, Stamps& stamps) cons
     stamps.timestamp_ns = block->timestamp_ns;
     stamps.first_frame = block->first_frame;
     // On the next pipeline it is neither repeated nor the end.
-    stamps.flags = block->flags & (flag_discontinuity | flag_gap | flag_corrupted);
+    stamps.flags = block->flags & (flag_discontinuity | flag_gap | flag_corrupted | flag_control);
     return true;
 }
 
 bool Output::deliver(Outgoing& block, Nanoseconds sent_hint_ns) {
     begin(block, sent_hint_ns);
-    if (!rings_.empty()) decide_all(block.sent_ns);
+    if (!rings_.empty()) decide_all(block);
     return complete(block);
 }
 
@@ -323,18 +332,20 @@ void Output::require_open() const {
     if (ended_) raise_error("PipelineClosed", name_ + ": the stream was ended; nothing can be sent after it");
 }
 
-OutputRings::Obstacle Output::decide(Nanoseconds began_ns) {
-    OutputRings::Obstacle obstacle = rings_.decide(began_ns);
-    if (obstacle.kind > OutputRings::Obstacle::Kind::wait) [[unlikely]] refuse_full(obstacle);
+OutputRings::Obstacle Output::decide(const Outgoing& block, Nanoseconds began_ns, bool keeps_pace) {
+    OutputRings::Obstacle obstacle = rings_.decide(block.header, began_ns, keeps_pace);
+    if (obstacle.refuses()) [[unlikely]] refuse_full(obstacle);
     return obstacle;
 }
 
-void Output::decide_all(Nanoseconds& sent_ns) {
-    const Nanoseconds began = sent_ns;
-    while (const OutputRings::Obstacle obstacle = decide(began)) {
-        wait_for_room(*obstacle.link, obstacle.deadline_ns);
+void Output::decide_all(Outgoing& block) {
+    const Nanoseconds began = block.sent_ns;
+    // In an event loop nothing may wait here; send_async() keeps the pace.
+    const bool keeps_pace = inbox_ == nullptr || !inbox_->in_event_loop();
+    while (const OutputRings::Obstacle obstacle = decide(block, began, keeps_pace)) {
+        wait_for_room(obstacle, RingProducer::size_of(block.header));
         require_open();
-        sent_ns = monotonic_ns();
+        block.sent_ns = monotonic_ns();
     }
 }
 
@@ -367,8 +378,10 @@ bool Output::publish(const PayloadView& view, const Stamps& stamps, const BlockH
     return queued;
 }
 
-// Returns to look again. Raises if the flow stops or a signal's handler raises.
-void Output::wait_for_room(Link& link, Nanoseconds deadline_ns) {
+// Returns to look again: for room, or whether the block is due. Raises if the flow stops or a signal's handler raises.
+void Output::wait_for_room(const OutputRings::Obstacle& obstacle, BlockSize size) {
+    Link& link = *obstacle.link;
+    const bool paced = obstacle.kind == OutputRings::Obstacle::Kind::pace;
     const Nanoseconds began = monotonic_ns();
     if (abort_ && abort_->load(std::memory_order_acquire)) {
         raise_error("PipelineClosed", link.name + ": the flow was stopped while this send waited for room");
@@ -385,9 +398,10 @@ void Output::wait_for_room(Link& link, Nanoseconds deadline_ns) {
     // One request at a time, that of whoever sleeps on the bell; others look every millisecond.
     const BellSeat seat(on_worker || inbox_ != nullptr ? Bell() : bell_);
     const bool sleeps_on_bell = on_worker || seat;
-    if (sleeps_on_bell) link.producer.request_wake();
-    if (!link.producer.has_room()) {
-        const Nanoseconds until = look_up_at(deadline_ns, began, look_again_ns);  // also for a signal that another thread took
+    if (sleeps_on_bell && !paced) link.producer.request_wake();
+    if (!paced) link.producer.begin_blocked(began);
+    if (paced || !link.producer.has_room(size)) {
+        const Nanoseconds until = look_up_at(obstacle.deadline_ns, began, look_again_ns);  // also for a signal that another thread took
         if (on_worker) inbox_->sleep(until, false);
         else if (sleeps_on_bell) {
             const WaitWithoutGil waiting;
@@ -399,10 +413,21 @@ void Output::wait_for_room(Link& link, Nanoseconds deadline_ns) {
         }
         if (!on_worker) check_interruption();
     }
-    if (sleeps_on_bell) link.producer.cancel_wake();
     const Nanoseconds blocked = monotonic_ns() - began;
-    link.producer.note_blocked(blocked);
+    if (paced) {
+        link.producer.note_paced(blocked);
+    } else {
+        if (sleeps_on_bell) link.producer.cancel_wake();
+        link.producer.note_blocked(blocked);
+    }
     if (on_worker && inbox_ != nullptr && inbox_->clock()->depth != 0) inbox_->clock()->inside_ns += blocked;
+}
+
+// On a fused pipeline, which has one writer and no slots.
+static void note_dropped(RingHeader& counters, Reason reason, const PayloadView& view) noexcept {
+    auto& drops = counters.drops.records[0];
+    add(drops.dropped[static_cast<unsigned>(reason)]);
+    add(drops.frames[static_cast<unsigned>(reason)], view.frames);
 }
 
 void Output::deliver_fused(const PayloadView& view, const Stamps& stamps, BlockHeader header, Nanoseconds sent_ns) {
@@ -412,7 +437,7 @@ void Output::deliver_fused(const PayloadView& view, const Stamps& stamps, BlockH
         add(counters.published);
         add(counters.bytes, view.bytes);
         if (link->target->discard) {
-            add(counters.tallies[0].dropped[static_cast<unsigned>(*link->target->discard)]);
+            note_dropped(counters, *link->target->discard, view);
             continue;
         }
         PyObject* payload = link->target->spec.copy(view.data, view.bytes, view.frames);
@@ -425,7 +450,7 @@ void Output::deliver_fused(const PayloadView& view, const Stamps& stamps, BlockH
         const bool ok = link->target->invoke(*link->clock, block, link->ring.stats(0), &handover, started);
         Py_DECREF(reinterpret_cast<PyObject*>(block));
         if (ok) add(link->ring.stats(0).received);
-        else add(counters.tallies[0].dropped[static_cast<unsigned>(Reason::failed)]);
+        else note_dropped(counters, Reason::failed, view);
     }
 }
 

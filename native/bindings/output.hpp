@@ -48,6 +48,9 @@ public:
     // Adds a consumer that competes for the blocks of that ring. Before the flow starts.
     void add_consumer(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset,
                       unsigned bit);
+    // The ring of that name shares its room with one of another output, by DropByPriority. Before the flow starts, or while deferring.
+    void share_room(const std::string& name, unsigned rank, std::shared_ptr<Segment> segment, std::uint64_t offset,
+                    unsigned others_rank);
     // Moves a ring's consumer to another bell, for an open end whose worker comes later. Before the flow starts.
     void set_consumer_bell(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset,
                            unsigned bit);
@@ -128,14 +131,14 @@ private:
     bool deliver(Outgoing& block, Nanoseconds sent_hint_ns);
     void begin(Outgoing& block, Nanoseconds sent_hint_ns) const;
     bool complete(Outgoing& block);
-    void decide_all(Nanoseconds& sent_ns);
+    void decide_all(Outgoing& block);
     bool publish(const PayloadView& view, const Stamps& stamps, const BlockHeader& header, Nanoseconds sent_ns,
                  LentBlock* lent);
     std::uint32_t copy_into_buffer(BufferPool& pool, const PayloadView& view, const Stamps& stamps);
     void deliver_fused(const PayloadView& view, const Stamps& stamps, BlockHeader header, Nanoseconds sent_ns);
     // Raises where the block is refused.
-    OutputRings::Obstacle decide(Nanoseconds began_ns);
-    void wait_for_room(Link& link, Nanoseconds deadline_ns);
+    OutputRings::Obstacle decide(const Outgoing& block, Nanoseconds began_ns, bool keeps_pace);
+    void wait_for_room(const OutputRings::Obstacle& obstacle, BlockSize size);
     void require_open() const;
     Link& ring_named(const std::string& name) const;
 

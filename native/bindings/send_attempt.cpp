@@ -20,19 +20,23 @@ nb::object SendAttempt::settle() {
         output_.require_open();
         block_.sent_ns = monotonic_ns();
     }
-    while (const OutputRings::Obstacle obstacle = output_.decide(began_ns_)) {
-        const std::shared_ptr<OutputRings::Link>& full = obstacle.link;
+    while (const OutputRings::Obstacle obstacle = output_.decide(block_, began_ns_, true)) {
+        const std::shared_ptr<OutputRings::Link>& link = obstacle.link;
         if (output_.abort_ && output_.abort_->load(std::memory_order_acquire)) {
-            raise_error("PipelineClosed", full->name + ": the flow was stopped while this send waited for room");
+            raise_error("PipelineClosed", link->name + ": the flow was stopped while this send waited for room");
         }
-        in_pipeline(full->name, [&] { full->producer.ring().verify(); });
-        full->producer.request_wake();
-        // Never cancelled: others of the same loop may wait for the same ring, and one ring too many does no harm.
-        if (full->producer.has_room()) continue;
+        in_pipeline(link->name, [&] { link->producer.ring().verify(); });
+        paced_ = obstacle.kind == OutputRings::Obstacle::Kind::pace;
+        if (!paced_) {
+            link->producer.request_wake();
+            // Never cancelled: others of the same loop may wait for the same ring, and one ring too many does no harm.
+            if (link->producer.has_room(RingProducer::size_of(block_.header))) continue;
+        }
         waiting_since_ns_ = monotonic_ns();
+        if (!paced_) link->producer.begin_blocked(waiting_since_ns_);
         until_ns_ = waiting_since_ns_ + look_again_ns;
         if (obstacle.deadline_ns >= 0) until_ns_ = std::min(until_ns_, obstacle.deadline_ns);
-        full_ = full;
+        full_ = link;
         return nb::none();
     }
     return nb::bool_(output_.complete(block_));
@@ -41,7 +45,8 @@ nb::object SendAttempt::settle() {
 void SendAttempt::note_wait() noexcept {
     if (!full_) return;
     const Nanoseconds blocked = monotonic_ns() - waiting_since_ns_;
-    full_->producer.note_blocked(blocked);
+    if (paced_) full_->producer.note_paced(blocked);
+    else full_->producer.note_blocked(blocked);
     if (output_.context_ != nullptr) output_.context_->waited_ns += blocked;
     full_.reset();
 }

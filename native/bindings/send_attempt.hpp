@@ -34,6 +34,7 @@ private:
     const Nanoseconds began_ns_;
     Nanoseconds until_ns_ = -1;
     std::shared_ptr<OutputRings::Link> full_;  // the ring that it waits for, since waiting_since_ns_
+    bool paced_ = false;                       // and not for room: until the block is due
     Nanoseconds waiting_since_ns_ = 0;
 };
 

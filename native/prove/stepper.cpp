@@ -207,14 +207,16 @@ private:
         numbered_ = world_.ends.numbered + (scenario_.kills_producer ? 1 : 0);
         for (const Ring& ring : world_.rings()) {
             auto& numbers = in_flight_.emplace_back();
-            const auto& tally = ring.header().tallies[ring.header().tally_version.load() & 1];
-            std::uint64_t& sent = sent_.emplace_back(tally.delivered.load());
-            for (const auto& dropped : tally.dropped) sent += dropped.load();
+            const auto& deliveries = ring.header().deliveries.now();
+            const auto& drops = ring.header().drops.now();
+            std::uint64_t& sent = sent_.emplace_back(deliveries.delivered.load());
+            for (const auto& dropped : drops.dropped) sent += dropped.load();
             for (std::uint32_t index = 0; index < ring.count(); ++index) {
                 const Slot& slot = ring.slot(index);
                 const SlotWord word = load(slot);
-                const bool finished = word.state() == SlotState::done || word.state() == SlotState::evicted;
-                const bool tallied = finished && word.position() + 1 == tally.last_position.load();
+                const bool tallied =
+                    (word.state() == SlotState::done && word.position() + 1 == deliveries.last_position.load()) ||
+                    (word.state() == SlotState::evicted && word.position() + 1 == drops.last_position.load());
                 if (word.state() != SlotState::empty && !tallied) ++sent;
                 const bool again = word.state() == SlotState::ready && word.attempt() != 0;
                 if (again || (word.state() == SlotState::claimed && word.owner() != survivors_process)) {

@@ -58,7 +58,7 @@ struct Line {
         for (std::uint32_t index = 0; index < frames * channels; ++index) {
             samples[index] = static_cast<float>((next + index / channels) % 8'388'608 + 1);
         }
-        rings.decide_at_once();
+        rings.decide_at_once(header);
         if (!rings.hand_over(header, monotonic_ns(), 0, [&](BufferPool&) { return *buffer; })) return false;
         next += frames;
         return true;

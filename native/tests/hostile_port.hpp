@@ -182,7 +182,7 @@ public:
             case 1: allow("has_room"); link.producer.has_room(); break;
             case 2: allow("evict_down_to"); link.producer.evict_down_to(1 + random.below(slots), reason); break;
             case 3: allow("flush"); flush(link.ring); break;
-            case 4: allow("drop"); link.producer.drop(reason, 64); break;
+            case 4: allow("drop"); link.producer.drop(reason, {64, 16}); break;
             case 5: allow("publish"); link.producer.publish(BlockHeader{}, 1); break;
             case 6: allow("request_wake"); link.producer.request_wake(); break;
             case 7: allow("cancel_wake"); link.producer.cancel_wake(); break;

@@ -276,7 +276,7 @@ void overflow() {
             if (number % 3 == 0) link.producer->evict_down_to(buffer_size, Reason::oldest);
             else if (number % 3 == 1) link.producer->evict_down_to(1, Reason::superseded);
             else {
-                link.producer->drop(Reason::newest, 512);
+                link.producer->drop(Reason::newest, {512, 128});
                 continue;
             }
         } else {

@@ -50,7 +50,7 @@ struct Sender {
         BlockHeader header{};
         header.payload_bytes = sizeof(number);
         header.first_frame = number;
-        rings.decide_at_once();
+        rings.decide_at_once(header);
         const bool queued = rings.hand_over(header, monotonic_ns(), 0, [&](BufferPool& pool) {
             const auto buffer = pool.allocate();
             CHECK(buffer.has_value());

@@ -109,7 +109,7 @@ private:
                     drop_waiting(buffer_size_ - 1, Reason::oldest);
                     break;
                 case RuleKind::drop_newest:
-                    producer_.drop(Reason::newest, 0);
+                    producer_.drop(Reason::newest, {});
                     ++dropped_[static_cast<unsigned>(Reason::newest)];
                     ++sent_;
                     return;

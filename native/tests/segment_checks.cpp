@@ -312,7 +312,7 @@ void rings() {
     CHECK(link.ring().rule().kind == RuleKind::wait);
     CHECK(link.ring().rule().then == AfterWait::fail);
     const Rule rule{RuleKind::wait, AfterWait::drop_oldest, std::uint64_t{1} << 40};
-    CHECK_EQUAL(std::uint64_t{1} << 40, Rule::unpack(rule.pack()).timeout_us);
+    CHECK_EQUAL(std::uint64_t{1} << 40, Rule::unpack(rule.pack()).value);
     CHECK(Rule::unpack(rule.pack()).then == AfterWait::drop_oldest);
 }
 

@@ -114,8 +114,8 @@ inline std::string describe(const Rule& rule) {
     static const char* const kinds[] = {"wait", "drop_oldest", "drop_newest", "latest", "fail"};
     static const char* const thens[] = {"fail", "drop_newest", "drop_oldest"};
     std::string text = kinds[static_cast<unsigned>(rule.kind)];
-    if (rule.kind == RuleKind::wait && rule.timeout_us != 0) {
-        text += " " + std::to_string(rule.timeout_us) + " us then " + thens[static_cast<unsigned>(rule.then)];
+    if (rule.kind == RuleKind::wait && rule.value != 0) {
+        text += " " + std::to_string(rule.value) + " us then " + thens[static_cast<unsigned>(rule.then)];
     }
     return text;
 }
@@ -304,18 +304,18 @@ private:
 
     Sent send(std::optional<std::uint32_t> lent) {
         const Nanoseconds began = monotonic_ns();
-        while (const OutputRings::Obstacle obstacle = rings_.decide(began)) {
+        BlockHeader header{};
+        header.first_frame = number_;
+        header.timestamp_ns = static_cast<std::int64_t>(number_) * 7;
+        header.payload_bytes = payload_bytes(number_);
+        header.frames = static_cast<std::uint32_t>(number_ & 0xffff);
+        while (const OutputRings::Obstacle obstacle = rings_.decide(header, began, false)) {
             switch (obstacle.kind) {
                 case OutputRings::Obstacle::Kind::full: return Sent::full;
                 case OutputRings::Obstacle::Kind::time_is_up: return Sent::timed_out;
                 default: wait_for_room(obstacle.link->producer, began, obstacle.deadline_ns);
             }
         }
-        BlockHeader header{};
-        header.first_frame = number_;
-        header.timestamp_ns = static_cast<std::int64_t>(number_) * 7;
-        header.payload_bytes = payload_bytes(number_);
-        header.frames = static_cast<std::uint32_t>(number_ & 0xffff);
         const bool queued = rings_.hand_over(header, monotonic_ns(), 0, [&](BufferPool& pool) {
             const std::uint32_t buffer = lent ? *lent : allocate();
             if (!lent) fill_payload(pool.payload(buffer), number_);

@@ -30,7 +30,20 @@ import typing
 from steadyflow.aligned import Aligned
 from steadyflow.audio_config import AudioPipelineConfig
 from steadyflow.audio_pipeline import AudioDataPipeline
-from steadyflow.config import DropNewest, DropOldest, Fail, Latest, PipelineConfig, PipelinePriority, Rule, Wait
+from steadyflow.backpressure.rules import (
+    Adaptive,
+    DropByPriority,
+    DropNewest,
+    DropOldest,
+    Fail,
+    Grow,
+    Latest,
+    Rule,
+    Sample,
+    Throttle,
+    Wait,
+)
+from steadyflow.config import PipelineConfig, PipelinePriority
 from steadyflow.conversion import ConversionOptions
 from steadyflow.coordinator import DataFlowCoordinator
 from steadyflow.data import Block, BlockFlag, FlowData
@@ -61,6 +74,7 @@ if typing.TYPE_CHECKING:
     from steadyflow import audio, events, recording, testing, transform
 
 __all__ = [
+    "Adaptive",
     "Aligned",
     "AnyFormat",
     "ArrayFormat",
@@ -73,6 +87,7 @@ __all__ = [
     "CarrierFormat",
     "ConversionOptions",
     "DataFlowCoordinator",
+    "DropByPriority",
     "DropNewest",
     "DropOldest",
     "EndOfStream",
@@ -84,6 +99,7 @@ __all__ = [
     "FlowReport",
     "Format",
     "FormatClash",
+    "Grow",
     "Input",
     "Latest",
     "Module",
@@ -100,10 +116,12 @@ __all__ = [
     "Realtime",
     "ReceiveTimeout",
     "Rule",
+    "Sample",
     "SendTimeout",
     "Source",
     "StateError",
     "StructFormat",
+    "Throttle",
     "TransformError",
     "Wait",
     "audio",

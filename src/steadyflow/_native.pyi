@@ -212,9 +212,10 @@ class Segment:
     """One shared memory segment (memfd), mapped whole."""
 
     @staticmethod
-    def create(bytes: int) -> Segment:
+    def create(bytes: int, holes: Sequence[tuple[int, int]] = []) -> Segment:
         """
-        Allocates a sealed segment. May block and allocate. Raises InsufficientMemory.
+        Allocates a sealed segment, but for the holes (offset, bytes), whose memory comes when it is needed. May block and
+        allocate. Raises InsufficientMemory.
         """
 
     @staticmethod
@@ -270,9 +271,26 @@ def pool_bytes(count: int, capacity_bytes: int) -> int:
 def ring_bytes(slots: int, consumers: int) -> int:
     """Bytes that a ring with its statistics takes in a segment."""
 
-def create_pool(segment: Segment, offset: int, count: int, capacity_bytes: int) -> None: ...
+def create_pool(segment: Segment, offset: int, count: int, capacity_bytes: int, usable: int | None = None) -> None:
+    """`usable`: of how many the memory is there; None: of all."""
 
-def create_ring(segment: Segment, offset: int, buffer_size: int, slots: int, consumers: int, branch: int, rule_kind: int, rule_then: int, rule_timeout_us: int, views: int = 0) -> None:
+def buffers_range(offset: int, count: int, capacity_bytes: int, first: int) -> tuple[int, int]:
+    """
+    Where in a segment the buffers of a pool lie from one of them on: offset and bytes.
+    """
+
+def set_usable_buffers(segment: Segment, pool_offset: int, count: int) -> None:
+    """
+    Lets so many buffers of a pool be used, and allocates the memory of those that come. Raises InsufficientMemory.
+    """
+
+def give_back_unusable_buffers(segment: Segment, pool_offset: int) -> int:
+    """
+    Gives the memory of buffers back that may not be used, unless one still is; returns how many bytes. When the producer has sent
+    two blocks since set_usable_buffers.
+    """
+
+def create_ring(segment: Segment, offset: int, buffer_size: int, slots: int, consumers: int, branch: int, rule_kind: int, rule_then: int, rule_value: int, views: int = 0) -> None:
     """
     slots = 0: a fused pipeline, statistics only. `views`: of large blocks, that each consumer may keep.
     """
@@ -339,8 +357,46 @@ class Ring:
         How many blocks one of the consumers has taken, and its work on them in ns.
         """
 
-    def set_rule(self, kind: int, then: int, timeout_us: int) -> None:
+    def set_rule(self, kind: int, then: int, value: int) -> None:
         """Switches the overflow rule; takes effect at the next send. Wait-free."""
+
+    def set_limits(self, bytes: int, frames: int) -> None:
+        """
+        Limits what may wait, beside the blocks; 0: not. Takes effect at the next send. Wait-free.
+        """
+
+    def set_buffer_size(self, blocks: int) -> None:
+        """
+        How many blocks may wait, up to `most_waiting`. Takes effect at the next send. Wait-free.
+        """
+
+    @property
+    def buffer_size(self) -> int:
+        """How many blocks may wait."""
+
+    @property
+    def most_waiting(self) -> int:
+        """For how many there are slots."""
+
+    def set_pace(self, pace_ns: int) -> None:
+        """
+        From one block to the next, for senders that can wait; 0: as they come. Wait-free.
+        """
+
+    @property
+    def pace_ns(self) -> int:
+        """See set_pace."""
+
+    def look(self) -> tuple[int, int, int, int, int, int, int, int, int]:
+        """
+        What flow control looks at: sent, delivered, dropped; what waits as blocks, bytes and frames; when the oldest of it was
+        sent (0: none waits); for how long senders waited in ns; how often it was full. Any thread; does not disturb the flow.
+        """
+
+    def oldest_sent_ns(self) -> int:
+        """
+        When the oldest block that waits was sent; 0 where none waits. Does not disturb the flow.
+        """
 
     def set_ended(self) -> None:
         """Ends the stream for a producer that is gone."""
@@ -514,6 +570,11 @@ class OutputCore:
 
     def add_consumer(self, name: str, bell_segment: Segment, bell_offset: int, bit: int) -> None:
         """Adds a consumer that competes for the blocks of the ring of that name."""
+
+    def share_room(self, name: str, rank: int, segment: Segment, offset: int, others_rank: int) -> None:
+        """
+        The ring of that name shares its room with another input of the same consumer, by the ranks of their priorities.
+        """
 
     def set_consumer_bell(self, name: str, bell_segment: Segment, bell_offset: int, bit: int) -> None: ...
 

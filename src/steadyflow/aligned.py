@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from steadyflow.config import check_duration
+from steadyflow.arguments import check_duration
 from steadyflow.errors import ConfigurationError, UnknownName
 from steadyflow.formats import AnyFormat, AudioFormat, checked_integer
 

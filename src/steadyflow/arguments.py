@@ -13,6 +13,9 @@ from steadyflow.errors import ConfigurationError
 MAX_BLOCK_FRAMES: Final = 1 << 20
 
 
+_MAX_DURATION_US: Final = 1 << 40  # 12 days
+
+
 def checked_number(owner: str, name: str, value: object, *, above: float, most: float) -> float:
     """
     Return a number above one limit and up to another as a float; numpy's numbers are welcome.
@@ -61,3 +64,17 @@ def checked_path(owner: str, path: object) -> Path:
     if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigurationError(f"{owner}: expected the path of a file, got {path!r}.")
     return Path(text)
+
+
+def check_duration(owner: str, name: str, value: object, advice: str) -> None:
+    """
+    Check a time in ms, above 0; `advice` ends the message.
+
+    Raises:
+        ConfigurationError: It is no number, or out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value * 1000 <= _MAX_DURATION_US:
+        raise ConfigurationError(
+            f"{owner}: expected {name} to be a number of milliseconds above 0 (and below 12 days), "
+            f"got {value!r}.{advice}"
+        )

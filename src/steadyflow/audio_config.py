@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import msgspec
 
-from steadyflow.config import LATE, Latest, PipelineConfig, PipelinePriority, Rule, check_duration
+from steadyflow.arguments import check_duration
+from steadyflow.backpressure.rules import Latest, Rule
+from steadyflow.config import LATE, PipelineConfig, PipelinePriority
 from steadyflow.conversion import ConversionOptions
 from steadyflow.errors import ConfigurationError, UnknownName
 from steadyflow.formats import AudioFormat, Format
@@ -37,9 +39,10 @@ class AudioPipelineConfig(PipelineConfig):
         target_fill_ms: A jitter buffer: the consumer gets nothing before so much audio waits, and again after it ran dry.
         conversion: How it converts, where there is a choice; None: as `ConversionOptions` says.
         validation: What its audio is checked for on the consumer's side; None: nothing.
+        max_buffer_bytes: How many bytes may wait, beside the other limits; None: no limit.
         preroll_ms: What an input keeps while its module does not want it (``self.audio.hold()``), and gives first when it
             does (``self.audio.release()``); 0 keeps nothing. None: it cannot be held.
-        max_buffer_ms: How much audio may wait. In blocks of the greatest length of the format, whatever theirs is.
+        max_buffer_ms: How much audio may wait, by the frames that there are.
 
     Raises:
         UnknownName: There is no such option or value.
@@ -64,6 +67,7 @@ class AudioPipelineConfig(PipelineConfig):
         late: Literal["pass", "drop", "conceal"] = "pass",
         conversion: ConversionOptions | None = None,
         validation: Validation | None = None,
+        max_buffer_bytes: int | None = None,
         target_fill_ms: float | None = None,
         preroll_ms: float | None = None,
         max_buffer_ms: float | None = None,
@@ -78,6 +82,7 @@ class AudioPipelineConfig(PipelineConfig):
             late,
             conversion,
             validation,
+            max_buffer_bytes,
         )
 
     @classmethod
@@ -167,8 +172,13 @@ def check_audio_config(where: str, config: PipelineConfig, fmt: Format) -> None:
     Check the settings of a pipeline against what flows on it.
 
     Raises:
-        ConfigurationError: It has limits of audio, and carries none; or they do not go with the length of its blocks.
+        ConfigurationError: It has limits of audio, and carries none; or they do not go with the size of its blocks.
     """
+    if config.max_buffer_bytes is not None and config.max_buffer_bytes < fmt.max_payload_bytes:
+        raise ConfigurationError(
+            f"{where}: expected max_buffer_bytes of at least one block, which may have {fmt.max_payload_bytes} bytes; got "
+            f"{config.max_buffer_bytes}. Declare smaller blocks in the format, or raise max_buffer_bytes."
+        )
     if not isinstance(config, AudioPipelineConfig):
         return
     if not isinstance(fmt, AudioFormat):
@@ -182,34 +192,46 @@ def check_audio_config(where: str, config: PipelineConfig, fmt: Format) -> None:
             f"{where}: expected max_buffer_ms of at least one block, which may last {longest_ms:g} ms; got "
             f"{config.max_buffer_ms:g}. Declare a smaller max_block_frames in the format, or raise max_buffer_ms."
         )
-    most_ms = buffer_blocks(config, fmt) * longest_ms
+    most_ms = config.buffer_size * longest_ms
     for name in ("target_fill_ms", "preroll_ms"):
         kept = getattr(config, name)
         if kept is not None and kept > most_ms:
             raise ConfigurationError(
-                f"{where}: expected {name} of at most {most_ms:g}, which is what {buffer_blocks(config, fmt)} blocks of "
+                f"{where}: expected {name} of at most {most_ms:g}, which is what {config.buffer_size} blocks of "
                 f"{fmt.max_block_frames} frames last; got {kept:g}. Raise buffer_size to "
                 f"{-(-round(kept * 1e6) // round(longest_ms * 1e6))}."
             )
 
 
-def buffer_blocks(config: PipelineConfig, fmt: Format | None) -> int:
-    """Return how many blocks may wait: ``buffer_size`` or, if that is less, as many of the longest as last so long."""
-    if not isinstance(config, AudioPipelineConfig) or config.max_buffer_ms is None or not isinstance(fmt, AudioFormat):
-        return config.buffer_size
-    return max(1, min(config.buffer_size, _in_frames(fmt, config.max_buffer_ms) // fmt.max_block_frames))
+class RoomLimits(NamedTuple):
+    """
+    What may wait beside ``buffer_size`` blocks; 0: no limit.
+
+    Args:
+        bytes: Of payload.
+        frames: Of audio.
+    """
+
+    bytes: int = 0
+    frames: int = 0
 
 
-def staged_blocks(config: PipelineConfig, fmt: Format | None) -> int:
+def room_limits(config: PipelineConfig, fmt: Format) -> RoomLimits:
+    """Return what may wait in a pipeline that carries this, beside the number of blocks."""
+    max_ms = getattr(config, "max_buffer_ms", None)
+    return RoomLimits(config.max_buffer_bytes or 0, _in_frames(fmt, max_ms) if isinstance(fmt, AudioFormat) else 0)
+
+
+def staged_blocks(config: PipelineConfig) -> int:
     """Return how many blocks its consumer may keep back, beside those that wait; 0 without jitter buffer and pre-roll."""
     if isinstance(config, AudioPipelineConfig) and (config.target_fill_ms or config.preroll_ms is not None):
-        return buffer_blocks(config, fmt)
+        return config.buffer_size
     return 0
 
 
 def regulates(config: PipelineConfig) -> bool:
     """Whether an input of such a pipeline lets not everything through at once, so that there has to be a ring."""
-    return config.late != "pass" or staged_blocks(config, None) != 0
+    return config.late != "pass" or staged_blocks(config) != 0
 
 
 def intake_rules(config: PipelineConfig, fmt: Format, max_latency_ns: int) -> IntakeRules | None:
@@ -239,7 +261,7 @@ def intake_rules(config: PipelineConfig, fmt: Format, max_latency_ns: int) -> In
         max_age_ns=max_age_ns,
         target_frames=_in_frames(fmt, config.target_fill_ms),
         preroll_frames=_in_frames(fmt, config.preroll_ms),
-        most_staged=staged_blocks(config, fmt),
+        most_staged=staged_blocks(config),
         most_frames=fmt.max_block_frames,
         rate_hz=float(fmt.sample_rate_hz or 0),
     )

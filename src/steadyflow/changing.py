@@ -175,9 +175,9 @@ class Changing:
             if tuned is None or tuned.format is None:
                 continue
             fmt, before = tuned.format, tuned.kept_views
-            shapes = [RingShape.of(link, fmt, 1) for link in links]
+            shapes = [RingShape.of(link, 1) for link in links]
             tuned.kept_views = views
-            later = [RingShape.of(link, fmt, 1) for link in links]
+            later = [RingShape.of(link, 1) for link in links]
             sizes = [pool_bytes(buffers_of(each, fmt), buffer_bytes(fmt)) for each in (shapes, later)]
             change = PoolChange(
                 pipeline=name,

@@ -1,18 +1,15 @@
-"""
-How a pipeline is set up: its room, its budget, its priority, and its rule for when it is full.
-
-Rules are plain values; the data plane carries them out.
-"""
+"""How a pipeline is set up: its room, its budget, its priority, and its rule for when it is full."""
 
 from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Never, Self, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Never, Self
 
-import msgspec
-
+from steadyflow.arguments import check_duration
+from steadyflow.backpressure.rules import Rule
+from steadyflow.backpressure.rules.tables import rule_from_table
 from steadyflow.conversion import ConversionOptions, conversion_from_table
 from steadyflow.errors import ConfigurationError, UnknownName
 from steadyflow.formats import checked_integer
@@ -22,131 +19,8 @@ if TYPE_CHECKING:
     # At run time only who has a file pays for it.
     from steadyflow.toml import Key, TomlDocument
 
-_MAX_TIMEOUT_US: Final = 1 << 40  # 12 days; the room that the native rule has
 _MAX_BUFFER_SIZE: Final = 65_536
-
-# --- rules --------------------------------------------------------------------------------------------------------
-
-_THEN: Final = {"fail": 0, "drop_newest": 1, "drop_oldest": 2}
-
-
-class Wait(msgspec.Struct, frozen=True):
-    """
-    The producer waits until there is room.
-
-    Args:
-        timeout_ms: How long; None waits for as long as the flow runs.
-        then: What happens after that time: ``"fail"`` raises `SendTimeout`, ``"drop_newest"`` drops the block that
-            is being sent, ``"drop_oldest"`` drops the oldest one of the pipeline.
-    """
-
-    timeout_ms: float | None = None
-    then: Literal["fail", "drop_newest", "drop_oldest"] = "fail"
-
-    waits: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.timeout_ms is not None:
-            check_duration("Wait", "timeout_ms", self.timeout_ms, " Fail() and DropNewest() do not wait at all.")
-        then: object = self.then  # not checked yet
-        if not isinstance(then, str) or then not in _THEN:
-            raise UnknownName("value of then", self.then, _THEN, where="Wait")
-
-    @property
-    def loses(self) -> bool:
-        """Whether a block may be dropped without an error."""
-        return self.timeout_ms is not None and self.then != "fail"
-
-    def to_native(self) -> tuple[int, int, int]:
-        """Return (kind, then, timeout in µs) for the data plane; a timeout of 0 means none."""
-        timeout_us = 0 if self.timeout_ms is None else max(1, round(self.timeout_ms * 1000))
-        return 0, _THEN[self.then], timeout_us
-
-
-class DropOldest(msgspec.Struct, frozen=True):
-    """The oldest block makes room for the new one."""
-
-    waits: ClassVar[bool] = False
-    loses: ClassVar[bool] = True
-
-    def to_native(self) -> tuple[int, int, int]:
-        """Return (kind, then, timeout in µs) for the data plane."""
-        return 1, 0, 0
-
-
-class DropNewest(msgspec.Struct, frozen=True):
-    """The block that is being sent is dropped."""
-
-    waits: ClassVar[bool] = False
-    loses: ClassVar[bool] = True
-
-    def to_native(self) -> tuple[int, int, int]:
-        """Return (kind, then, timeout in µs) for the data plane."""
-        return 2, 0, 0
-
-
-class Latest(msgspec.Struct, frozen=True):
-    """Only the latest block is kept, whatever the room: a consumer sees the newest state or nothing."""
-
-    waits: ClassVar[bool] = False
-    loses: ClassVar[bool] = True
-
-    def to_native(self) -> tuple[int, int, int]:
-        """Return (kind, then, timeout in µs) for the data plane."""
-        return 3, 0, 0
-
-
-class Fail(msgspec.Struct, frozen=True):
-    """The producer gets `PipelineFull` and decides by itself."""
-
-    waits: ClassVar[bool] = False
-    loses: ClassVar[bool] = False
-
-    def to_native(self) -> tuple[int, int, int]:
-        """Return (kind, then, timeout in µs) for the data plane."""
-        return 4, 0, 0
-
-
-Rule: TypeAlias = Wait | DropOldest | DropNewest | Latest | Fail
-
-_RULES: Final[dict[str, type[Rule]]] = {
-    "wait": Wait,
-    "drop_oldest": DropOldest,
-    "drop_newest": DropNewest,
-    "latest": Latest,
-    "fail": Fail,
-}
-
-
-def rule_from_table(table: Mapping[str, Any] | str) -> Rule:
-    """
-    Read a rule as a file writes it: ``"drop_oldest"`` or ``{kind = "wait", timeout_ms = 5000}``.
-
-    Raises:
-        UnknownName: There is no such rule, or the rule has no such option.
-        ConfigurationError: A value is impossible.
-    """
-    options: object = {"kind": table} if isinstance(table, str) else table
-    if not isinstance(options, Mapping) or "kind" not in options:
-        raise ConfigurationError(f'expected a rule such as {{kind = "wait", timeout_ms = 5000}}, got {table!r}.')
-    kind = options["kind"]
-    if not isinstance(kind, str) or kind not in _RULES:
-        raise UnknownName("rule", kind, _RULES)
-    rule = _RULES[kind]
-    values = {name: value for name, value in options.items() if name != "kind"}
-    for name in values:
-        if name not in rule.__struct_fields__:
-            raise UnknownName(f"option of the rule {kind!r}", name, rule.__struct_fields__)
-    return rule(**values)
-
-
-def rule_to_table(rule: Rule) -> dict[str, Any]:
-    """Write a rule as a file does, without the options that have their default: ``{kind = "wait", timeout_ms = 5000}``."""
-    kind = next(kind for kind, each in _RULES.items() if each is type(rule))
-    options = msgspec.structs.asdict(rule)
-    default = msgspec.structs.asdict(type(rule)())
-    return {"kind": kind, **{name: value for name, value in options.items() if value != default[name]}}
-
+_MAX_BUFFER_BYTES: Final = 1 << 50
 
 _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "backpressure_strategy": rule_from_table,
@@ -198,6 +72,7 @@ class PipelineConfig:
             by its age, and the next block says `BlockFlag.DISCONTINUITY`. ``"conceal"`` is for audio.
         conversion: How it converts, where there is a choice; None: as `ConversionOptions` says.
         validation: What its audio is checked for on the consumer's side; None: nothing.
+        max_buffer_bytes: How many bytes may wait, beside ``buffer_size``; the first limit that is reached holds. None: no limit.
 
     Raises:
         UnknownName: There is no such option or value.
@@ -209,6 +84,7 @@ class PipelineConfig:
         "buffer_size",
         "conversion",
         "late",
+        "max_buffer_bytes",
         "max_latency_ms",
         "priority",
         "transformation_required",
@@ -223,6 +99,7 @@ class PipelineConfig:
     late: str
     conversion: ConversionOptions | None
     validation: Validation | None
+    max_buffer_bytes: int | None
 
     OPTIONS: ClassVar[tuple[str, ...]] = (
         "buffer_size",
@@ -233,6 +110,7 @@ class PipelineConfig:
         "late",
         "conversion",
         "validation",
+        "max_buffer_bytes",
     )
 
     def __new__(cls, *_args: Any, **options: Any) -> Self:
@@ -256,6 +134,7 @@ class PipelineConfig:
         late: Literal["pass", "drop", "conceal"] = "pass",
         conversion: ConversionOptions | None = None,
         validation: Validation | None = None,
+        max_buffer_bytes: int | None = None,
     ) -> None:
         self._store(
             buffer_size=buffer_size,
@@ -266,6 +145,7 @@ class PipelineConfig:
             late=late,
             conversion=conversion,
             validation=validation,
+            max_buffer_bytes=max_buffer_bytes,
         )
         self._check_together()
 
@@ -280,6 +160,8 @@ class PipelineConfig:
         match name:
             case "buffer_size":
                 return checked_integer(owner, name, value, _MAX_BUFFER_SIZE)
+            case "max_buffer_bytes" if value is not None:
+                return checked_integer(owner, name, value, _MAX_BUFFER_BYTES)
             case "max_latency_ms" if value is not None:
                 check_duration(owner, name, value, " None sets no limit.")
             case "priority":
@@ -428,20 +310,6 @@ class PipelineConfig:
 
 
 # --- validation ---------------------------------------------------------------------------------------------------
-
-
-def check_duration(owner: str, name: str, value: object, advice: str) -> None:
-    """
-    Check a time in ms, above 0; `advice` ends the message.
-
-    Raises:
-        ConfigurationError: It is no number, or out of range.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value * 1000 <= _MAX_TIMEOUT_US:
-        raise ConfigurationError(
-            f"{owner}: expected {name} to be a number of milliseconds above 0 (and below 12 days), "
-            f"got {value!r}.{advice}"
-        )
 
 
 def _checked_priority(owner: str, value: str) -> PipelinePriority:

@@ -14,9 +14,10 @@ from steadyflow._native import AbortFlag, shut_down
 from steadyflow.arguments import checked_number, checked_seconds, checked_switch
 from steadyflow.audio_config import AudioPipelineConfig
 from steadyflow.audio_pipeline import AudioDataPipeline
+from steadyflow.backpressure.rules import Rule
 from steadyflow.changing import Changing
 from steadyflow.clock import Clock, ManualClock, SystemClock
-from steadyflow.config import PipelineConfig, Rule
+from steadyflow.config import PipelineConfig
 from steadyflow.description import Description, check_text, declared_format
 from steadyflow.errors import (
     ConfigurationError,

@@ -35,6 +35,8 @@ class BlockFlag(enum.IntFlag):
     """The block may have been delivered before: a worker died while it had it."""
     END_OF_STREAM = 16
     """No block follows."""
+    CONTROL = 32
+    """No rule drops it, however full its pipeline is: it says something that the stream would be wrong without."""
 
 
 class FlowData:

@@ -20,10 +20,12 @@ from steadyflow._native import (
     monotonic_ns,
     ring_bell,
 )
-from steadyflow.audio_config import CycleRules, IntakeRules, buffer_blocks
+from steadyflow.audio_config import CycleRules, IntakeRules, room_limits
+from steadyflow.backpressure.rules import Rule
+from steadyflow.backpressure.rules.carried_out import NativeRule
 from steadyflow.clock import Clock, SystemClock
 from steadyflow.codec import codec_for
-from steadyflow.config import PipelineConfig, Rule
+from steadyflow.config import PipelineConfig
 from steadyflow.conversion import ConversionPlan, StepReport
 from steadyflow.data import METADATA_MAX_BYTES, Block
 from steadyflow.errors import EndOfStream, FlowNotRunning, PipelineClosed, ReceiveTimeout, StateError
@@ -111,6 +113,10 @@ class Pipeline:
         self.target_open = target_open
         self.rule: Rule | None = config.backpressure_strategy
         """The rule in force; None until the flow starts, if it is left to the default."""
+        self.live = False
+        """Whether a source above it is live, so that it cannot wait; known when the flow starts."""
+        self.room_blocks: int | None = None
+        """How many blocks may wait, where that was changed; None: as configured."""
         self.format: Format | None = None
         """What flows, resolved; None until it is known. Where the pipeline converts, what its source sends."""
         self.conversion: ConversionPlan | None = None
@@ -121,6 +127,7 @@ class Pipeline:
         """How many views of large blocks each consumer may keep, where that was tuned; None: as many as may wait."""
         self.clock: Clock = SystemClock()
         """What its times are of. Set by the coordinator before it is attached."""
+        self._carried_out: NativeRule | None = None  # what the data plane does where it is full
         self._announce_pause = announce_pause
         self._switching = threading.Lock()  # pauses come from any thread, and the stop of the flow from another one
         self._pauses_at_start = False  # asked for before there is a ring
@@ -176,16 +183,18 @@ class Pipeline:
                     ring.pause()
             self._producer_bells = tuple(producer_bells)
             self._consumer_bells = tuple(consumer_bells)
-            self._apply_rule(rings)
+            self._apply_rule(rings, fmt)
             self._rings = tuple(rings)
         self.format = fmt
         self._opened_ns = self.clock.monotonic_ns()
 
-    def _apply_rule(self, rings: Sequence[Ring]) -> None:
-        """Give rings the rule in force: it may have been switched since they were made."""
-        if self.rule is not None:
-            for ring in rings:
-                ring.set_rule(*self.rule.to_native())
+    def _apply_rule(self, rings: Sequence[Ring], fmt: Format) -> None:
+        """Give rings the rule in force, which may have been switched since they were made, and the limits."""
+        limits = room_limits(self.config, fmt)
+        for ring in rings:
+            ring.set_limits(*(-(-limit // len(rings)) for limit in limits))
+            if self._carried_out is not None:
+                ring.set_rule(*self._carried_out)
 
     def begin_change(self) -> None:
         """
@@ -221,7 +230,8 @@ class Pipeline:
         with self._switching:
             earlier = tuple(ring for ring in self._rings if ring not in self._draining)
             self._draining += earlier
-            self._apply_rule(rings)
+            assert self.format is not None
+            self._apply_rule(rings, self.format)
             self._rings = (*rings, *self._rings)
             self._producer_bells = (*producer_bells, *self._producer_bells)
             self._consumer_bells = (*consumer_bells, *self._consumer_bells)
@@ -314,8 +324,13 @@ class Pipeline:
     def set_rule(self, rule: Rule) -> None:
         """Switch the rule; takes effect at the next send, also of one that waits. Coordinator only."""
         self.rule = rule
+        self.carry_out(rule.to_native(self.live))
+
+    def carry_out(self, native: NativeRule) -> None:
+        """Let the data plane do this, by the rule in force or by flow control. Coordinator only."""
+        self._carried_out = native
         for ring in self._rings:
-            ring.set_rule(*rule.to_native())
+            ring.set_rule(*native)
         for bell in self._producer_bells:
             ring_bell(*bell, ROOM_BIT)
 
@@ -358,8 +373,8 @@ class Pipeline:
 
     @property
     def buffer_size(self) -> int:
-        """How many blocks may wait: as configured, or fewer where a limit in ms is reached before, once the format is known."""
-        return buffer_blocks(self.config, self.format)
+        """How many blocks may wait: as configured, or as flow control has changed it."""
+        return self.config.buffer_size if self.room_blocks is None else self.room_blocks
 
     @property
     def is_draining(self) -> bool:

@@ -22,8 +22,8 @@ from tests.servers.jack_server import PERIOD_FRAMES, RATE_HZ, JackServer, jack_s
 from steadyflow import BlockFlag, DataFlowCoordinator, DropNewest, Fail, Wait
 from steadyflow.audio import Device, LevelMeter, Microphone, list_devices
 from steadyflow.audio.devices import supported_rates_hz
+from steadyflow.backpressure.rules import Rule
 from steadyflow.benchmarks.device.probe import MODULUS
-from steadyflow.config import Rule
 from steadyflow.errors import ConfigurationError, DeviceUnavailable, FlowFailed, ModuleFailed, StateError, UnknownName
 from steadyflow.events import DeviceLost, DeviceRecovered, DeviceXrun, FlowEvent, WorkerUnresponsive
 from steadyflow.testing import Collect

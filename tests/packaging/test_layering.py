@@ -18,7 +18,7 @@ LAYERS = [
     {"_native"},  # knows nothing of ours: it looks up Python names when it is called
     {"version", "errors", "clock", "arguments", "data", "formats", "codec", "payload", "platform", "toml", "awaiting"}
     | {"channel_layouts", "libsndfile"},
-    {"conversion", "validation"},  # plain values
+    {"conversion", "validation", "backpressure"},  # plain values
     {"transform"},
     {"config", "audio_config", "realtime"},
     {"aligned", "module", "events", "metrics", "lifecycle", "registry"},

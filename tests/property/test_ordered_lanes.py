@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from steadyflow import _native
-from steadyflow.config import DropNewest, DropOldest, Fail, Latest, Rule, Wait
+from steadyflow.backpressure.rules import DropNewest, DropOldest, Fail, Latest, Rule, Wait
 from steadyflow.errors import EndOfStream, PipelineFull, ReceiveTimeout
 from steadyflow.formats import AudioFormat
 
@@ -178,7 +178,9 @@ class OrderedLanes(RuleBasedStateMachine):
         abort = _native.AbortFlag()
         spec = _native.PayloadSpec(1, "f4", 1, False, False, 2, [], 8)
         _native.create_pool(segment, input_pool, input_slots + 1, CAPACITY_BYTES)
-        _native.create_ring(segment, input_ring, input_size, input_slots, replicas, 0, *input_rule.to_native())
+        _native.create_ring(
+            segment, input_ring, input_size, input_slots, replicas, 0, *input_rule.to_native(live=False)
+        )
         self.input_ring = _native.Ring(segment, input_ring, "input")
         self.source = _native.OutputCore()
         self.source.configure("in", spec, FORMAT, lambda data: data, None, abort)
@@ -207,7 +209,9 @@ class OrderedLanes(RuleBasedStateMachine):
             else:
                 self.source.add_consumer("in", segment, replica_bells[index], bit)
             for number, (size, overflow) in enumerate(pipelines):
-                _native.create_ring(segment, rings[index][number], size, size + 2, 1, number, *overflow.to_native())
+                _native.create_ring(
+                    segment, rings[index][number], size, size + 2, 1, number, *overflow.to_native(live=False)
+                )
                 output.add_ring(f"out{number}", segment, rings[index][number], segment, receiver_bells[number], 0)
                 inbox.tell_finished(segment, receiver_bells[number], 0)
         self.lane_rings = [

@@ -8,7 +8,7 @@ into the same output while it works: its slot stays claimed, and the producer la
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from steadyflow import _native
-from steadyflow.config import DropNewest, DropOldest, Fail, Latest, Rule, Wait
+from steadyflow.backpressure.rules import DropByPriority, DropNewest, DropOldest, Fail, Latest, Rule, Sample, Wait
 from steadyflow.data import METADATA_MAX_BYTES, encode_metadata
 from steadyflow.errors import EndOfStream, PipelineClosed, PipelineFull, ReceiveTimeout, SendTimeout
 from steadyflow.formats import AudioFormat
@@ -41,7 +41,26 @@ overflow_rules: st.SearchStrategy[Rule] = st.sampled_from(
         DropNewest(),
         Latest(),
         Fail(),
+        Sample(2),
+        Sample(3),
+        DropByPriority(),
     ]
+)
+limits = st.tuples(
+    st.just(0) | st.integers(1, 3 * MAX_FRAMES * FRAME_BYTES), st.just(0) | st.integers(1, 3 * MAX_FRAMES)
+)
+CONTROL = 32
+REASONS = (
+    "oldest",
+    "newest",
+    "superseded",
+    "flushed",
+    "failed",
+    "stopped",
+    "late",
+    "unwanted",
+    "sampled",
+    "outranked",
 )
 metadata_fields = st.none() | st.dictionaries(st.sampled_from(["take", "gain"]), st.integers(0, 9), min_size=1)
 
@@ -83,6 +102,10 @@ class Sent:
         return samples_of(self.number, self.frames)
 
     @property
+    def is_control(self) -> bool:
+        return bool(self.flags & CONTROL)
+
+    @property
     def is_large(self) -> bool:
         return self.frames * FRAME_BYTES > _native.PRIVATE_COPY_BYTES
 
@@ -116,9 +139,9 @@ class Pipe:
         self.claimed: Sent | None = None
         self.sent = 0
         self.delivered = 0
-        self.dropped = dict.fromkeys(
-            ("oldest", "newest", "superseded", "flushed", "failed", "stopped", "late", "unwanted"), 0
-        )
+        self.dropped = dict.fromkeys(REASONS, 0)
+        self.dropped_frames = dict.fromkeys(REASONS, 0)
+        self.limits = (0, 0)
         self.bytes = 0
         self.peak_fill = 0
         self.paused = False
@@ -132,22 +155,57 @@ class Pipe:
     def views(self) -> int:
         return sum(kept.is_view for kept in self.kept)
 
-    def drop_waiting(self, down_to: int, reason: str) -> None:
-        while len(self.waiting) > down_to:
-            self.waiting.popleft()
-            self.dropped[reason] += 1
+    def drop(self, block: Sent, reason: str) -> None:
+        self.dropped[reason] += 1
+        self.dropped_frames[reason] += block.frames
 
-    def verdict(self) -> str:
+    def flush(self) -> None:
+        while self.waiting:
+            self.drop(self.waiting.popleft(), "flushed")
+
+    def evict_until(self, enough: Callable[[], bool], reason: str) -> None:
+        """The oldest go that are no control blocks."""
+        while not enough():
+            block = next(each for each in self.waiting if not each.is_control)
+            self.waiting.remove(block)
+            self.drop(block, reason)
+
+    def fits(self, block: Sent, beside: Sequence[Sent]) -> bool:
+        if len(beside) >= self.buffer_size:
+            return False
+        frames = sum(each.frames for each in beside)
+        byte_limit, frame_limit = self.limits
+        if not frames:
+            return True
+        return (not byte_limit or (frames + block.frames) * FRAME_BYTES <= byte_limit) and (
+            not frame_limit or frames + block.frames <= frame_limit
+        )
+
+    def can_make_room(self, block: Sent) -> bool:
+        return self.fits(block, [each for each in self.waiting if each.is_control])
+
+    def verdict(self, block: Sent) -> str:
         """What the rule makes of one more block."""
-        if isinstance(self.overflow, Latest):
+        if isinstance(self.overflow, Latest) and self.can_make_room(block):
             return "supersede"
-        if len(self.waiting) < self.buffer_size:
+        if isinstance(self.overflow, Sample) and not block.is_control and self.sent % self.overflow.one_of:
+            return "drop_sampled"
+        if self.fits(block, self.waiting):
             return "publish"
         match self.overflow:
-            case DropOldest() | Wait(then="drop_oldest"):
+            case DropOldest() | Wait(then="drop_oldest") | Sample() | DropByPriority() if self.can_make_room(block):
                 return "evict_oldest"
-            case DropNewest() | Wait(then="drop_newest"):
-                return "drop_newest"
+            case DropNewest() | Wait(then="drop_newest") if block.is_control and self.can_make_room(block):
+                return "evict_oldest"
+            case (
+                Wait(then="drop_newest" | "drop_oldest")
+                | DropOldest()
+                | DropNewest()
+                | Latest()
+                | Sample()
+                | DropByPriority()
+            ):
+                return "waits" if block.is_control else "drop_newest"
             case Fail():
                 return "full"
             case _:
@@ -193,7 +251,7 @@ class FanOut(RuleBasedStateMachine):
                 pipe.slots,
                 1,
                 index,
-                *pipe.overflow.to_native(),
+                *pipe.overflow.to_native(live=False),
                 views=pipe.buffer_size,
             )
             pipe.ring = _native.Ring(segment, rings[index], pipe.name)
@@ -222,7 +280,7 @@ class FanOut(RuleBasedStateMachine):
 
     def model_send(self, block: Sent) -> bool | type[Exception]:
         """Carry out a send in the model: what it returns, or which error it raises."""
-        verdicts = [pipe.verdict() for pipe in self.pipes]
+        verdicts = [pipe.verdict(block) for pipe in self.pipes]
         for verdict in verdicts:
             # All or nothing: a pipeline that refuses leaves the others as they were.
             if verdict == "full":
@@ -230,18 +288,18 @@ class FanOut(RuleBasedStateMachine):
             if verdict == "timed_out":
                 return SendTimeout
         for pipe, verdict in zip(self.pipes, verdicts, strict=True):
-            if verdict == "drop_newest":
-                pipe.dropped["newest"] += 1
+            if verdict.startswith("drop_"):
+                pipe.drop(block, verdict.removeprefix("drop_"))
             else:
                 if verdict == "supersede":
-                    pipe.drop_waiting(0, "superseded")
+                    pipe.evict_until(lambda pipe=pipe: all(each.is_control for each in pipe.waiting), "superseded")
                 elif verdict == "evict_oldest":
-                    pipe.drop_waiting(pipe.buffer_size - 1, "oldest")
+                    pipe.evict_until(lambda pipe=pipe: pipe.fits(block, pipe.waiting), "oldest")
                 pipe.waiting.append(replace(block, sequence=pipe.sent))
                 pipe.peak_fill = max(pipe.peak_fill, len(pipe.waiting))
             pipe.sent += 1
             pipe.bytes += block.frames * FRAME_BYTES
-        return "drop_newest" not in verdicts
+        return not any(verdict.startswith("drop_") for verdict in verdicts)
 
     def send_one(self, frames: int, stamps: tuple[int, int, int, dict[str, int] | None] | None = None) -> None:
         samples = samples_of(self.number, frames)
@@ -255,6 +313,8 @@ class FanOut(RuleBasedStateMachine):
             with pytest.raises(PipelineClosed):
                 self.output.send(data)
             return
+        if any(pipe.verdict(block) == "waits" for pipe in self.pipes):
+            return  # until a consumer takes something, which nobody does here
         expected = self.model_send(block)
         if isinstance(expected, bool):
             assert self.output.send(data) is expected
@@ -280,7 +340,7 @@ class FanOut(RuleBasedStateMachine):
         frames=frame_counts,
         timestamp_ns=st.integers(0, 1 << 62),
         first_frame=st.integers(0, 1 << 40),
-        flags=st.sampled_from([0, 1, 2, 4, 7]),
+        flags=st.sampled_from([0, 1, 2, 4, 7, CONTROL, CONTROL]),
         metadata=metadata_fields,
     )
     def send_stamped(
@@ -368,10 +428,10 @@ class FanOut(RuleBasedStateMachine):
         if pipe.errors and not isinstance(pipe.errors[0], ModuleFault):
             raise pipe.errors[0]  # what the test found wrong inside
         if pipe.has_failed:
-            pipe.dropped["failed"] += 1
+            pipe.drop(pipe.claimed, "failed")
         elif fails:
             pipe.errors.clear()
-            pipe.dropped["failed"] += 1
+            pipe.drop(pipe.claimed, "failed")
             pipe.has_failed = True
         else:
             pipe.delivered += 1
@@ -393,13 +453,19 @@ class FanOut(RuleBasedStateMachine):
     def switch_rule(self, data: st.DataObject, overflow: Rule) -> None:
         pipe = self.choose(data)
         pipe.overflow = overflow
-        pipe.ring.set_rule(*overflow.to_native())
+        pipe.ring.set_rule(*overflow.to_native(live=False))
+
+    @rule(data=st.data(), both=limits)
+    def limit(self, data: st.DataObject, both: tuple[int, int]) -> None:
+        pipe = self.choose(data)
+        pipe.limits = both
+        pipe.ring.set_limits(*both)
 
     @rule(data=st.data())
     def flush(self, data: st.DataObject) -> None:
         pipe = self.choose(data)
         assert pipe.ring.flush() == len(pipe.waiting)
-        pipe.drop_waiting(0, "flushed")
+        pipe.flush()
 
     @rule(data=st.data())
     def pause_or_resume(self, data: st.DataObject) -> None:
@@ -424,7 +490,12 @@ class FanOut(RuleBasedStateMachine):
             assert counters["sent"] == pipe.sent
             assert counters["delivered"] == pipe.delivered
             assert counters["dropped"] == pipe.dropped
+            assert counters["dropped_frames"] == pipe.dropped_frames
             assert counters["fill"] == len(pipe.waiting)
+            assert counters["fill_frames"] == sum(block.frames for block in pipe.waiting)
+            assert counters["fill_bytes"] == sum(block.frames for block in pipe.waiting) * FRAME_BYTES
+            sent_ns = pipe.ring.oldest_sent_ns()
+            assert (sent_ns != 0) is bool(pipe.waiting)
             assert counters["peak_fill"] == pipe.peak_fill
             assert counters["bytes"] == pipe.bytes
             assert counters["kept_copies"] == pipe.kept_copies

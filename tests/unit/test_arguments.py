@@ -18,7 +18,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from steadyflow.config import DropOldest, PipelinePriority, Wait
+from steadyflow.backpressure.rules import DropOldest, Wait
+from steadyflow.config import PipelinePriority
 from steadyflow.errors import ArgumentRefused, ConfigurationError
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, BytesFormat, StructFormat
 from steadyflow.runtime.arguments import decode_arguments, encode_arguments, parameter_names

@@ -7,17 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyflow.config import (
+from steadyflow.backpressure.rules import (
+    Adaptive,
+    DropByPriority,
     DropNewest,
     DropOldest,
     Fail,
+    Grow,
     Latest,
-    PipelineConfig,
-    PipelinePriority,
+    Sample,
+    Throttle,
     Wait,
-    rule_from_table,
-    rule_to_table,
 )
+from steadyflow.backpressure.rules.tables import rule_from_table, rule_to_table
+from steadyflow.config import PipelineConfig, PipelinePriority
 from steadyflow.errors import ConfigurationError, FileUnreadable, SeveralProblems, UnknownName
 
 # --- rules ---
@@ -35,12 +38,25 @@ from steadyflow.errors import ConfigurationError, FileUnreadable, SeveralProblem
         (DropNewest(), (2, 0, 0), False, True),
         (Latest(), (3, 0, 0), False, True),
         (Fail(), (4, 0, 0), False, False),
+        (Sample(3), (5, 0, 3), False, True),
+        (DropByPriority(), (6, 0, 0), False, True),
+        (Throttle(), (0, 0, 0), True, False),
+        (Throttle(100), (0, 0, 0), True, False),
+        (Grow(64), (0, 0, 0), True, False),
+        (Grow(64, then="drop_newest"), (2, 0, 0), False, True),
+        (Grow(64, then="fail"), (4, 0, 0), False, False),
+        (Adaptive(), (0, 0, 0), True, False),
     ],
 )
 def test_rules_say_what_they_do(rule, native, waits, loses):
-    assert rule.to_native() == native
-    assert rule.waits is waits
-    assert rule.loses is loses
+    assert rule.to_native(live=False) == native
+    assert rule.to_native(live=False).waits is waits
+    assert rule.to_native(live=False).loses is loses
+
+
+@pytest.mark.parametrize("rule", [Grow(64), Adaptive()])
+def test_some_rules_drop_the_oldest_where_the_source_cannot_wait(rule):
+    assert rule.to_native(live=True) == DropOldest().to_native(live=True)
 
 
 def test_rules_are_values():

@@ -129,7 +129,7 @@ public:
                 CHECK_EQUAL(1, shape_.rings);
                 CHECK(next_ < most_blocks);
                 Fate& fate = fates_[next_++];
-                producer().drop(Reason::newest, 8);
+                producer().drop(Reason::newest, {8, 1});
                 fate.refused = fate.sent = true;
                 return true;
             }

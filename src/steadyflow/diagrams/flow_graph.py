@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from steadyflow.config import rule_to_table
+from steadyflow.backpressure.rules.tables import rule_to_table
 from steadyflow.formats import (
     AnyFormat,
     ArrayFormat,
@@ -178,7 +178,7 @@ def flow_graph(
                 buffer_size=pipeline.config.buffer_size,
                 max_latency_ms=pipeline.config.max_latency_ms,
                 priority=pipeline.config.priority.value,
-                rule=rule_to_table(rules[pipeline.id]),
+                rule=rule_to_table(rules[pipeline.id].rule),
                 delay_ms=sum(each.ms for each in delays_of_pipeline(pipeline, modules, known)),
             )
             for pipeline in pipelines

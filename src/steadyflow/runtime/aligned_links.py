@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from steadyflow.config import Wait
 from steadyflow.errors import ConfigurationError, FormatClash, concerning
 from steadyflow.formats import AudioFormat, Format
 from steadyflow.module import Module, Source, aligned_inputs
@@ -98,7 +97,7 @@ def stopped_inputs(
     waiting = {
         edge
         for edge, pipeline in zip(edges, linked, strict=True)
-        if isinstance(pipeline.rule, Wait) and pipeline.rule.timeout_ms is None
+        if pipeline.rule is not None and pipeline.rule.to_native(pipeline.live).waits_for_ever
     }
     feeders = {pipeline.target: pipeline.source[0] for pipeline in linked}
     return {

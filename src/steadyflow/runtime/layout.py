@@ -24,14 +24,13 @@ from steadyflow._native import (
     ring_bytes,
 )
 from steadyflow.audio_config import (
-    buffer_blocks,
     check_audio_config,
     cycle_rules,
     intake_rules,
     regulates,
     staged_blocks,
 )
-from steadyflow.config import DropOldest, Rule, Wait
+from steadyflow.backpressure.rules import DropByPriority, DropOldest, NativeRule, Rule, Wait
 from steadyflow.errors import ConfigurationError, CycleRefused, InsufficientMemory, LimitExceeded, concerning
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, class_path, format_to_wire
 from steadyflow.module import (
@@ -54,7 +53,15 @@ from steadyflow.runtime.news import POOL_BYTES, RING_BYTES, create_news
 from steadyflow.runtime.placed import Placed, Placement
 from steadyflow.runtime.replicas import divided
 from steadyflow.runtime.scheduling import known_refusals
-from steadyflow.runtime.wiring import LaneWiring, ModuleWiring, NewsWiring, PipelineWiring, Place, WorkerWiring
+from steadyflow.runtime.wiring import (
+    LaneWiring,
+    ModuleWiring,
+    NewsWiring,
+    PipelineWiring,
+    Place,
+    SharedRoom,
+    WorkerWiring,
+)
 
 _COORDINATOR_PROCESS: Final = 0
 _INPUT_BITS: Final = 62
@@ -95,6 +102,7 @@ class RingShape(NamedTuple):
         buffer_size: How many blocks may wait.
         consumers: How many compete for them.
         staged: How many may be kept back.
+        lent: How many more may wait where other inputs of the same consumer leave room.
         views: Of large blocks, how many views each consumer may keep.
     """
 
@@ -102,18 +110,19 @@ class RingShape(NamedTuple):
     consumers: int = 1
     staged: int = 0
     views: int = 0
+    lent: int = 0
 
     @property
     def slots(self) -> int:
         """The blocks that wait, those that are kept back, one that each consumer has claimed, and the one being written."""
-        return self.buffer_size + self.staged + self.consumers + 1
+        return self.buffer_size + self.lent + self.staged + self.consumers + 1
 
     @classmethod
-    def of(cls, pipeline: Pipeline, fmt: Format | None, consumers: int) -> RingShape:
+    def of(cls, pipeline: Pipeline, consumers: int, lent: int = 0) -> RingShape:
         """Return the shape of a pipeline's only ring."""
-        blocks = buffer_blocks(pipeline.config, fmt)
+        blocks = pipeline.buffer_size
         views = blocks if pipeline.kept_views is None else pipeline.kept_views
-        return cls(blocks, consumers, staged_blocks(pipeline.config, fmt), views)
+        return cls(blocks, consumers, staged_blocks(pipeline.config), views, lent)
 
 
 def buffers_of(rings: Iterable[RingShape], fmt: Format) -> int:
@@ -163,11 +172,14 @@ def default_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) 
     check_device_rules(modules, pipelines, rules)
     check_cycles(modules, pipelines, rules)
     for pipeline in pipelines:
+        pipeline.live = rules[pipeline.id].live
         if pipeline.rule is None:
-            pipeline.set_rule(rules[pipeline.id])
+            pipeline.set_rule(rules[pipeline.id].rule)
 
 
-def check_device_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], rules: Mapping[str, Rule]) -> None:
+def check_device_rules(
+    modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], rules: Mapping[str, ChosenRule]
+) -> None:
     """
     Refuse what a device's callback cannot do: wait, tell somebody that it failed, or mix.
 
@@ -177,12 +189,12 @@ def check_device_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeli
     for pipeline in pipelines:
         source = pipeline.source[0]
         if source in modules and is_device_driven(modules[source].module):
-            rule = rules[pipeline.id]
-            if rule.waits or not rule.loses:
+            chosen = rules[pipeline.id]
+            if chosen.native.waits or not chosen.native.loses:
                 with concerning(pipeline=pipeline.id):
                     raise ConfigurationError(
                         f"{pipeline.id}: expected a rule that neither waits nor fails, because a device sends into this pipeline "
-                        f"and waits for nobody; got {rule!r}. Use DropOldest(), DropNewest() or Latest()."
+                        f"and waits for nobody; got {chosen.rule!r}. Use DropOldest(), DropNewest() or Latest()."
                     )
     fed: dict[tuple[str, str], str] = {}
     for pipeline in pipelines:
@@ -197,14 +209,14 @@ def check_device_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeli
                     )
 
 
-def check_cycles(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], rules: Mapping[str, Rule]) -> None:
+def check_cycles(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], rules: Mapping[str, ChosenRule]) -> None:
     """
     Refuse a loop that would stop for ever once full.
 
     Raises:
         CycleRefused: Every pipeline of a loop waits; names the loop.
     """
-    waiting = [pipeline for pipeline in pipelines if rules[pipeline.id].waits and not rules[pipeline.id].loses]
+    waiting = [each for each in pipelines if rules[each.id].native.waits and not rules[each.id].native.loses]
     cycle = find_cycle(edges_between(modules, waiting))
     if cycle is not None:
         loop = " -> ".join([cycle[0][0], *(target for _, target in cycle)])
@@ -216,15 +228,33 @@ def check_cycles(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline], r
             )
 
 
-def chosen_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -> dict[str, Rule]:
+class ChosenRule(NamedTuple):
+    """
+    What a pipeline does that is full.
+
+    Args:
+        rule: Its rule.
+        live: Whether a source above it is live, so that it cannot wait.
+    """
+
+    rule: Rule
+    live: bool
+
+    @property
+    def native(self) -> NativeRule:
+        """What the data plane does at first."""
+        return self.rule.to_native(self.live)
+
+
+def chosen_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) -> dict[str, ChosenRule]:
     """Return the rule of each pipeline by id: its own or, without one, the default that `default_rules` describes."""
     upstream = upstream_of(edges_between(modules, pipelines))
-    rules: dict[str, Rule] = {}
+    rules: dict[str, ChosenRule] = {}
     for pipeline in pipelines:
         sources = {pipeline.source[0], *upstream.get(pipeline.source[0], ())}
         live = any(_is_live(modules[name].module) for name in sources if name in modules)
         live = live and not (pipeline.source[0] in modules and modules[pipeline.source[0]].restores_order)
-        rules[pipeline.id] = pipeline.rule or (DropOldest() if live else Wait())
+        rules[pipeline.id] = ChosenRule(pipeline.rule or (DropOldest() if live else Wait()), live)
     return rules
 
 
@@ -383,6 +413,7 @@ class Layout:
         linked = pipelines
         pipelines = [pipeline for pipeline in linked if pipeline.id not in running.pipelines]
         kept = {*running.pipelines, *running.open_ends}
+        self._new = pipelines
         self._opened = {name: place for name, place in opened.items() if name not in kept}
         self._running = running
         self._number = running.segments
@@ -460,9 +491,7 @@ class Layout:
             if pipeline.target[0] in modules and modules[pipeline.target[0]].ordered
         }
         self.wirings = {
-            pipeline.id: self._wire(
-                pipeline, lanes[pipeline.id], bits.get(pipeline.id, 0), orders.get(pipeline.source[0])
-            )
+            pipeline.id: self._wire(pipeline, lanes, bits.get(pipeline.id, 0), orders.get(pipeline.source[0]))
             for pipeline in pipelines
         }
 
@@ -565,11 +594,23 @@ class Layout:
         lanes = self._replicas.get(pipeline.source[0], 1)
         consumers = self._replicas.get(pipeline.target[0], 1)
         if lanes == 1:
-            return [RingShape.of(pipeline, pipeline.format, consumers)]
+            lent = sum(other.buffer_size for other in self._sharing(pipeline))
+            return [RingShape.of(pipeline, consumers, lent)]
+        return [RingShape(size, consumers, views=size) for size in divided(pipeline.buffer_size, lanes)]
+
+    def _sharing(self, pipeline: Pipeline) -> list[Pipeline]:
+        """Return the other pipelines that share the room of their consumer with this one."""
+        if not self._shares(pipeline):
+            return []
         return [
-            RingShape(size, consumers, views=size)
-            for size in divided(buffer_blocks(pipeline.config, pipeline.format), lanes)
+            other
+            for other in self._new
+            if other is not pipeline and other.target[0] == pipeline.target[0] and self._shares(other)
         ]
+
+    def _shares(self, pipeline: Pipeline) -> bool:
+        alone = self._replicas.get(pipeline.source[0], 1) == 1 and not pipeline.target_open
+        return isinstance(pipeline.rule, DropByPriority) and alone and not self._fused(pipeline)
 
     def _slots(self, pipeline: Pipeline, ring: RingShape) -> tuple[int, int]:
         """Return slots and consumers, as the data plane counts them: a fused pipeline has no slots."""
@@ -622,7 +663,7 @@ class Layout:
                     slots,
                     consumers,
                     branch,
-                    *pipeline.rule.to_native(),
+                    *pipeline.rule.to_native(pipeline.live),
                     ring.views,
                 )
 
@@ -670,7 +711,9 @@ class Layout:
             for lane, bell in enumerate(bells)
         )
 
-    def _wire(self, pipeline: Pipeline, lanes: tuple[LaneWiring, ...], bit: int, order: Place | None) -> PipelineWiring:
+    def _wire(
+        self, pipeline: Pipeline, lanes: Mapping[str, tuple[LaneWiring, ...]], bit: int, order: Place | None
+    ) -> PipelineWiring:
         if pipeline.target_open:
             known = self._running.open_ends.get(pipeline.id)
             bells = [known or Place(self._number, self.target_bells[pipeline.id])]
@@ -691,7 +734,7 @@ class Layout:
             else tuple(step.converter for step in pipeline.conversion.steps),
             conversion=pipeline.config.conversion,
             validation=pipeline.config.validation,
-            lanes=lanes,
+            lanes=lanes[pipeline.id],
             consumer_bells=() if self._fused(pipeline) else tuple(bells),
             consumer_bit=bit,
             order=order,
@@ -700,6 +743,11 @@ class Layout:
             in_loop=self._in_loop(pipeline),
             intake=intake_rules(pipeline.config, pipeline.format, limit_ns),
             cycles=cycle_rules(pipeline.config, pipeline.format, limit_ns) if pipeline.id in self._timed else None,
+            sharing=tuple(
+                SharedRoom(ring=ring, rank=other.config.priority.rank)
+                for other in self._sharing(pipeline)
+                for ring in (lane.ring for lane in lanes[other.id])
+            ),
         )
 
 

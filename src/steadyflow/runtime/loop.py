@@ -399,6 +399,8 @@ class WorkerLoop(ABC):
         port.add_ring(pipeline.id, *self._at(lane.ring), *self._at(first), pipeline.consumer_bit)
         for bell in others:
             port.add_consumer(pipeline.id, *self._at(bell), pipeline.consumer_bit)
+        for other in pipeline.sharing:
+            port.share_room(pipeline.id, pipeline.rank, *self._at(other.ring), other.rank)
         if pipeline.order is not None:
             for bell in pipeline.consumer_bells:
                 self._inbox.tell_finished(*self._at(bell), pipeline.consumer_bit)

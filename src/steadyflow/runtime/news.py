@@ -30,7 +30,7 @@ from steadyflow._native import (
     pool_bytes,
     ring_bytes,
 )
-from steadyflow.config import DropNewest
+from steadyflow.backpressure.rules import DropNewest
 from steadyflow.data import Block
 from steadyflow.errors import CorruptedSegment, PipelineClosed
 from steadyflow.events import EventsLost, FlowEvent, is_own
@@ -66,7 +66,7 @@ _logger: Final = logging.getLogger("steadyflow.events")
 
 def create_news(segment: Segment, ring: int, pool: int) -> None:
     """Make the ring and the buffers of one worker, in memory that was counted out for them."""
-    create_ring(segment, ring, WAITING_EVENTS, _SLOTS, 1, 0, *DropNewest().to_native())
+    create_ring(segment, ring, WAITING_EVENTS, _SLOTS, 1, 0, *DropNewest().to_native(live=True))
     create_pool(segment, pool, *_POOL)
 
 

@@ -17,7 +17,7 @@ from steadyflow._native import (
     ring_bytes,
 )
 from steadyflow.audio_config import check_audio_config, cycle_rules, intake_rules
-from steadyflow.config import Wait
+from steadyflow.backpressure.rules import Wait
 from steadyflow.events import BlockRejected, FlowEvent, ViewsExhausted
 from steadyflow.formats import Format
 from steadyflow.metrics.pools import PoolMetrics, read_pool_metrics
@@ -103,7 +103,7 @@ def open_source(
     """
     rule = pipeline.rule or Wait()
     check_audio_config(pipeline.id, pipeline.config, fmt)
-    shape = RingShape.of(pipeline, fmt, consumers)
+    shape = RingShape.of(pipeline, consumers)
     buffers = buffers_of([shape], fmt), buffer_bytes(fmt)
     plan = SegmentPlan()
     producer_bell, consumer_bell = plan.bell(), plan.bell()
@@ -111,7 +111,9 @@ def open_source(
     segment = Segment.create(plan.bytes)
     segment.create_bell(producer_bell)
     segment.create_bell(consumer_bell)
-    create_ring(segment, ring, shape.buffer_size, shape.slots, consumers, 0, *rule.to_native(), shape.views)
+    create_ring(
+        segment, ring, shape.buffer_size, shape.slots, consumers, 0, *rule.to_native(pipeline.live), shape.views
+    )
     create_pool(segment, pool, *buffers)
     pipeline.attach(
         [Ring(segment, ring, pipeline.id)], fmt, [(segment, producer_bell)], [(segment, consumer_bell, _FIRST_BIT)]

@@ -60,6 +60,7 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
         in_loop: Whether it leads back to where it comes from.
         intake: What its input lets through; None: everything, at once.
         cycles: When its blocks have to be finished; None: nobody waits for them.
+        sharing: The other inputs of the same consumer that its room is shared with.
     """
 
     id: str
@@ -79,11 +80,25 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
     in_loop: bool
     intake: IntakeRules | None
     cycles: CycleRules | None
+    sharing: tuple[SharedRoom, ...]
 
     @property
     def fused(self) -> bool:
         """Whether the block is handed over by a call inside one worker."""
         return not self.consumer_bells
+
+
+class SharedRoom(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    An input that shares its room with others.
+
+    Args:
+        ring: Where it is.
+        rank: How important: 0 is the most.
+    """
+
+    ring: Place
+    rank: int
 
 
 class ModuleWiring(msgspec.Struct, frozen=True, kw_only=True):
