@@ -45,6 +45,7 @@ public:
         ConsumerBells consumers = {};
         Verdict verdict = Verdict::publish;
         std::unique_ptr<SharedRoom> shared = nullptr;  // with other inputs of the same consumer
+        Bell alarm = {};                               // of flow control, which is told when it becomes full
     };
 
     using Links = std::vector<std::shared_ptr<Link>>;
@@ -218,7 +219,7 @@ private:
             link.verdict = Verdict::publish;
             return true;
         }
-        producer.note_full(true);
+        if (producer.note_full(true) && link.alarm && producer.ring().alarmed()) link.alarm.ring(0);
         return false;
     }
 

@@ -196,6 +196,7 @@ struct alignas(cache_line) BasicRingHeader {
     Atomic<std::uint32_t> window;  // its number: whoever reads peaks begins a new one
     Counter byte_limit;   // of what may wait; 0: none
     Counter frame_limit;  // likewise
+    Counter alarmed;      // 0, or 1: flow control wants to be woken when it becomes full
     Counter pace_ns;      // from one block to the next, for senders that can wait; 0: as they come
     Atomic<std::uint64_t> pause;  // pause_mark: consumers find nothing; else when it was last resumed, 0: never paused
 
@@ -334,6 +335,8 @@ public:
     void set_pace(Nanoseconds pace_ns) const noexcept {
         header_->pace_ns.store(static_cast<std::uint64_t>(std::max<Nanoseconds>(pace_ns, 0)), std::memory_order_relaxed);
     }
+    bool alarmed() const noexcept { return header_->alarmed.load(std::memory_order_relaxed) != 0; }
+    void set_alarmed(bool alarmed) const noexcept { header_->alarmed.store(alarmed ? 1 : 0, std::memory_order_relaxed); }
     // READY blocks that may wait at most, by the slots that there are.
     std::uint64_t most_waiting() const noexcept { return most_waiting_; }
 

@@ -196,9 +196,12 @@ public:
     }
     void cancel_wake() noexcept { ring_.header().wake_position.store(0, std::memory_order_relaxed); }
 
-    void note_full(bool full) noexcept {
-        if (full && !was_full_) add(ring_.header().full_events);
+    // Returns whether it became full.
+    bool note_full(bool full) noexcept {
+        const bool became_full = full && !was_full_;
+        if (became_full) add(ring_.header().full_events);
         was_full_ = full;
+        return became_full;
     }
     void begin_blocked(Nanoseconds now_ns) noexcept {
         ring_.header().blocked_since_ns.store(static_cast<std::uint64_t>(now_ns), std::memory_order_relaxed);

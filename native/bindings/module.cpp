@@ -310,6 +310,9 @@ void register_shared_memory(nb::module_& module) {
                },
                "segment"_a, "pool_offset"_a, "count"_a,
                "Lets so many buffers of a pool be used, and allocates the memory of those that come. Raises InsufficientMemory.");
+    module.def("usable_buffers",
+               [](const SegmentPointer& segment, std::uint64_t pool_offset) { return BufferPool(segment, pool_offset).usable(); },
+               "segment"_a, "pool_offset"_a, "How many buffers of a pool may be used.");
     module.def("give_back_unusable_buffers",
                [](const SegmentPointer& segment, std::uint64_t pool_offset) {
                    segment->require_writable("give memory back");
@@ -339,6 +342,17 @@ void register_shared_memory(nb::module_& module) {
                [](const SegmentPointer& segment, std::uint64_t offset) { Bell(segment, offset).retire(); },
                "segment"_a, "offset"_a,
                "Tells that the owner of the bell has died, so that no block is left to it. Before the other bells are rung.");
+    module.def("wait_for_bell",
+               [](const SegmentPointer& segment, std::uint64_t offset, Nanoseconds until_ns) {
+                   const Bell bell(segment, offset);
+                   {
+                       const WaitWithoutGil waiting;
+                       bell.wait(until_ns);
+                   }
+                   return bell.take() != 0;
+               },
+               "segment"_a, "offset"_a, "until_ns"_a,
+               "Sleeps until the bell rings or that time; True: it rang. One thread for each bell. Gives the interpreter lock up.");
     module.attr("ROOM_BIT") = room_bit;
     module.attr("CONTROL_BIT") = control_bit;
 
@@ -394,6 +408,8 @@ void register_shared_memory(nb::module_& module) {
         .def_prop_ro("most_waiting", [](const Ring& ring) { return shared(ring).most_waiting(); }, "For how many there are slots.")
         .def("set_pace", [](const Ring& ring, Nanoseconds pace_ns) { writable(ring, "set_pace").set_pace(pace_ns); }, "pace_ns"_a,
              "From one block to the next, for senders that can wait; 0: as they come. Wait-free.")
+        .def("set_alarmed", [](const Ring& ring, bool alarmed) { writable(ring, "set_alarmed").set_alarmed(alarmed); }, "alarmed"_a,
+             "Whether flow control is woken when it becomes full. Wait-free.")
         .def_prop_ro("pace_ns", [](const Ring& ring) { return shared(ring).pace_ns(); }, "See set_pace.")
         .def("look",
              [](const Ring& ring) {
@@ -596,6 +612,8 @@ void register_ends(nb::module_& module) {
              "Adds a consumer that competes for the blocks of the ring of that name.")
         .def("share_room", &Output::share_room, "name"_a, "rank"_a, "segment"_a, "offset"_a, "others_rank"_a,
              "The ring of that name shares its room with another input of the same consumer, by the ranks of their priorities.")
+        .def("set_alarm", &Output::set_alarm, "name"_a, "bell_segment"_a, "bell_offset"_a,
+             "What is rung when the ring of that name becomes full, where that is asked for.")
         .def("set_consumer_bell", &Output::set_consumer_bell, "name"_a, "bell_segment"_a, "bell_offset"_a, "bit"_a)
         .def("add_fused",
              [](Output& output, std::shared_ptr<Target> target, SegmentPointer segment, std::uint64_t ring_offset,

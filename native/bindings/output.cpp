@@ -105,6 +105,10 @@ void Output::share_room(const std::string& name, unsigned rank, std::shared_ptr<
     });
 }
 
+void Output::set_alarm(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset) {
+    ring_named(name).alarm = Bell(std::move(bell_segment), bell_offset);
+}
+
 void Output::add_consumer(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset,
                           unsigned bit) {
     ConsumerBells& consumers = ring_named(name).consumers;

@@ -51,6 +51,8 @@ public:
     // The ring of that name shares its room with one of another output, by DropByPriority. Before the flow starts, or while deferring.
     void share_room(const std::string& name, unsigned rank, std::shared_ptr<Segment> segment, std::uint64_t offset,
                     unsigned others_rank);
+    // What is rung when the ring of that name becomes full, where its header says so. As share_room().
+    void set_alarm(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset);
     // Moves a ring's consumer to another bell, for an open end whose worker comes later. Before the flow starts.
     void set_consumer_bell(const std::string& name, std::shared_ptr<Segment> bell_segment, std::uint64_t bell_offset,
                            unsigned bit);

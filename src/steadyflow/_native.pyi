@@ -284,6 +284,9 @@ def set_usable_buffers(segment: Segment, pool_offset: int, count: int) -> None:
     Lets so many buffers of a pool be used, and allocates the memory of those that come. Raises InsufficientMemory.
     """
 
+def usable_buffers(segment: Segment, pool_offset: int) -> int:
+    """How many buffers of a pool may be used."""
+
 def give_back_unusable_buffers(segment: Segment, pool_offset: int) -> int:
     """
     Gives the memory of buffers back that may not be used, unless one still is; returns how many bytes. When the producer has sent
@@ -303,6 +306,11 @@ def ring_bell(segment: Segment, offset: int, bit: int) -> None:
 def retire_bell(segment: Segment, offset: int) -> None:
     """
     Tells that the owner of the bell has died, so that no block is left to it. Before the other bells are rung.
+    """
+
+def wait_for_bell(segment: Segment, offset: int, until_ns: int) -> bool:
+    """
+    Sleeps until the bell rings or that time; True: it rang. One thread for each bell. Gives the interpreter lock up.
     """
 
 ROOM_BIT: int = 62
@@ -382,6 +390,9 @@ class Ring:
         """
         From one block to the next, for senders that can wait; 0: as they come. Wait-free.
         """
+
+    def set_alarmed(self, alarmed: bool) -> None:
+        """Whether flow control is woken when it becomes full. Wait-free."""
 
     @property
     def pace_ns(self) -> int:
@@ -574,6 +585,11 @@ class OutputCore:
     def share_room(self, name: str, rank: int, segment: Segment, offset: int, others_rank: int) -> None:
         """
         The ring of that name shares its room with another input of the same consumer, by the ranks of their priorities.
+        """
+
+    def set_alarm(self, name: str, bell_segment: Segment, bell_offset: int) -> None:
+        """
+        What is rung when the ring of that name becomes full, where that is asked for.
         """
 
     def set_consumer_bell(self, name: str, bell_segment: Segment, bell_offset: int, bit: int) -> None: ...

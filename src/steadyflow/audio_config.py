@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple
 import msgspec
 
 from steadyflow.arguments import check_duration
-from steadyflow.backpressure.rules import Latest, Rule
+from steadyflow.backpressure.rules import Grow, Latest, Rule
 from steadyflow.config import LATE, PipelineConfig, PipelinePriority
 from steadyflow.conversion import ConversionOptions
 from steadyflow.errors import ConfigurationError, UnknownName
@@ -216,10 +216,14 @@ class RoomLimits(NamedTuple):
     frames: int = 0
 
 
-def room_limits(config: PipelineConfig, fmt: Format) -> RoomLimits:
-    """Return what may wait in a pipeline that carries this, beside the number of blocks."""
-    max_ms = getattr(config, "max_buffer_ms", None)
-    return RoomLimits(config.max_buffer_bytes or 0, _in_frames(fmt, max_ms) if isinstance(fmt, AudioFormat) else 0)
+def room_limits(config: PipelineConfig, rule: Rule | None, fmt: Format) -> RoomLimits:
+    """Return what may wait in a pipeline with that rule that carries this, beside the number of blocks."""
+    byte_limits, ms_limits = [config.max_buffer_bytes], [getattr(config, "max_buffer_ms", None)]
+    if isinstance(rule, Grow):
+        byte_limits.append(rule.max_bytes)
+        ms_limits.append(rule.max_ms)
+    frames = [_in_frames(fmt, each) for each in ms_limits if each is not None] if isinstance(fmt, AudioFormat) else []
+    return RoomLimits(min((each for each in byte_limits if each), default=0), min(frames, default=0))
 
 
 def staged_blocks(config: PipelineConfig) -> int:

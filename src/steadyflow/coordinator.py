@@ -590,12 +590,17 @@ class DataFlowCoordinator:
             UnknownName: No such pipeline; offers the nearest.
             ConfigurationError: That is no rule.
         """
+        from steadyflow.runtime.layout import ChosenRule, check_rule
+
         link = self.pipeline(pipeline)
         self._require_own("switch a rule")
         if self._state == "closed":
             raise PipelineClosed(f"{link.id}: flow {self.name!r} has been closed; its rule decides nothing any more.")
         if not isinstance(strategy, Rule):
             raise ConfigurationError(f"{link.id}: expected a rule such as DropOldest(), got {strategy!r}.")
+        target = self._description.modules.get(link.target[0])
+        levels = () if target is None or link.target_open else target.module.quality_levels
+        check_rule(link, ChosenRule(strategy, link.live), levels)
         before = link.rule
         link.set_rule(strategy)
         self._publish(

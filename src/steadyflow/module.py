@@ -276,10 +276,22 @@ def _check_methods(cls: ModuleMeta) -> None:
             raise ConfigurationError(f"{where}: a Source needs a generator: def produce(self): ... yield.")
     elif produces:
         raise ConfigurationError(f"{where}: produce() is for sources. Derive the class from Source, not from Module.")
+    _check_quality(where, cls)
     if cls._steadyflow_aligned is not None:
         check_methods(where, cls._steadyflow_aligned, cls, methods, inputs)
     elif not getattr(cls, "device_driven", False):
         _check_every_input_is_processed(where, list(inputs), methods)
+
+
+def _check_quality(where: str, cls: ModuleMeta) -> None:
+    levels: Any = getattr(cls, "quality_levels", ())
+    named = isinstance(levels, tuple) and all(isinstance(each, str) and each for each in levels)
+    if not named or len(set(levels)) != len(levels) or len(levels) == 1:
+        raise ConfigurationError(
+            f"{where}: expected quality_levels to be a tuple of two names or more, the best first, such as ('full', 'fast'), got {levels!r}."
+        )
+    if levels and cls.set_quality is Module.set_quality:  # type: ignore[attr-defined]
+        raise ConfigurationError(f"{where}: has quality_levels. Define set_quality(self, level), too.")
 
 
 def _only_aligned(where: str, attributes: dict[str, Any]) -> Aligned | None:
@@ -430,7 +442,18 @@ class Module(metaclass=ModuleMeta):
     capabilities: frozenset[str] = frozenset()
     """What it can do, in words of your own, by which ``flow.registry.find(capability=...)`` finds it."""
 
+    quality_levels: tuple[str, ...] = ()
+    """At what levels it can work, the best first, if there are several: the rule `Adaptive` lowers the level before it drops anything."""
+
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def set_quality(self, level: str) -> None:
+        """
+        Work at one of `quality_levels` from the next block on. Called in the module's worker, between two blocks; it begins at the best.
+
+        To be overridden by a module that has levels. What it raises leaves the level as it was.
+        """
+        raise StateError(f"{self!r}: expected a module with quality_levels, to work at {level!r}; it has none.")
 
     def setup(self) -> Awaitable[None] | None:
         """Acquire what the module needs. Runs once in its worker, before any source produces; may block."""

@@ -20,7 +20,7 @@ from steadyflow._native import (
     monotonic_ns,
     ring_bell,
 )
-from steadyflow.audio_config import CycleRules, IntakeRules, room_limits
+from steadyflow.audio_config import CycleRules, IntakeRules, RoomLimits, room_limits
 from steadyflow.backpressure.rules import Rule
 from steadyflow.backpressure.rules.carried_out import NativeRule
 from steadyflow.clock import Clock, SystemClock
@@ -29,9 +29,10 @@ from steadyflow.config import PipelineConfig
 from steadyflow.conversion import ConversionPlan, StepReport
 from steadyflow.data import METADATA_MAX_BYTES, Block
 from steadyflow.errors import EndOfStream, FlowNotRunning, PipelineClosed, ReceiveTimeout, StateError
-from steadyflow.formats import Format
+from steadyflow.formats import AudioFormat, Format
 from steadyflow.metrics.earlier import Counted, EarlierRings
 from steadyflow.metrics.flow_metrics import FlowMetrics, read_flow_metrics
+from steadyflow.metrics.pressure import Pressure
 from steadyflow.payload import Preparer, native_spec
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ class Pipeline:
         """Whether a source above it is live, so that it cannot wait; known when the flow starts."""
         self.room_blocks: int | None = None
         """How many blocks may wait, where that was changed; None: as configured."""
+        self.watched_by: Callable[[Pipeline], Pressure | None] | None = None
+        """What says what flow control knows of it; None where that does not look."""
         self.format: Format | None = None
         """What flows, resolved; None until it is known. Where the pipeline converts, what its source sends."""
         self.conversion: ConversionPlan | None = None
@@ -127,6 +130,7 @@ class Pipeline:
         """How many views of large blocks each consumer may keep, where that was tuned; None: as many as may wait."""
         self.clock: Clock = SystemClock()
         """What its times are of. Set by the coordinator before it is attached."""
+        self._alarm: tuple[Segment, int] | None = None  # where flow control sleeps, of an open source
         self._carried_out: NativeRule | None = None  # what the data plane does where it is full
         self._announce_pause = announce_pause
         self._switching = threading.Lock()  # pauses come from any thread, and the stop of the flow from another one
@@ -190,7 +194,7 @@ class Pipeline:
 
     def _apply_rule(self, rings: Sequence[Ring], fmt: Format) -> None:
         """Give rings the rule in force, which may have been switched since they were made, and the limits."""
-        limits = room_limits(self.config, fmt)
+        limits = room_limits(self.config, self.rule, fmt)
         for ring in rings:
             ring.set_limits(*(-(-limit // len(rings)) for limit in limits))
             if self._carried_out is not None:
@@ -257,6 +261,15 @@ class Pipeline:
                 self._rings = tuple(ring for ring in self._rings if ring not in drained)
                 self._earlier = EarlierRings([*drained, *filter(None, [self._earlier])])
 
+    def set_room(self, blocks: int) -> None:
+        """Let so many blocks wait, as far as there are slots; takes effect at the next send. Coordinator only."""
+        self.room_blocks = blocks
+        each, more = divmod(blocks, len(self._rings) or 1)
+        for number, ring in enumerate(self._rings):
+            ring.set_buffer_size(max(each + (number < more), 1))
+        for bell in self._producer_bells:
+            ring_bell(*bell, ROOM_BIT)
+
     def switch_source(
         self, ring: tuple[Segment, int], pool: tuple[Segment, int], consumer: tuple[Segment, int, int]
     ) -> None:
@@ -267,6 +280,8 @@ class Pipeline:
         self._output.remove(self.id)
         self._output.set_pool(*pool, self.id)
         self._output.add_ring(self.id, *ring, segment, offset, bit)
+        if self._alarm is not None:
+            self._output.set_alarm(self.id, *self._alarm)
         self._output.commit()
 
     def follow(self, lane: Lane) -> None:
@@ -291,9 +306,11 @@ class Pipeline:
         self.send = output.send
         self.loan = output.loan
 
-    def move_consumers(self, consumer_bells: Sequence[tuple[Segment, int, int]]) -> None:
-        """Tell an open source where its consumers sleep, once they have workers. Coordinator only."""
+    def move_consumers(self, consumer_bells: Sequence[tuple[Segment, int, int]], alarm: tuple[Segment, int]) -> None:
+        """Tell an open source where its consumers sleep, once they have workers, and flow control. Coordinator only."""
         assert self._output is not None
+        self._alarm = alarm
+        self._output.set_alarm(self.id, *alarm)
         self._consumer_bells = tuple(consumer_bells)
         first, *others = consumer_bells
         self._output.set_consumer_bell(self.id, *first)
@@ -324,6 +341,9 @@ class Pipeline:
     def set_rule(self, rule: Rule) -> None:
         """Switch the rule; takes effect at the next send, also of one that waits. Coordinator only."""
         self.rule = rule
+        limits = self.limits
+        for ring in self._rings:
+            ring.set_limits(*(-(-limit // len(self._rings)) for limit in limits))
         self.carry_out(rule.to_native(self.live))
 
     def carry_out(self, native: NativeRule) -> None:
@@ -370,6 +390,16 @@ class Pipeline:
             self._last = self.statistics()
         self._refuse_from_now_on(reason)
         self._wake_those_who_wait_for_start()
+
+    @property
+    def has_ring(self) -> bool:
+        """Whether blocks wait in it; False where they are handed over by a call, before the start, and once it is closed."""
+        return bool(self._rings and self._consumer_bells)
+
+    @property
+    def limits(self) -> RoomLimits:
+        """What may wait beside `buffer_size` blocks; none until it is known what flows."""
+        return RoomLimits() if self.format is None else room_limits(self.config, self.rule, self.format)
 
     @property
     def buffer_size(self) -> int:
@@ -604,7 +634,15 @@ class Pipeline:
         until = self._ended_ns or self.clock.monotonic_ns()
         seconds = (until - self._opened_ns) / 1e9
         in_turn = bool(self._draining or self._earlier)
-        return read_flow_metrics(counted, buffer_size=self.buffer_size, seconds=seconds, in_turn=in_turn)
+        fmt = self.format
+        return read_flow_metrics(
+            counted,
+            buffer_size=self.buffer_size,
+            seconds=seconds,
+            in_turn=in_turn,
+            rate_hz=fmt.sample_rate_hz or 0 if isinstance(fmt, AudioFormat) else 0,
+            pressure=None if self.watched_by is None else self.watched_by(self),
+        )
 
     def __repr__(self) -> str:
         rings = self._rings

@@ -7,7 +7,8 @@ What happens in a flow, as frozen records, and the bus that brings them to whoev
 - `PipelineRegistered`, `PipelinePaused`, `PipelineResumed`, `ViewsExhausted`, `BlockRejected`, `BudgetExceeded`,
   `BudgetRestored`, `ConsumerSharesLock`: of pipelines
 - `ModuleAdded`, `ModuleReady`, `ModuleStarted`, `ModulePaused`, `ModuleResumed`, `ModuleEnded`, `ModuleStopped`, `PipelineFailure`, `RealtimeRefused`, `RealtimeRevoked`, `WorkerUnresponsive`: of modules and workers
-- `BackpressureDetected`, `BackpressureRelieved`, `StrategyChanged`, `QualityChanged`: of flow control
+- `BackpressureDetected`, `BackpressureRelieved`, `StrategyChanged`, `StrategyAssessed`, `QualityChanged`,
+  `StandstillDetected`: of flow control
 - `DeviceLost`, `DeviceRecovered`, `DeviceXrun`: of devices
 - `SubscriberStalled`, `DeliveryMissed`, `EventsLost`: of the events themselves
 """
@@ -20,6 +21,8 @@ from steadyflow.events.event import is_own as is_own
 from steadyflow.events.of_backpressure import BackpressureDetected as BackpressureDetected
 from steadyflow.events.of_backpressure import BackpressureRelieved as BackpressureRelieved
 from steadyflow.events.of_backpressure import QualityChanged as QualityChanged
+from steadyflow.events.of_backpressure import StandstillDetected as StandstillDetected
+from steadyflow.events.of_backpressure import StrategyAssessed as StrategyAssessed
 from steadyflow.events.of_backpressure import StrategyChanged as StrategyChanged
 from steadyflow.events.of_devices import DeviceLost as DeviceLost
 from steadyflow.events.of_devices import DeviceRecovered as DeviceRecovered
@@ -91,6 +94,8 @@ __all__ = [
     "QualityChanged",
     "RealtimeRefused",
     "RealtimeRevoked",
+    "StandstillDetected",
+    "StrategyAssessed",
     "StrategyChanged",
     "SubscriberStalled",
     "Subscription",

@@ -79,6 +79,46 @@ class StrategyChanged(FlowEvent):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StrategyAssessed(FlowEvent):
+    """
+    Whether what was done about a full pipeline has helped. Published by the coordinator, 0.2 s after a step of a rule that adapts.
+
+    Args:
+        pipeline: Its id.
+        strategy: What was done.
+        helped: Whether the effect came that was expected.
+        reason: What was found, in words.
+        numbers: What it was found by, as names, which end with their unit, and values.
+    """
+
+    delivery: ClassVar[Delivery] = "normal"
+
+    pipeline: str
+    strategy: str
+    helped: bool
+    reason: str
+    numbers: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StandstillDetected(FlowEvent):
+    """
+    Modules wait for each other, so that nothing moves any more. Published by the coordinator after half a second of that, once.
+
+    Args:
+        modules: Those that wait, each for the next one, and the last for the first.
+        pipelines: What they wait at.
+        reason: Why, in words, and what to do about it.
+    """
+
+    delivery: ClassVar[Delivery] = "critical"
+
+    modules: tuple[str, ...]
+    pipelines: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class QualityChanged(FlowEvent):
     """
     A module works at another level of its quality ladder, because of a pipeline that leads into it. Published by the coordinator.

@@ -33,7 +33,8 @@ class EarlierRings:
     def __init__(self, rings: Sequence[Counted]) -> None:
         first, *others = (ring.counters() for ring in rings)
         self._counters = {name: _sum([first[name], *(each[name] for each in others)]) for name in first}
-        self._counters["fill"] = 0  # which says how it is, and not what has been
+        for name in ("fill", "fill_bytes", "fill_frames"):  # which say how it is, and not what has been
+            self._counters[name] = 0
         self._counters["peak_fill"] = max(ring.counters()["peak_fill"] for ring in rings)
         readings = [ring.histograms() for ring in rings]
         self._histograms = {name: added_up(each[name] for each in readings) for name in readings[0]}

@@ -10,6 +10,7 @@ import msgspec
 from steadyflow.metrics.earlier import Counted, added_up
 from steadyflow.metrics.health import Health, health_of, health_score, lost_blocks
 from steadyflow.metrics.histogram import Histogram
+from steadyflow.metrics.pressure import Pressure
 
 
 class WorstBlock(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +80,10 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     are 0 where nobody waits, or what flows is no audio. ``concealed_blocks`` and ``concealed_frames`` were made up in place of
     late or missing ones; they are no blocks of the account.
 
+    ``dropped_ms`` is how much audio was dropped, by reason; nothing where it is no audio. ``blocked_ms`` is for how long senders waited for
+    room, ``paced_ms`` for how long because they were slowed down. *pressure* is what flow control knows; None where it does not look:
+    before the start, where a call hands the blocks over, in a flow that freewheels, and from another process.
+
     Of a pipeline that replicas send into, everything is added up; ``peak_fill`` is then the sum of their own peaks, which
     may have been at different times.
     """
@@ -87,6 +92,8 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     delivered: int
     dropped: Mapping[str, int]
     dropped_total: int
+    dropped_ms: Mapping[str, float] = {}
+    dropped_total_ms: float = 0.0
     in_flight: int
     late: int
     repeated: int
@@ -117,6 +124,7 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     error_rate_percentage: float
     backpressure_events: int
     blocked_ms: float
+    paced_ms: float = 0.0
     fill: int
     peak_fill: int
     kept_copies: int
@@ -135,10 +143,17 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     worst_block: WorstBlock | None
     health_score: float
     pipeline_health: Health
+    pressure: Pressure | None = None
 
 
 def read_flow_metrics(
-    rings: Sequence[Counted], *, buffer_size: int, seconds: float, in_turn: bool = False
+    rings: Sequence[Counted],
+    *,
+    buffer_size: int,
+    seconds: float,
+    in_turn: bool = False,
+    rate_hz: int = 0,
+    pressure: Pressure | None = None,
 ) -> FlowMetrics:
     """
     Read the metrics of a pipeline. Does not disturb it; any thread; allocates.
@@ -149,6 +164,8 @@ def read_flow_metrics(
         buffer_size: Its configured size, in blocks.
         seconds: How long it has been running, for the throughput.
         in_turn: Whether the rings came one after the other, and were not beside each other.
+        rate_hz: Frames per second of the audio that flows; 0: it is none.
+        pressure: What flow control knows of it.
     """
     readings = [ring.counters() for ring in rings]
     counters = {name: sum(reading[name] for reading in readings) for name in _COUNTERS}
@@ -158,6 +175,8 @@ def read_flow_metrics(
     sent, delivered = counters["sent"], counters["delivered"]
     dropped = {reason: sum(reading["dropped"][reason] for reading in readings) for reason in readings[0]["dropped"]}
     dropped_total = sum(dropped.values())
+    lost_frames = {reason: sum(each["dropped_frames"][reason] for each in readings) for reason in dropped}
+    dropped_ms = {reason: frames * 1000 / rate_hz for reason, frames in lost_frames.items() if frames and rate_hz}
     lost = lost_blocks(dropped)
     score = health_score(
         sent=sent,
@@ -180,6 +199,8 @@ def read_flow_metrics(
         delivered=delivered,
         dropped={reason: count for reason, count in dropped.items() if count},
         dropped_total=dropped_total,
+        dropped_ms=dropped_ms,
+        dropped_total_ms=sum(dropped_ms.values()),
         in_flight=sent - delivered - dropped_total,
         late=counters["late"],
         repeated=counters["repeated"],
@@ -191,6 +212,7 @@ def read_flow_metrics(
         error_rate_percentage=100 * (lost + counters["corrupted"]) / sent if sent else 0.0,
         backpressure_events=counters["full_events"],
         blocked_ms=counters["blocked_ns"] / 1e6,
+        paced_ms=counters["paced_ns"] / 1e6,
         fill=counters["fill"],
         peak_fill=counters["peak_fill"],
         kept_copies=counters["kept_copies"],
@@ -206,6 +228,7 @@ def read_flow_metrics(
         worst_block=read_worst_block(rings),
         health_score=score,
         pipeline_health=health_of(score, sent),
+        pressure=pressure,
         **times,
         **shares,
     )
@@ -230,6 +253,7 @@ _COUNTERS = (
     "bytes",
     "full_events",
     "blocked_ns",
+    "paced_ns",
     "late",
     "corrupted",
     "kept_copies",

@@ -58,6 +58,13 @@ class EndModule(msgspec.Struct, frozen=True, tag="end_module"):
     module: str
 
 
+class SetQuality(msgspec.Struct, frozen=True, tag="set_quality"):
+    """Let a module work at one of its levels."""
+
+    module: str
+    level: str
+
+
 class Reorder(msgspec.Struct, frozen=True, tag="reorder"):
     """
     Go by another order of the modules.
@@ -71,7 +78,7 @@ class Reorder(msgspec.Struct, frozen=True, tag="reorder"):
     stops: dict[str, dict[str, list[str]]]
 
 
-Step: TypeAlias = AddOutput | RemoveOutput | AddInput | ReleaseInput | KeepInput | EndModule | Reorder
+Step: TypeAlias = AddOutput | RemoveOutput | AddInput | ReleaseInput | KeepInput | EndModule | SetQuality | Reorder
 
 
 class Change(msgspec.Struct, frozen=True, tag="change"):

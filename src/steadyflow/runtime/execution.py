@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, Final, Protocol
 
 from steadyflow._native import (
@@ -19,11 +20,14 @@ from steadyflow._native import (
     ManualTime,
     Ring,
     Segment,
+    give_back_unusable_buffers,
     monotonic_ns,
     release_process,
     retire_bell,
     ring_bell,
+    set_usable_buffers,
     take_over,
+    usable_buffers,
 )
 from steadyflow.audio_config import AudioPipelineConfig
 from steadyflow.clock import ManualClock
@@ -49,6 +53,8 @@ from steadyflow.metrics.drift import drift_ppm
 from steadyflow.module import Module, Source, is_device_driven
 from steadyflow.pipeline import DROPPED_FAILED, DROPPED_STOPPED, Lane, Pipeline, make_receiver
 from steadyflow.report import ModuleReport
+from steadyflow.runtime.backpressure_controller import BackpressureController
+from steadyflow.runtime.changes import Change, SetQuality
 from steadyflow.runtime.channel import ModuleDid
 from steadyflow.runtime.dependencies import awaited_workers
 from steadyflow.runtime.format_resolution import resolve_formats
@@ -73,12 +79,13 @@ from steadyflow.runtime.pool_watch import PoolWatch
 from steadyflow.runtime.replicas import check_around_replicas
 from steadyflow.runtime.watch import Watch, Watched, WatchedDevice, WatchedPipeline
 from steadyflow.runtime.wiring import LaneWiring, PipelineWiring, Place
-from steadyflow.runtime.workers import ProcessWorker, ThreadWorker, Worker
+from steadyflow.runtime.workers import ProcessWorker, ThreadWorker, Worker, ask_to_change
 
 _LOOK_UP_S: Final = 0.25  # waits are interrupted by signals; this bounds those that another thread took
 _ABORT_TIMEOUT_S: Final = 0.5
 _FAILED_DRAIN_TIMEOUT_S: Final = 1.0
 _CATCH_UP_S: Final = 0.05
+_ANSWER_TIMEOUT_S: Final = 5.0
 # A module with replicas is in the first of these that one of them is in.
 _STATES: Final = ("failed", "running", "stopped", "ended")
 
@@ -147,10 +154,15 @@ class Execution:
         self._left_behind: set[str] = set()
         self._when_over: list[Callable[[], None]] = []
         self.problems: list[Exception] = []
+        self._quality: dict[str, str] = {}  # the level of each module that works at another one than its best
         self._failed_modules: set[str] = set()
         self.started_ns = 0
         self.ended_ns = 0
 
+        self.change_numbers = count(1)
+        """By which workers tell changes apart."""
+        self._opened = opened
+        self._between_open_ends = [pipeline for pipeline in pipelines if pipeline.source_open and pipeline.target_open]
         linked = [pipeline for pipeline in pipelines if not (pipeline.source_open and pipeline.target_open)]
         order = topological(modules, linked)
         if clock is not None:
@@ -201,6 +213,14 @@ class Execution:
             self._watches_pools = False
             watched: list[Watched] = [*self._watched(linked), *self._devices.values(), *self._watched_pools(linked)]
             self.watch = Watch(flow, watched, publish, self._turns)
+            self.flow_control: BackpressureController | None = None
+            """None where the flow freewheels: its times are none that a pace could go by."""
+            if self._turns is None:
+                self.flow_control = BackpressureController(
+                    flow, self, lambda: (*self.linked, *self._between_open_ends), self.at(layout.alarm), publish
+                )
+                for pipeline in pipelines:
+                    pipeline.watched_by = self.flow_control.pressure
         except BaseException:
             if clock is not None:
                 clock.end_run()
@@ -269,7 +289,7 @@ class Execution:
             if not pipeline.source_open:
                 pipeline.attach(rings, pipeline.format, producer_bells, consumer_bells)
             else:
-                pipeline.move_consumers(consumer_bells)
+                pipeline.move_consumers(consumer_bells, self.at(wiring.alarm))
             if pipeline.target_open:
                 told = block_rejected(pipeline, self._flow, self._publish)
                 pipeline.open_target(self._receiver(pipeline, pipeline.format, wiring), told)
@@ -363,6 +383,52 @@ class Execution:
         if isinstance(placed.module, Source) and not is_device_driven(placed.module):
             for worker in placed.workers:
                 self.workers[worker].hold_source(module, held)
+
+    # --- what flow control does -----------------------------------------------------------------------------------------
+
+    def quality_levels(self, module: str) -> Sequence[str]:
+        """Return the levels at which a module can work, the best first; none where it has no ladder."""
+        return self.modules[module].module.quality_levels if module in self.modules else ()
+
+    def set_quality(self, module: str, level: str) -> str:
+        """
+        Let a module work at a level, between two blocks; blocks until all of its replicas do. Returns the level until then.
+
+        Raises:
+            StateError: One has ended, does not come to a place between two blocks, or refuses.
+        """
+        before = self._quality.get(module, self.quality_levels(module)[0])
+        for name in self.modules[module].workers:
+            change = Change(next(self.change_numbers), (SetQuality(module, level),))
+            problem = ask_to_change(self.workers[name], change, _ANSWER_TIMEOUT_S)
+            if problem is not None:
+                raise StateError(f"module {module!r}: expected to work at {level!r}, but {problem}.")
+        self._quality[module] = level
+        return before
+
+    def allow_buffers(self, pipeline: Pipeline, more: int) -> None:
+        """
+        Let more of the buffers be used that blocks of a pipeline lie in; fewer, if negative.
+
+        Raises:
+            InsufficientMemory: The system has too little.
+        """
+        pools = self._pools_of(pipeline)
+        for number, pool in enumerate(pools):
+            share = more * (number + 1) // len(pools) - more * number // len(pools)
+            set_usable_buffers(*pool, usable_buffers(*pool) + share)
+
+    def give_back_buffers(self, pipeline: Pipeline) -> bool:
+        """Give the memory of those back that may not be used, if none still is. Returns whether."""
+        given_back = [give_back_unusable_buffers(*pool) for pool in self._pools_of(pipeline)]
+        return all(given_back)
+
+    def _pools_of(self, pipeline: Pipeline) -> list[tuple[Segment, int]]:
+        wiring = self.wirings.get(pipeline.id)
+        if wiring is None:  # both of its ends are open
+            segment, _, pool, *_ = self._opened[pipeline.id]
+            return [(segment, pool)]
+        return [self.at(lane.pool) for lane in wiring.lanes if lane.pool is not None]
 
     # --- changes while it runs ------------------------------------------------------------------------------------------
 
@@ -468,6 +534,8 @@ class Execution:
             if stopping:
                 worker.stop()
         self.watch.add([*self._watched(pipelines), *self._watched_pools(pipelines)], len(self.workers))
+        for pipeline in pipelines:
+            pipeline.watched_by = None if self.flow_control is None else self.flow_control.pressure
 
     def ring_consumers(self, wiring: PipelineWiring) -> None:
         """Let the consumers of a pipeline look at it."""
@@ -549,6 +617,8 @@ class Execution:
             self._turns.stand_still()
             self._turns.expect(len(self.workers))
         self.watch.start(len(self.workers))
+        if self.flow_control is not None:
+            self.flow_control.start()
         for worker in self.workers.values():
             worker.start()
             if failed_meanwhile:
@@ -907,6 +977,8 @@ class Execution:
             if self._stopping:
                 return
             self._stopping = True
+        if self.flow_control is not None:
+            self.flow_control.let_go()
         self._end_open_sources(reason)
         for pipeline in self.linked:
             pipeline.end_pausing(reason)
@@ -1045,6 +1117,8 @@ class Execution:
         for worker in self.workers.values():
             self._news.count_lost(worker.name, worker.lost_events)
         self.watch.end(_ABORT_TIMEOUT_S)
+        if self.flow_control is not None:
+            self.flow_control.end(_ABORT_TIMEOUT_S)
         for name in self.modules:
             self._lifecycles.move_if_allowed(name, "stop")
         for pipeline in self.linked:

@@ -18,6 +18,7 @@ from steadyflow._native import (
     PRIVATE_COPY_BYTES,
     SEGMENT_HEADER_BYTES,
     Segment,
+    buffers_range,
     create_pool,
     create_ring,
     pool_bytes,
@@ -30,7 +31,7 @@ from steadyflow.audio_config import (
     regulates,
     staged_blocks,
 )
-from steadyflow.backpressure.rules import DropByPriority, DropOldest, NativeRule, Rule, Wait
+from steadyflow.backpressure.rules import Adaptive, DropByPriority, DropOldest, Grow, NativeRule, Rule, Throttle, Wait
 from steadyflow.errors import ConfigurationError, CycleRefused, InsufficientMemory, LimitExceeded, concerning
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, class_path, format_to_wire
 from steadyflow.module import (
@@ -82,6 +83,8 @@ class SegmentPlan:
 
     def __init__(self) -> None:
         self.bytes: int = SEGMENT_HEADER_BYTES
+        self.holes: list[tuple[int, int]] = []
+        """Parts whose memory comes when it is needed: offset and bytes."""
 
     def reserve(self, count: int) -> int:
         """Return the offset of the next `count` bytes."""
@@ -89,9 +92,31 @@ class SegmentPlan:
         self.bytes += (count + 63) // 64 * 64
         return offset
 
+    def pool(self, buffers: Buffers) -> int:
+        """Return the offset of some buffers."""
+        offset = self.reserve(pool_bytes(buffers.total, buffers.bytes))
+        if buffers.usable < buffers.total:
+            self.holes.append(buffers_range(offset, buffers.total, buffers.bytes, buffers.usable))
+        return offset
+
     def bell(self) -> int:
         """Return the offset of a bell."""
         return self.reserve(BELL_BYTES)
+
+
+class Buffers(NamedTuple):
+    """
+    The buffers of an output.
+
+    Args:
+        total: How many there are.
+        bytes: Of each.
+        usable: Of how many the memory is there from the start.
+    """
+
+    total: int
+    bytes: int
+    usable: int
 
 
 class RingShape(NamedTuple):
@@ -103,6 +128,7 @@ class RingShape(NamedTuple):
         consumers: How many compete for them.
         staged: How many may be kept back.
         lent: How many more may wait where other inputs of the same consumer leave room.
+        growth: How many more may wait when it has grown.
         views: Of large blocks, how many views each consumer may keep.
     """
 
@@ -111,18 +137,31 @@ class RingShape(NamedTuple):
     staged: int = 0
     views: int = 0
     lent: int = 0
+    growth: int = 0
 
     @property
     def slots(self) -> int:
         """The blocks that wait, those that are kept back, one that each consumer has claimed, and the one being written."""
-        return self.buffer_size + self.lent + self.staged + self.consumers + 1
+        return self.buffer_size + self.growth + self.lent + self.staged + self.consumers + 1
 
     @classmethod
     def of(cls, pipeline: Pipeline, consumers: int, lent: int = 0) -> RingShape:
         """Return the shape of a pipeline's only ring."""
-        blocks = pipeline.buffer_size
-        views = blocks if pipeline.kept_views is None else pipeline.kept_views
-        return cls(blocks, consumers, staged_blocks(pipeline.config), views, lent)
+        config = pipeline.config
+        views = config.buffer_size if pipeline.kept_views is None else pipeline.kept_views
+        return cls(config.buffer_size, consumers, staged_blocks(config), views, lent, growth_of(pipeline))
+
+
+def growth_of(pipeline: Pipeline) -> int:
+    """Return how many more blocks may wait in a pipeline than it begins with."""
+    rule = pipeline.rule
+    return max(rule.max_blocks - pipeline.config.buffer_size, 0) if isinstance(rule, Grow) else 0
+
+
+def buffers_for(rings: Sequence[RingShape], fmt: Format) -> Buffers:
+    """Return the buffers that a port needs, and of how many the memory is there from the start."""
+    count = buffers_of(rings, fmt)
+    return Buffers(count, buffer_bytes(fmt), count - sum(ring.growth for ring in rings))
 
 
 def buffers_of(rings: Iterable[RingShape], fmt: Format) -> int:
@@ -169,12 +208,58 @@ def default_rules(modules: Mapping[str, Placed], pipelines: Sequence[Pipeline]) 
         CycleRefused: See `check_cycles`.
     """
     rules = chosen_rules(modules, pipelines)
+    check_rules(modules, pipelines, rules)
     check_device_rules(modules, pipelines, rules)
     check_cycles(modules, pipelines, rules)
     for pipeline in pipelines:
         pipeline.live = rules[pipeline.id].live
         if pipeline.rule is None:
             pipeline.set_rule(rules[pipeline.id].rule)
+
+
+def check_rules(modules: Mapping[str, Placed], pipelines: Iterable[Pipeline], rules: Mapping[str, ChosenRule]) -> None:
+    """
+    Refuse rules that cannot be carried out where they are.
+
+    Raises:
+        ConfigurationError: A live source would have to be slowed down; or a module has no levels of quality.
+    """
+    for pipeline in pipelines:
+        with concerning(pipeline=pipeline.id):
+            target = modules.get(pipeline.target[0])
+            levels = () if target is None or pipeline.target_open else target.module.quality_levels
+            check_rule(pipeline, rules[pipeline.id], levels)
+
+
+def check_rule(pipeline: Pipeline, chosen: ChosenRule, quality_levels: Sequence[str]) -> None:
+    """
+    Refuse a rule that cannot be carried out where it is.
+
+    Raises:
+        ConfigurationError: A live source would have to be slowed down; the module has no levels of quality; or a limit is smaller than what it
+            limits.
+    """
+    rule = chosen.rule
+    if isinstance(rule, Throttle) and chosen.live:
+        raise ConfigurationError(
+            f"{pipeline.id}: expected no live source above a pipeline that slows its sources down, because a live one waits for nobody; got "
+            f"{rule!r}. Use DropOldest(), Sample() or Adaptive()."
+        )
+    if isinstance(rule, Adaptive) and rule.lower_quality and not quality_levels:
+        raise ConfigurationError(
+            f"{pipeline.id}: expected a module with quality_levels, because its rule is {rule!r}; {pipeline.target[0]!r} has none. Declare "
+            f"them and define set_quality(self, level), or leave lower_quality out."
+        )
+    if isinstance(rule, Grow):
+        config, fmt = pipeline.config, pipeline.format
+        if rule.max_blocks < config.buffer_size:
+            raise ConfigurationError(
+                f"{pipeline.id}: expected max_blocks of at least buffer_size={config.buffer_size}, with which it begins, got {rule!r}."
+            )
+        if fmt is not None and rule.max_bytes is not None and rule.max_bytes < fmt.max_payload_bytes:
+            raise ConfigurationError(
+                f"{pipeline.id}: expected max_bytes of at least one block, which may have {fmt.max_payload_bytes} bytes; got {rule!r}."
+            )
 
 
 def check_device_rules(
@@ -366,6 +451,7 @@ class Running(NamedTuple):
         bits: By which bit of their bells the consumers know those that are laid out anew, by id.
         processes: The process numbers that are taken.
         news_bell: Where the coordinator sleeps that reads the events of processes; None: a new one.
+        alarm: Where flow control sleeps; None: a new one.
         segments: The number of the next segment.
     """
 
@@ -375,6 +461,7 @@ class Running(NamedTuple):
     bits: Mapping[str, int] = MappingProxyType({})
     processes: Collection[int] = ()
     news_bell: Place | None = None
+    alarm: Place | None = None
     segments: int = 0
 
 
@@ -451,14 +538,12 @@ class Layout:
             for pipeline in pipelines
             if pipeline.id not in self._opened
         }
-        pools = {
-            port: [plan.reserve(pool_bytes(*size)) for size in sizes]
-            for port, sizes in self._pool_sizes(pipelines).items()
-        }
+        pools = {port: [plan.pool(buffers) for buffers in sizes] for port, sizes in self._pool_sizes(pipelines).items()}
         self.accounts = {
             name: Place(self._number, plan.reserve(DEVICE_ACCOUNT_BYTES)) for name in sorted(self._device_driven)
         }
         self.news_bell = running.news_bell or Place(self._number, plan.bell())
+        self.alarm = running.alarm or Place(self._number, plan.bell())
         self.news = {
             worker.name: NewsWiring(
                 ring=Place(self._number, plan.reserve(RING_BYTES)),
@@ -468,15 +553,18 @@ class Layout:
             )
             for number, worker in enumerate(worker for worker in workers if worker.placement == "process")
         }
-        _check_shared_memory(plan.bytes)
+        _check_shared_memory(plan.bytes - sum(hole for _, hole in plan.holes))
         self.segments = dict(
-            enumerate([Segment.create(plan.bytes), *(place[0] for place in self._opened.values())], self._number)
+            enumerate(
+                [Segment.create(plan.bytes, plan.holes), *(place[0] for place in self._opened.values())], self._number
+            )
         )
         for offset in (
             *bells.values(),
             *self.target_bells.values(),
             *self._device_bells.values(),
             *([self.news_bell.offset] if running.news_bell is None else []),
+            *([self.alarm.offset] if running.alarm is None else []),
         ):
             self.segment.create_bell(offset)
         for news in self.news.values():
@@ -596,7 +684,8 @@ class Layout:
         if lanes == 1:
             lent = sum(other.buffer_size for other in self._sharing(pipeline))
             return [RingShape.of(pipeline, consumers, lent)]
-        return [RingShape(size, consumers, views=size) for size in divided(pipeline.buffer_size, lanes)]
+        sizes = zip(divided(pipeline.config.buffer_size, lanes), divided(growth_of(pipeline), lanes), strict=True)
+        return [RingShape(size, consumers, views=size, growth=growth) for size, growth in sizes]
 
     def _sharing(self, pipeline: Pipeline) -> list[Pipeline]:
         """Return the other pipelines that share the room of their consumer with this one."""
@@ -616,8 +705,8 @@ class Layout:
         """Return slots and consumers, as the data plane counts them: a fused pipeline has no slots."""
         return (0 if self._fused(pipeline) else ring.slots), ring.consumers
 
-    def _pool_sizes(self, pipelines: Sequence[Pipeline]) -> dict[tuple[str, str], list[tuple[int, int]]]:
-        """Return, for each output, count and bytes of the buffers of each of its replicas."""
+    def _pool_sizes(self, pipelines: Sequence[Pipeline]) -> dict[tuple[str, str], list[Buffers]]:
+        """Return, for each output, the buffers of each of its replicas."""
         ports: dict[tuple[str, str], list[Pipeline]] = {}
         for pipeline in pipelines:
             if not self._fused(pipeline) and pipeline.id not in self._opened:
@@ -633,7 +722,7 @@ class Layout:
             fmt = branches[0].format
             assert fmt is not None
             lanes = zip(*map(self._rings, branches), strict=True)
-            sizes[port] = [(buffers_of(rings, fmt), buffer_bytes(fmt)) for rings in lanes]
+            sizes[port] = [buffers_for(rings, fmt) for rings in lanes]
         return sizes
 
     def _create(
@@ -643,8 +732,8 @@ class Layout:
         pools: Mapping[tuple[str, str], Sequence[int]],
     ) -> None:
         for port, sizes in self._pool_sizes(pipelines).items():
-            for offset, size in zip(pools[port], sizes, strict=True):
-                create_pool(self.segment, offset, *size)
+            for offset, buffers in zip(pools[port], sizes, strict=True):
+                create_pool(self.segment, offset, *buffers)
         branches: dict[tuple[str, str], int] = {}
         for pipeline in pipelines:
             if pipeline.id in self._opened:
@@ -748,6 +837,7 @@ class Layout:
                 for other in self._sharing(pipeline)
                 for ring in (lane.ring for lane in lanes[other.id])
             ),
+            alarm=self.alarm,
         )
 
 

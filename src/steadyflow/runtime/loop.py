@@ -60,6 +60,7 @@ from steadyflow.runtime.changes import (
     ReleaseInput,
     RemoveOutput,
     Reorder,
+    SetQuality,
     Step,
 )
 from steadyflow.runtime.channel import ModuleReports
@@ -399,6 +400,7 @@ class WorkerLoop(ABC):
         port.add_ring(pipeline.id, *self._at(lane.ring), *self._at(first), pipeline.consumer_bit)
         for bell in others:
             port.add_consumer(pipeline.id, *self._at(bell), pipeline.consumer_bit)
+        port.set_alarm(pipeline.id, *self._at(pipeline.alarm))
         for other in pipeline.sharing:
             port.share_room(pipeline.id, pipeline.rank, *self._at(other.ring), other.rank)
         if pipeline.order is not None:
@@ -571,7 +573,7 @@ class WorkerLoop(ABC):
         name = None
         if isinstance(step, AddInput):
             name = step.pipeline.target[0]
-        elif isinstance(step, EndModule):
+        elif isinstance(step, (EndModule, SetQuality)):
             name = step.module
         if name is not None and self._seats[name].state != "running":
             raise StateError(f"module {name!r} is {self._seats[name].state}")
@@ -600,6 +602,8 @@ class WorkerLoop(ABC):
                     self._end_module(seat)
             case EndModule(module):
                 self._end_module(self._seats[module])
+            case SetQuality(module, level):
+                self._seats[module].module.set_quality(level)
             case Reorder(orders, stops):
                 for name, order in orders.items():
                     self._seats[name].context.order = order

@@ -13,7 +13,6 @@ from steadyflow._native import (
     create_pool,
     create_ring,
     monotonic_ns,
-    pool_bytes,
     ring_bytes,
 )
 from steadyflow.audio_config import check_audio_config, cycle_rules, intake_rules
@@ -21,8 +20,8 @@ from steadyflow.backpressure.rules import Wait
 from steadyflow.events import BlockRejected, FlowEvent, ViewsExhausted
 from steadyflow.formats import Format
 from steadyflow.metrics.pools import PoolMetrics, read_pool_metrics
-from steadyflow.pipeline import Lane, Pipeline, buffer_bytes, make_receiver, make_sender
-from steadyflow.runtime.layout import RingShape, SegmentPlan, buffers_of, max_latency_ns
+from steadyflow.pipeline import Lane, Pipeline, make_receiver, make_sender
+from steadyflow.runtime.layout import RingShape, SegmentPlan, buffers_for, max_latency_ns
 
 _FIRST_BIT = 0
 
@@ -104,11 +103,11 @@ def open_source(
     rule = pipeline.rule or Wait()
     check_audio_config(pipeline.id, pipeline.config, fmt)
     shape = RingShape.of(pipeline, consumers)
-    buffers = buffers_of([shape], fmt), buffer_bytes(fmt)
+    buffers = buffers_for([shape], fmt)
     plan = SegmentPlan()
     producer_bell, consumer_bell = plan.bell(), plan.bell()
-    ring, pool = plan.reserve(ring_bytes(shape.slots, consumers)), plan.reserve(pool_bytes(*buffers))
-    segment = Segment.create(plan.bytes)
+    ring, pool = plan.reserve(ring_bytes(shape.slots, consumers)), plan.pool(buffers)
+    segment = Segment.create(plan.bytes, plan.holes)
     segment.create_bell(producer_bell)
     segment.create_bell(consumer_bell)
     create_ring(

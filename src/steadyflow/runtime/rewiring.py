@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import count
 from typing import Final
 
 import msgspec
@@ -51,7 +50,7 @@ from steadyflow.runtime.path_delays import check_path_budgets
 from steadyflow.runtime.placed import Placed
 from steadyflow.runtime.replicas import check_around_replicas
 from steadyflow.runtime.wiring import PipelineWiring, Place
-from steadyflow.runtime.workers import Worker
+from steadyflow.runtime.workers import Worker, ask_to_change
 
 ANSWER_TIMEOUT_S: Final = 5.0
 """How long a worker may need to come to a place between two blocks, before a change is given up."""
@@ -72,7 +71,6 @@ class Rewiring:
         self._flow = flow
         self._run = run
         self._changing = threading.Lock()
-        self._numbers = count(1)
         self._segments = max(run.segments) + 1  # the number of the next one
 
     # --- what is added ------------------------------------------------------------------------------------------------
@@ -474,34 +472,18 @@ class Rewiring:
 
     def _tell(self, worker: Worker, steps: Iterable[Step]) -> str | None:
         """Return None when it was done, else why not."""
-        answers: list[str | None] = []
-        answered = threading.Event()
-
-        def answer(problem: str | None) -> None:
-            answers.append(problem)
-            answered.set()
-
-        change = self._change(worker, tuple(steps))
-        if worker.ended:
-            return OVER
-        worker.begin_change(change, answer)
-        try:
-            answered.wait(ANSWER_TIMEOUT_S)
-        finally:  # also where the wait was interrupted
-            if not answered.is_set():
-                worker.withdraw_change(change.number)
-                answered.wait(ANSWER_TIMEOUT_S)  # it was begun, or is taken back at once
-        return answers[0] if answers else WITHDRAWN
+        return ask_to_change(worker, self._change(worker, tuple(steps)), ANSWER_TIMEOUT_S)
 
     def _change(self, worker: Worker, steps: tuple[Step, ...], forget: Sequence[int] = ()) -> Change:
         wirings = [step.pipeline for step in steps if isinstance(step, (AddInput, AddOutput))]
         bells = {bell for wiring in wirings for bell in wiring.consumer_bells}
         bells |= {lane.producer_bell for wiring in wirings for lane in wiring.lanes}
+        bells |= {wiring.alarm for wiring in wirings}
         numbers = {bell.segment for bell in bells}
         numbers |= {lane.ring.segment for wiring in wirings for lane in wiring.lanes}
         numbers |= {wiring.order.segment for wiring in wirings if wiring.order is not None}
         return Change(
-            next(self._numbers),
+            next(self._run.change_numbers),
             steps,
             segments=sorted(numbers),
             bells=sorted((bell.segment, bell.offset) for bell in bells),
@@ -542,6 +524,7 @@ class Rewiring:
             bells={worker.name: worker.wiring.bell for worker in workers if not worker.ended},
             processes={worker.wiring.process for worker in workers if not worker.ended},
             news_bell=self._run.layouts[0].news_bell,
+            alarm=self._run.layouts[0].alarm,
             segments=self._segments,
         )
 

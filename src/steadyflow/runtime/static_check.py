@@ -14,6 +14,7 @@ from steadyflow.runtime.layout import (
     check_audio_limits,
     check_cycles,
     check_device_rules,
+    check_rules,
     chosen_rules,
     plan_workers,
     topological,
@@ -60,6 +61,7 @@ def check_description(
         check_audio_limits(linked, found.pipelines)
         check_path_budgets(budgets, modules, linked, order, found)
     rules = chosen_rules(modules, linked)
+    check_rules(modules, linked, rules)
     check_device_rules(modules, linked, rules)
     check_cycles(modules, linked, rules)
     plan_workers(modules, order)

@@ -61,6 +61,7 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
         intake: What its input lets through; None: everything, at once.
         cycles: When its blocks have to be finished; None: nobody waits for them.
         sharing: The other inputs of the same consumer that its room is shared with.
+        alarm: Where flow control sleeps, which is told when it becomes full.
     """
 
     id: str
@@ -81,6 +82,7 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
     intake: IntakeRules | None
     cycles: CycleRules | None
     sharing: tuple[SharedRoom, ...]
+    alarm: Place
 
     @property
     def fused(self) -> bool:
@@ -195,7 +197,7 @@ class WorkerWiring(msgspec.Struct, frozen=True, kw_only=True):
         names = {module.name for module in self.modules}
         for pipeline in self.pipelines:
             if pipeline.source[0] in names:
-                places.update(pipeline.consumer_bells)
+                places.update((*pipeline.consumer_bells, pipeline.alarm))
             if pipeline.target[0] in names:
                 places.update(lane.producer_bell for lane in pipeline.lanes)
         return sorted((place.segment, place.offset) for place in places)

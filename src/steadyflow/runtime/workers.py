@@ -771,3 +771,34 @@ def check_can_travel(module: Module, name: str) -> None:
                 f"another process cannot find it. Move the class {cls.__name__} to a file, such as modules.py, and "
                 f"import it from there; or use placement='thread'."
             )
+
+
+def ask_to_change(worker: Worker, change: Change, timeout_s: float) -> str | None:
+    """
+    Have a worker change something between two blocks; blocks until it was done. Any thread but its own.
+
+    Args:
+        worker: The worker.
+        change: What.
+        timeout_s: How long it may need to come to a place between two blocks; then it is taken back.
+
+    Returns:
+        None when it was done, else why not.
+    """
+    answers: list[str | None] = []
+    answered = threading.Event()
+
+    def answer(problem: str | None) -> None:
+        answers.append(problem)
+        answered.set()
+
+    if worker.ended:
+        return OVER
+    worker.begin_change(change, answer)
+    try:
+        answered.wait(timeout_s)
+    finally:  # also where the wait was interrupted
+        if not answered.is_set():
+            worker.withdraw_change(change.number)
+            answered.wait(timeout_s)  # it was begun, or is taken back at once
+    return answers[0] if answers else WITHDRAWN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from steadyflow.arguments import check_duration
+from steadyflow.arguments import check_duration, checked_switch
 from steadyflow.backpressure.rules.carried_out import NativeRule, native
 
 
@@ -19,13 +19,18 @@ class Adaptive(msgspec.Struct, frozen=True):
 
     Args:
         drain_ms: How soon what waits is to be taken; None: within half of ``max_latency_ms`` or, without that, within 20 ms.
+        lower_quality: Whether the module that the pipeline leads into may be told to work at a lower level; True: it has to have
+            levels. None: where it has any.
     """
 
     drain_ms: float | None = None
+    lower_quality: bool | None = None
 
     def __post_init__(self) -> None:
         if self.drain_ms is not None:
             check_duration("Adaptive", "drain_ms", self.drain_ms, " None goes by max_latency_ms.")
+        if self.lower_quality is not None:
+            checked_switch("Adaptive", "lower_quality", self.lower_quality)
 
     def to_native(self, live: bool) -> NativeRule:
         """Return what the data plane does at first. `live`: whether a source above it cannot wait."""

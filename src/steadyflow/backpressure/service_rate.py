@@ -1,0 +1,39 @@
+"""How much a consumer takes, where it never waits for a block."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from steadyflow.backpressure.reading import Reading, growth
+
+_LOOKS: Final = 16  # over how many of them it is smoothed
+_LEAST_BLOCKS: Final = 8  # that say enough of a rate
+
+
+class ServiceRate:
+    """
+    Smoothed over 16 looks at which blocks waited: where none does, what is taken is what comes, and says nothing.
+
+    Looks may be far apart, and a slow consumer takes a block in many of them: those are taken together.
+    """
+
+    def __init__(self) -> None:
+        self.hz: float | None = None
+        """Blocks per second; None: it has never been busy for long enough."""
+        self._since: Reading | None = None
+
+    def note(self, reading: Reading) -> None:
+        """Take in what a look found."""
+        since = self._since
+        if since is None or reading.waiting == 0:
+            self._since = reading if reading.waiting else None
+            return
+        happened = growth(since, reading)
+        if happened.elapsed_ns <= 0 or happened.delivered == 0:
+            return
+        if happened.delivered < _LEAST_BLOCKS and happened.elapsed_ns < 50_000_000:
+            return
+        measured = happened.delivered * 1e9 / happened.elapsed_ns
+        weight = min(1.0, happened.elapsed_ns / (_LOOKS * 10_000_000))
+        self.hz = measured if self.hz is None else self.hz + (measured - self.hz) * weight
+        self._since = reading

@@ -1,0 +1,365 @@
+"""
+Flow control of a run: looks at its pipelines every 10 ms, and at once when one becomes full; tells what is wrong, and does what their
+rules say.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from steadyflow._native import Segment, monotonic_ns, ring_bell, wait_for_bell
+from steadyflow.errors import FlowError, StateError
+from steadyflow.events import (
+    BackpressureDetected,
+    BackpressureRelieved,
+    FlowEvent,
+    QualityChanged,
+    StandstillDetected,
+)
+from steadyflow.metrics.pressure import Pressure
+from steadyflow.pipeline import Pipeline
+from steadyflow.platform.machine_load import MachineLoad, read_machine_load
+from steadyflow.runtime.controlled import Change, Controlled
+from steadyflow.runtime.standstill import waits_in_a_circle
+from steadyflow.runtime.treatments import Nothing, Treatment, treatment_for
+from steadyflow.runtime.upstream import Paces, first_rings_above
+
+LOOK_NS: Final = 10_000_000
+"""From one look to the next."""
+
+_LOAD_NS: Final = 100_000_000  # for so long what is known of the machine holds
+_STANDSTILL_NS: Final = 500_000_000
+_COLLECT_NS: Final = 1_000_000_000  # how often memory is given back that has become free
+_BLOCKED: Final = 0.1  # the share of its time above which a sender counts as waiting
+
+_logger: Final = logging.getLogger("steadyflow.backpressure")
+
+
+class Run(Protocol):
+    """What is controlled: the execution."""
+
+    def quality_levels(self, module: str) -> Sequence[str]:
+        """Return the levels at which a module can work, the best first; none where it has no ladder."""
+
+    def set_quality(self, module: str, level: str) -> str:
+        """
+        Let a module work at a level, between two blocks; blocks until it does. Returns the level until then.
+
+        Raises:
+            FlowError: It does not, and says why.
+        """
+
+    def allow_buffers(self, pipeline: Pipeline, more: int) -> None:
+        """
+        Let more of the buffers be used that blocks of a pipeline lie in; fewer, if negative.
+
+        Raises:
+            InsufficientMemory: The system has too little.
+        """
+
+    def give_back_buffers(self, pipeline: Pipeline) -> bool:
+        """Give the memory of those back that may not be used, if none still is. Returns whether."""
+
+
+class _Shrunk(NamedTuple):
+    """A pipeline that has less room than before, and how many blocks had been sent into it then."""
+
+    pipeline: Pipeline
+    sent: int
+
+
+class BackpressureController:
+    """
+    Looks at pipelines, in a thread of its own from `start` to `end`, and acts. Any thread may ask.
+
+    Args:
+        flow: The name of the flow.
+        run: What is controlled.
+        pipelines: Returns all pipelines of the flow.
+        alarm: Where its thread sleeps.
+        publish: Takes events; must not block.
+        now_ns: The clock that it goes by.
+    """
+
+    def __init__(
+        self,
+        flow: str,
+        run: Run,
+        pipelines: Callable[[], Iterable[Pipeline]],
+        alarm: tuple[Segment, int],
+        publish: Callable[[FlowEvent], None],
+        now_ns: Callable[[], int] = monotonic_ns,
+    ) -> None:
+        self._flow = flow
+        self._run = run
+        self._pipelines = pipelines
+        self._alarm = alarm
+        self._publish = publish
+        self._now_ns = now_ns
+        self._looking = threading.RLock()
+        self._controlled: dict[str, Controlled] = {}
+        self._treatments: dict[str, Treatment] = {}
+        self._rules: dict[str, object] = {}  # by which each is treated
+        self._paces = Paces()
+        self._load = MachineLoad(None, None)
+        self._load_ns = 0
+        self._standing: dict[str, tuple[int, int]] = {}  # blocked pipelines: since when, and what was delivered by then
+        self._told_standing: set[str] = set()
+        self._shrunk: dict[str, _Shrunk] = {}
+        self._collected_ns = 0
+        self._ending = False
+        self._thread: threading.Thread | None = None
+
+    # --- its thread ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread = threading.Thread(target=self._run_thread, name="steadyflow-flow-control", daemon=True)
+        self._thread.start()
+
+    def let_go(self) -> None:
+        """Slow nothing down any more, and do nothing: the flow stops. Any thread; waits for no more than a look."""
+        self._ending = True
+        with self._looking:
+            self._paces.clear()
+
+    def end(self, timeout_s: float) -> None:
+        """End the thread. Idempotent; waits for no longer than `timeout_s`."""
+        thread, self._thread = self._thread, None
+        self._ending = True
+        if thread is not None:
+            ring_bell(*self._alarm, 0)
+            thread.join(timeout_s)
+
+    def _run_thread(self) -> None:
+        while not self._ending:
+            wait_for_bell(*self._alarm, monotonic_ns() + LOOK_NS)
+            if not self._ending:
+                try:
+                    self.look()
+                except FlowError:
+                    # A pipeline that was damaged, or closed at this moment: whoever it belongs to tells.
+                    _logger.debug("flow %r: a look at its pipelines failed", self._flow, exc_info=True)
+
+    # --- looks --------------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Look once, and act. Any thread."""
+        with self._looking:
+            if self._ending:
+                return
+            now_ns = self._now_ns()
+            pipelines = [each for each in self._pipelines() if each.has_ring]
+            self._forget_others(pipelines)
+            news: list[FlowEvent] = []
+            for pipeline in pipelines:
+                news += self._look_at(pipeline, now_ns)
+            self._paces.apply()
+            news += self._look_for_standstill(pipelines, now_ns)
+            self._collect(now_ns)
+        for event in news:
+            self._publish(event)
+
+    def pressure(self, pipeline: Pipeline) -> Pressure | None:
+        """Return what is known of a pipeline; None: it was never looked at. Any thread; does not wait for a look."""
+        controlled = self._controlled.get(pipeline.id)
+        return None if controlled is None or controlled.pipeline is not pipeline else controlled.pressure()
+
+    def forget(self, pipeline: Pipeline) -> None:
+        """Look no more at a pipeline. Any thread."""
+        with self._looking:
+            if self._controlled.pop(pipeline.id, None) is not None:
+                self._treatments.pop(pipeline.id, None)
+                self._rules.pop(pipeline.id, None)
+                self._standing.pop(pipeline.id, None)
+                self._shrunk.pop(pipeline.id, None)
+                self._paces.forget(pipeline)
+
+    def _forget_others(self, pipelines: Sequence[Pipeline]) -> None:
+        known = {id(pipeline) for pipeline in pipelines}
+        for controlled in list(self._controlled.values()):
+            if id(controlled.pipeline) not in known:
+                self.forget(controlled.pipeline)
+
+    def _look_at(self, pipeline: Pipeline, now_ns: int) -> Iterable[FlowEvent]:
+        controlled = self._controlled.get(pipeline.id)
+        if controlled is None:
+            # A new one: others may look through it.
+            controlled = Controlled(pipeline)
+            self._controlled = {**self._controlled, pipeline.id: controlled}
+        change = controlled.look(now_ns)
+        for ring in pipeline.rings:
+            ring.set_alarmed(not controlled.congested)
+        if change is not None:
+            yield self._told(controlled, change)
+        yield from self._treat(controlled)
+
+    def _treat(self, controlled: Controlled) -> Iterable[FlowEvent]:
+        pipeline = controlled.pipeline
+        if self._rules.get(pipeline.id) is not pipeline.rule:
+            before = self._treatments.pop(pipeline.id, None)
+            if before is not None:
+                before.end()
+                assert pipeline.rule is not None
+                pipeline.carry_out(pipeline.rule.to_native(pipeline.live))
+            self._rules[pipeline.id] = pipeline.rule
+            self._treatments[pipeline.id] = treatment_for(
+                controlled,
+                self,
+                may_pace=not pipeline.live,
+                quality_levels=() if pipeline.target_open else self._run.quality_levels(pipeline.target[0]),
+            )
+        treatment = self._treatments[pipeline.id]
+        return () if isinstance(treatment, Nothing) else list(treatment.note(self._flow))
+
+    def _told(self, controlled: Controlled, change: Change) -> FlowEvent:
+        pipeline = controlled.pipeline
+        if change.congested:
+            return BackpressureDetected(
+                flow=self._flow,
+                pipeline=pipeline.id,
+                detector=change.verdict.detector,
+                reason=change.verdict.reason,
+                numbers=change.verdict.numbers,
+                culprit=self._culprit(pipeline),
+                stalled=self._stalled_by(controlled),
+            )
+        return BackpressureRelieved(
+            flow=self._flow,
+            pipeline=pipeline.id,
+            reason=change.verdict.reason,
+            lasted_s=change.lasted_ns / 1e9,
+            dropped=change.dropped,
+            dropped_ms=controlled.dropped_ms(change.dropped_frames),
+        )
+
+    def _culprit(self, pipeline: Pipeline) -> str:
+        """Return who cannot keep up: the first one downstream that does not wait for somebody else."""
+        module, seen = pipeline.target[0], {pipeline.source[0]}
+        while module not in seen:
+            seen.add(module)
+            for link in self._controlled.values():
+                if link.pipeline.source[0] == module and link.blocked_share > _BLOCKED:
+                    module = link.pipeline.target[0]
+                    break
+        return module
+
+    def _stalled_by(self, controlled: Controlled) -> tuple[str, ...]:
+        """Return what else the sender feeds, if it has to wait here."""
+        pipeline = controlled.pipeline
+        if pipeline.rule is None or not pipeline.rule.to_native(pipeline.live).waits or pipeline.source_open:
+            return ()
+        others = (link.pipeline for link in self._controlled.values())
+        return tuple(each.id for each in others if each is not pipeline and each.source[0] == pipeline.source[0])
+
+    def _look_for_standstill(self, pipelines: Sequence[Pipeline], now_ns: int) -> Iterable[FlowEvent]:
+        waiting: list[Pipeline] = []
+        for pipeline in pipelines:
+            controlled = self._controlled[pipeline.id]
+            reading = controlled.reading
+            if reading is None or reading.fill < 1 or controlled.blocked_share < 1 - _BLOCKED:
+                self._standing.pop(pipeline.id, None)
+                self._told_standing.discard(pipeline.id)
+                continue
+            since_ns, delivered = self._standing.setdefault(pipeline.id, (now_ns, reading.delivered))
+            if delivered != reading.delivered:
+                self._standing[pipeline.id] = (now_ns, reading.delivered)
+            elif now_ns - since_ns >= _STANDSTILL_NS:
+                waiting.append(pipeline)
+        if not waiting or self._told_standing.issuperset(each.id for each in waiting):
+            return
+        edges = [each.source + each.target for each in pipelines]
+        empty = {
+            each.id
+            for each in pipelines
+            if (found := self._controlled[each.id].reading) is not None and not found.waiting
+        }
+        circle = waits_in_a_circle(
+            [(each.id, each.source[0], each.target[0]) for each in waiting],
+            [(each.id, each.source[0], each.target[0]) for each in pipelines if each.id in empty],
+            [(source, target) for source, _, target, _ in edges],
+        )
+        if circle is None:
+            return
+        self._told_standing.update(each.id for each in waiting)
+        yield StandstillDetected(
+            flow=self._flow, modules=circle.modules, pipelines=circle.pipelines, reason=circle.reason
+        )
+
+    def _collect(self, now_ns: int) -> None:
+        if not self._shrunk or now_ns - self._collected_ns < _COLLECT_NS:
+            return
+        self._collected_ns = now_ns
+        for name, (pipeline, sent) in list(self._shrunk.items()):
+            reading = self._controlled[name].reading
+            # Two blocks later its producer has seen that it may not use them.
+            if reading is not None and reading.sent >= sent + 2 and self._run.give_back_buffers(pipeline):
+                del self._shrunk[name]
+
+    # --- what its treatments can do -----------------------------------------------------------------------------------
+
+    def pace(self, pipeline: Pipeline, hz: float | None) -> None:
+        """See `treatments.Hands`."""
+        first = first_rings_above(pipeline, self._pipelines())
+        links = (*first, pipeline)
+        counted = {
+            each.id: reading.sent
+            for each in links
+            if (known := self._controlled.get(each.id)) is not None and (reading := known.reading) is not None
+        }
+        self._paces.want(pipeline, hz, first, counted)
+
+    def give_room(self, pipeline: Pipeline, blocks: int) -> None:
+        """See `treatments.Hands`."""
+        before = pipeline.buffer_size
+        if blocks > before:
+            self._run.allow_buffers(pipeline, blocks - before)
+            pipeline.set_room(blocks)
+            self._shrunk.pop(pipeline.id, None)
+        elif blocks < before:
+            pipeline.set_room(blocks)
+            self._run.allow_buffers(pipeline, blocks - before)
+            reading = self._controlled[pipeline.id].reading
+            self._shrunk[pipeline.id] = _Shrunk(pipeline, 0 if reading is None else reading.sent)
+
+    def set_quality(self, pipeline: Pipeline, level: str, reason: str) -> None:
+        """See `treatments.Hands`."""
+        # In a thread of its own: the module may be in the middle of a block, and others cannot wait for that.
+        arguments = (pipeline, level, reason)
+        threading.Thread(target=self._set_quality, args=arguments, name="steadyflow-quality", daemon=True).start()
+
+    def _set_quality(self, pipeline: Pipeline, level: str, reason: str) -> None:
+        module = pipeline.target[0]
+        try:
+            before = self._run.set_quality(module, level)
+        except StateError as refusal:  # it has ended, or is busy for too long
+            _logger.info("flow %r: the quality of %r stays as it is: %s", self._flow, module, refusal)
+            return
+        event = QualityChanged(
+            flow=self._flow, module=module, pipeline=pipeline.id, before=before, after=level, reason=reason
+        )
+        self._publish(event)
+
+    def less_important(self, pipeline: Pipeline) -> Sequence[Pipeline]:
+        """See `treatments.Hands`."""
+        rank = pipeline.config.priority.rank
+        return [
+            each
+            for each in self._pipelines()
+            if each.has_ring
+            and each.target[0] == pipeline.target[0]
+            and each.config.priority.rank > rank
+            and each.rule is not None
+            and each.rule.to_native(each.live).loses
+        ]
+
+    def load(self) -> MachineLoad:
+        """See `treatments.Hands`."""
+        now_ns = self._now_ns()
+        if now_ns - self._load_ns >= _LOAD_NS:
+            self._load_ns = now_ns
+            self._load = read_machine_load()
+        return self._load

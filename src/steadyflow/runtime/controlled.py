@@ -1,0 +1,173 @@
+"""A pipeline as flow control sees it: what each look finds, what its detectors say, and what its rule makes of that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from steadyflow._native import Ring
+from steadyflow.backpressure.detection import AnyOf, BlockedShare, Detector, StandingDelay, TimeToFull, Watermarks
+from steadyflow.backpressure.reading import Reading, growth
+from steadyflow.backpressure.rules import Latest, Sample
+from steadyflow.backpressure.service_rate import ServiceRate
+from steadyflow.backpressure.verdict import Verdict
+from steadyflow.formats import AudioFormat
+from steadyflow.metrics.pressure import Pressure
+from steadyflow.pipeline import Pipeline
+
+_QUIET_FILL: Final = 0.25  # below that, nothing is to be found
+_LEAST_ROOM: Final = 3  # a pipeline with less room becomes full in ordinary traffic
+_SHARE_OF_BUDGET: Final = 0.2
+_DELAY_INTERVAL_MS: Final = 25.0  # 40 ms and twice the target would be too late for most budgets
+_QUIET: Final = Verdict("watermarks", False, "OK", "nothing waits for long", ())
+
+
+class Change(NamedTuple):
+    """
+    That a pipeline has come under pressure, or is no more.
+
+    Args:
+        congested: Which of them.
+        verdict: What was found.
+        lasted_ns: For how long it was; of one that has come, 0.
+        dropped: How many blocks were dropped meanwhile.
+        dropped_frames: How many frames of audio those had.
+    """
+
+    congested: bool
+    verdict: Verdict
+    lasted_ns: int = 0
+    dropped: int = 0
+    dropped_frames: int = 0
+
+
+def detectors_for(pipeline: Pipeline) -> Detector:
+    """Return what finds that a pipeline gets too much, by its room and its budget."""
+    found: list[Detector] = [BlockedShare()]
+    if pipeline.buffer_size >= _LEAST_ROOM:
+        found[:0] = [Watermarks(), TimeToFull()]
+    if pipeline.config.max_latency_ms is not None:
+        target_ms = max(_SHARE_OF_BUDGET * pipeline.config.max_latency_ms, 0.1)
+        found.append(StandingDelay(target_ms, _DELAY_INTERVAL_MS))
+    return AnyOf(*found)
+
+
+class Controlled:
+    """
+    One pipeline, and what is known of it. One thread at a time.
+
+    Args:
+        pipeline: The pipeline.
+        detector: What finds that it gets too much.
+    """
+
+    def __init__(self, pipeline: Pipeline, detector: Detector | None = None) -> None:
+        self.pipeline = pipeline
+        self.reading: Reading | None = None
+        """What the last look found; None: nothing yet, or it is paused."""
+        self.service = ServiceRate()
+        self.congested = False
+        self.blocked_share = 0.0
+        self.lost_share = 0.0
+        self.strategy = ""
+        """What is done, where that is not its rule as it stands."""
+        self.pace_hz: float | None = None
+        self._detector = detector or detectors_for(pipeline)
+        self._level = "OK"
+        self._in_state_ns = {"OK": 0, "LOW": 0, "HIGH": 0}
+        self._since_ns = 0
+        self._dropped_before = (0, 0)
+
+    def look(self, now_ns: int) -> Change | None:
+        """Read its counters, and return what has changed. Does not disturb it."""
+        rings = self.pipeline.rings
+        if not rings or self.pipeline.paused:
+            self.reading = None
+            return None
+        reading = read(rings, self.pipeline, now_ns)
+        last, self.reading = self.reading or reading, reading
+        self.service.note(reading)
+        happened = growth(last, reading)
+        dropped = max(reading.dropped - last.dropped, 0)
+        self.lost_share = dropped / happened.sent if happened.sent else 0.0
+        self.blocked_share = min(happened.blocked_ns / happened.elapsed_ns, 1.0) if happened.elapsed_ns > 0 else 0.0
+        self._in_state_ns[self._level] += max(happened.elapsed_ns, 0)
+        if isinstance(self.pipeline.rule, (Latest, Sample)):
+            return None  # it loses blocks on purpose
+        quiet = (
+            reading.fill < _QUIET_FILL
+            and not happened.full_events
+            and not happened.blocked_ns
+            and not reading.sojourn_ns
+        )
+        if quiet and not self.congested and self._level == "OK":
+            return None
+        verdict = self._detector.note(reading)
+        self._level = "LOW" if verdict.congested and verdict.level == "OK" else verdict.level
+        if verdict.congested is self.congested:
+            return None
+        self.congested = verdict.congested
+        if self.congested:
+            self._since_ns, self._dropped_before = now_ns, self._drops()
+            return Change(True, verdict)
+        blocks, frames = self._drops()
+        blocks_before, frames_before = self._dropped_before
+        return Change(
+            False, verdict, now_ns - self._since_ns, max(blocks - blocks_before, 0), max(frames - frames_before, 0)
+        )
+
+    def pressure(self) -> Pressure:
+        """Return what is known of it. Any thread."""
+        reading, room = self.reading, self.pipeline.buffer_size
+        waiting = 0 if reading is None else reading.waiting
+        rings = self.pipeline.rings
+        return Pressure(
+            state=self._level,
+            ok_s=self._in_state_ns["OK"] / 1e9,
+            low_s=self._in_state_ns["LOW"] / 1e9,
+            high_s=self._in_state_ns["HIGH"] / 1e9,
+            blocked_share=self.blocked_share,
+            service_hz=self.service.hz or 0.0,
+            strategy=self.strategy or repr(self.pipeline.rule),
+            pace_hz=self.pace_hz or 0.0,
+            credits=max(room // 2 - waiting, 0),
+            room_blocks=sum(ring.buffer_size for ring in rings) if rings else room,
+        )
+
+    def dropped_ms(self, frames: int) -> float:
+        """Return how long so many frames of it last; 0 where it is no audio."""
+        fmt = self.pipeline.format
+        return frames * 1000 / fmt.sample_rate_hz if isinstance(fmt, AudioFormat) and fmt.sample_rate_hz else 0.0
+
+    def _drops(self) -> tuple[int, int]:
+        counters = [ring.counters() for ring in self.pipeline.counted]
+        return (
+            sum(sum(each["dropped"].values()) for each in counters),
+            sum(sum(each["dropped_frames"].values()) for each in counters),
+        )
+
+
+def read(rings: Sequence[Ring], pipeline: Pipeline, now_ns: int) -> Reading:
+    """Return what there is to see in the rings of a pipeline. Does not disturb it; any thread."""
+    looks = [ring.look() for ring in rings]
+    sent, delivered, dropped, waiting, waiting_bytes, waiting_frames, _, blocked_ns, full_events = map(
+        sum, zip(*looks, strict=True)
+    )
+    oldest_ns = min((look[6] for look in looks if look[6]), default=0)
+    limits = pipeline.limits
+    shares = [waiting / sum(ring.buffer_size for ring in rings)]
+    if limits.bytes:
+        shares.append(waiting_bytes / limits.bytes)
+    if limits.frames:
+        shares.append(waiting_frames / limits.frames)
+    return Reading(
+        at_ns=now_ns,
+        sent=sent,
+        delivered=delivered,
+        dropped=dropped,
+        waiting=waiting,
+        fill=min(max(shares), 1.0),
+        sojourn_ns=max(now_ns - oldest_ns, 0) if oldest_ns else 0,
+        blocked_ns=blocked_ns,
+        full_events=full_events,
+    )

@@ -1,0 +1,372 @@
+"""What flow control does for a pipeline, by its rule: it paces what is above, gives it room, or follows the load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+from steadyflow.backpressure.ladder import Found, Judgement, Ladder, Move, Rung
+from steadyflow.backpressure.pacing import AdditiveIncrease, Credit, FixedRate, Pacer
+from steadyflow.backpressure.room import GrowingRoom, drained_within
+from steadyflow.backpressure.rules import Adaptive, Grow, Latest, Throttle
+from steadyflow.errors import InsufficientMemory
+from steadyflow.events import FlowEvent, StrategyAssessed, StrategyChanged
+from steadyflow.pipeline import Pipeline
+from steadyflow.platform.machine_load import MachineLoad
+from steadyflow.runtime.controlled import Controlled
+
+_DRAIN_SHARE: Final = 0.5  # of a pipeline's budget, that what waits may take
+_DRAIN_MS: Final = 20.0
+_HEADROOM: Final = 0.75  # of that time, for which there is room: so that a full pipeline is within it
+_SHED_SHARE: Final = 0.25  # of it at the last step
+_RESIZE_NS: Final = 500_000_000  # from one change of the room to the next
+
+
+class Hands(Protocol):
+    """What flow control can do: each of it a user could do by hand."""
+
+    def pace(self, pipeline: Pipeline, hz: float | None) -> None:
+        """Let no more come through a pipeline in a second than that; None: as it comes."""
+
+    def give_room(self, pipeline: Pipeline, blocks: int) -> None:
+        """
+        Let so many blocks wait, and get the memory for them.
+
+        Raises:
+            InsufficientMemory: The system has too little.
+        """
+
+    def set_quality(self, pipeline: Pipeline, level: str, reason: str) -> None:
+        """Let the module that a pipeline leads into work at a level; tells when it does. Does not wait."""
+
+    def less_important(self, pipeline: Pipeline) -> Sequence[Pipeline]:
+        """Return the inputs of the same module that are less important, and may lose something."""
+
+    def load(self) -> MachineLoad:
+        """Return how busy the machine is."""
+
+
+class Treatment(Protocol):
+    """What is done for one pipeline. One thread at a time."""
+
+    def note(self, flow: str) -> Iterable[FlowEvent]:
+        """Do what follows from the last look; return what is to be told."""
+
+    def end(self) -> None:
+        """Undo what was done."""
+
+
+class Nothing:
+    """The data plane does what there is to do."""
+
+    def note(self, flow: str) -> Iterable[FlowEvent]:
+        """Do nothing."""
+        return ()
+
+    def end(self) -> None:
+        """There is nothing to undo."""
+
+
+class Paced:
+    """
+    Slows the sources down.
+
+    Args:
+        controlled: The pipeline.
+        hands: Does it.
+        pacer: Says by how much.
+        name: What that is called.
+    """
+
+    def __init__(self, controlled: Controlled, hands: Hands, pacer: Pacer, name: str = "") -> None:
+        self._controlled = controlled
+        self._hands = hands
+        self._pacer = pacer
+        self._name = name
+
+    def note(self, flow: str) -> Iterable[FlowEvent]:
+        """Pace as the pacer says."""
+        reading = self._controlled.reading
+        if reading is not None:
+            hz = self._pacer.note(reading, self._controlled.service.hz)
+            if hz is not None or self._controlled.pace_hz is not None:
+                self._controlled.pace_hz = hz
+                self._controlled.strategy = self._name if hz is not None else ""
+                self._hands.pace(self._controlled.pipeline, hz)
+        return ()
+
+    def end(self) -> None:
+        """Let everything come as it comes."""
+        self._controlled.pace_hz, self._controlled.strategy = None, ""
+        self._hands.pace(self._controlled.pipeline, None)
+
+
+class Growing:
+    """
+    Gives more room before it is full, and takes it back.
+
+    Args:
+        controlled: The pipeline.
+        hands: Gives it.
+        rule: Its rule.
+    """
+
+    def __init__(self, controlled: Controlled, hands: Hands, rule: Grow) -> None:
+        self._controlled = controlled
+        self._hands = hands
+        least = controlled.pipeline.config.buffer_size
+        self._room = GrowingRoom(least, max(rule.max_blocks, least))
+
+    def note(self, flow: str) -> Iterable[FlowEvent]:
+        """Give room, or take it back."""
+        pipeline, reading = self._controlled.pipeline, self._controlled.reading
+        before = pipeline.buffer_size
+        wanted = None if reading is None else self._room.note(reading, before)
+        if reading is None or wanted is None:
+            return
+        reason = f"{reading.fill:.0%} of its room is taken"
+        if wanted < before:
+            reason += ", and was not more for 5 s"
+        try:
+            self._hands.give_room(pipeline, wanted)
+        except InsufficientMemory as shortage:
+            self._room = GrowingRoom(before, before)
+            yield _changed(
+                flow, pipeline, _blocks(before), _blocks(before), f"no more memory for it: {shortage}", (), ""
+            )
+            return
+        yield _changed(
+            flow,
+            pipeline,
+            _blocks(before),
+            _blocks(pipeline.buffer_size),
+            reason,
+            (("fill_share", reading.fill), ("waiting_count", float(reading.waiting))),
+            "that nothing has to wait or go" if wanted > before else "that memory is given back",
+        )
+
+    def end(self) -> None:
+        """Let as many wait as at first."""
+        self._hands.give_room(self._controlled.pipeline, self._controlled.pipeline.config.buffer_size)
+
+
+class Adapting:
+    """
+    Follows the load, step by step.
+
+    Args:
+        controlled: The pipeline.
+        hands: Does what is to be done.
+        rule: Its rule.
+        may_pace: Whether its sources can be slowed down.
+        qualities: The levels below the best one of the module that it leads into, the best first.
+    """
+
+    def __init__(
+        self,
+        controlled: Controlled,
+        hands: Hands,
+        rule: Adaptive,
+        *,
+        may_pace: bool,
+        qualities: Sequence[str],
+        best: str,
+    ) -> None:
+        self._controlled = controlled
+        self._hands = hands
+        self._drain_ms = drain_ms(controlled.pipeline, rule)
+        self._best = best
+        self._quality = best
+        self._paced: Paced | None = None
+        self._resized_ns = 0
+        self._yielding: list[Pipeline] = []
+        live = controlled.pipeline.live
+        self._rungs = _rungs(
+            may_pace=may_pace,
+            qualities=qualities if rule.lower_quality is not False else (),
+            has_others=bool(hands.less_important(controlled.pipeline)),
+            sheds=live,
+        )
+        self._ladder = Ladder(self._rungs, self._drain_ms)
+
+    def note(self, flow: str) -> Iterable[FlowEvent]:
+        """Take the next step, if it is time."""
+        controlled = self._controlled
+        reading = controlled.reading
+        if reading is None:
+            return
+        load = self._hands.load()
+        found = Found(
+            at_ns=reading.at_ns,
+            sojourn_ms=reading.sojourn_ns / 1e6,
+            lost_share=controlled.lost_share,
+            fill_share=reading.fill,
+            cpu_pressure_share=load.cpu_pressure_share,
+            runnable_per_core=load.runnable_per_core,
+        )
+        for news in self._ladder.note(found):
+            if isinstance(news, Judgement):
+                yield StrategyAssessed(
+                    flow=flow,
+                    pipeline=controlled.pipeline.id,
+                    strategy=news.rung.name,
+                    helped=news.helped,
+                    reason=news.reason,
+                    numbers=news.numbers,
+                )
+            else:
+                yield self._take(flow, news)
+        if self._paced is not None:
+            yield from self._paced.note(flow)
+        yield from self._fit_room(flow, reading.at_ns)
+
+    def end(self) -> None:
+        """Undo all steps."""
+        pipeline = self._controlled.pipeline
+        self._go_to(NORMAL, "its rule was switched")
+        self._controlled.strategy = ""
+        pipeline.set_room(pipeline.config.buffer_size)
+
+    def _take(self, flow: str, move: Move) -> FlowEvent:
+        self._go_to(move.after, move.reason)
+        return _changed(
+            flow, self._controlled.pipeline, move.before.name, move.after.name, move.reason, move.numbers, move.expected
+        )
+
+    def _go_to(self, rung: Rung, reason: str) -> None:
+        """Do what that step and all before it say, and nothing of those behind it."""
+        pipeline = self._controlled.pipeline
+        at = self._rungs.index(rung)
+        names = [each.name for each in self._rungs[: at + 1]]
+        self._controlled.strategy = rung.name
+        if (THROTTLE.name in names) is (self._paced is None):
+            if self._paced is None:
+                self._paced = Paced(self._controlled, self._hands, AdditiveIncrease(), rung.name)
+            else:
+                self._paced.end()
+                self._paced = None
+        quality = next((name.removeprefix(QUALITY) for name in reversed(names) if name.startswith(QUALITY)), self._best)
+        if quality != self._quality:
+            self._quality = quality
+            self._hands.set_quality(pipeline, quality, reason)
+        self._let_others_yield(BY_PRIORITY.name in names)
+        self._resized_ns = 0
+        if LESS_ROOM.name not in names:
+            pipeline.set_room(pipeline.config.buffer_size)
+
+    def _let_others_yield(self, yields: bool) -> None:
+        if yields and not self._yielding:
+            self._yielding = list(self._hands.less_important(self._controlled.pipeline))
+            for other in self._yielding:
+                other.carry_out(Latest().to_native(other.live))
+        elif not yields and self._yielding:
+            for other in self._yielding:
+                if other.rule is not None:
+                    other.carry_out(other.rule.to_native(other.live))
+            self._yielding = []
+
+    def _fit_room(self, flow: str, now_ns: int) -> Iterable[FlowEvent]:
+        """Size the room to what the consumer takes, from the step on that says so."""
+        service_hz, pipeline = self._controlled.service.hz, self._controlled.pipeline
+        if self._ladder.rung is NORMAL or service_hz is None or now_ns - self._resized_ns < _RESIZE_NS:
+            return
+        share = _SHED_SHARE if self._ladder.rung is SHED else _HEADROOM
+        before = pipeline.buffer_size
+        wanted = drained_within(service_hz, share * self._drain_ms, before, pipeline.config.buffer_size)
+        if wanted is None:
+            return
+        self._resized_ns = now_ns
+        pipeline.set_room(wanted)
+        yield _changed(
+            flow,
+            pipeline,
+            _blocks(before),
+            _blocks(wanted),
+            f"its consumer takes {service_hz:.0f} blocks/s, and what waits is to be taken within {share * self._drain_ms:.1f} ms",
+            (("service_hz", service_hz), ("drain_ms", share * self._drain_ms)),
+            f"that no block waits for more than {share * self._drain_ms:.1f} ms",
+        )
+
+
+NORMAL: Final = Rung("normal", "")
+LESS_ROOM: Final = Rung("less room", "that blocks wait for less long", "sojourn_ms")
+THROTTLE: Final = Rung("throttle", "that no more comes than is taken")
+QUALITY: Final = "quality "
+BY_PRIORITY: Final = Rung("drop by priority", "that the module has more time for this input")
+SHED: Final = Rung("shed", "that what is taken is newer", "sojourn_ms")
+
+
+def _rungs(*, may_pace: bool, qualities: Sequence[str], has_others: bool, sheds: bool) -> list[Rung]:
+    return [
+        NORMAL,
+        LESS_ROOM,
+        *([THROTTLE] if may_pace else []),
+        *(Rung(f"{QUALITY}{level}", "that the module takes more blocks in the same time") for level in qualities),
+        *([BY_PRIORITY] if has_others else []),
+        *([SHED] if sheds else []),
+    ]
+
+
+def drain_ms(pipeline: Pipeline, rule: Adaptive) -> float:
+    """Return how soon what waits in a pipeline is to be taken."""
+    if rule.drain_ms is not None:
+        return rule.drain_ms
+    budget_ms = pipeline.config.max_latency_ms
+    return _DRAIN_MS if budget_ms is None else _DRAIN_SHARE * budget_ms
+
+
+def treatment_for(controlled: Controlled, hands: Hands, *, may_pace: bool, quality_levels: Sequence[str]) -> Treatment:
+    """
+    Return what is done for a pipeline, by its rule.
+
+    Args:
+        controlled: The pipeline.
+        hands: Does it.
+        may_pace: Whether nothing above it is live, so that its sources can be slowed down.
+        quality_levels: Those of the module that it leads into, the best first.
+    """
+    rule = controlled.pipeline.rule
+    match rule:
+        case Throttle():
+            hz = rule.blocks_per_second
+            return Paced(controlled, hands, AdditiveIncrease() if hz is None else FixedRate(hz))
+        case Grow():
+            return Growing(controlled, hands, rule)
+        case Adaptive():
+            return Adapting(
+                controlled,
+                hands,
+                rule,
+                may_pace=may_pace,
+                qualities=quality_levels[1:],
+                best=quality_levels[0] if quality_levels else "",
+            )
+        case None:
+            return Nothing()
+    if may_pace and rule.to_native(controlled.pipeline.live).waits_for_ever:
+        return Paced(controlled, hands, Credit(), "paced by credits")
+    return Nothing()
+
+
+def _blocks(count: int) -> str:
+    return f"room for {count} block{'s' if count != 1 else ''}"
+
+
+def _changed(
+    flow: str,
+    pipeline: Pipeline,
+    before: str,
+    after: str,
+    reason: str,
+    numbers: tuple[tuple[str, float], ...],
+    expected: str,
+) -> StrategyChanged:
+    return StrategyChanged(
+        flow=flow,
+        pipeline=pipeline.id,
+        before=before,
+        after=after,
+        reason=reason,
+        numbers=numbers,
+        expected=expected,
+    )

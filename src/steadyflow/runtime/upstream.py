@@ -1,0 +1,109 @@
+"""
+Which sends have to be slowed down, so that less comes through a pipeline; and how fast each may be.
+
+A source is paced where it sends into the first ring below it: what is handed over by a call waits with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from steadyflow.pipeline import Pipeline
+
+_LEAST_CHANGE: Final = 0.02  # of a pace: less is not worth a store
+
+
+def first_rings_above(pipeline: Pipeline, pipelines: Iterable[Pipeline]) -> list[Pipeline]:
+    """
+    Return the pipelines with a ring through which comes what comes through this one, and above which no other has one.
+
+    Args:
+        pipeline: One with a ring.
+        pipelines: All of the flow.
+    """
+    into: dict[str, list[Pipeline]] = {}
+    for each in pipelines:
+        into.setdefault(each.target[0], []).append(each)
+    first: list[Pipeline] = []
+    seen: set[str] = set()
+
+    def visit(link: Pipeline) -> None:
+        if link.id in seen:
+            return
+        seen.add(link.id)
+        above = [] if link.source_open else _rings_into(link.source[0], into)
+        if not above:
+            first.append(link)
+        for each in above:
+            visit(each)
+
+    visit(pipeline)
+    return first
+
+
+def _rings_into(module: str, into: Mapping[str, Sequence[Pipeline]]) -> list[Pipeline]:
+    """Return the pipelines with rings that lead into a module, or into one that hands its blocks over to it by a call."""
+    found: list[Pipeline] = []
+    queue, seen = [module], {module}
+    for name in queue:
+        for link in into.get(name, ()):
+            if link.has_ring:
+                found.append(link)
+            elif link.source[0] not in seen:
+                seen.add(link.source[0])
+                queue.append(link.source[0])
+    return found
+
+
+class Paces:
+    """The paces that are in force. One thread at a time."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[str, dict[str, float]] = {}  # by the pipeline that is paced, and that for whose sake
+        self._links: dict[str, Pipeline] = {}
+        self._set: dict[str, float] = {}
+
+    def want(self, pipeline: Pipeline, hz: float | None, first: Iterable[Pipeline], counted: Mapping[str, int]) -> None:
+        """
+        Let no more come through a pipeline in a second; None: as it comes.
+
+        Args:
+            pipeline: The pipeline.
+            hz: The rate.
+            first: Where it is paced, see `first_rings_above`.
+            counted: How many blocks have been sent into each pipeline so far: a module may make more blocks of one, or fewer.
+        """
+        for link in first:
+            wanted = self._wanted.setdefault(link.id, {})
+            self._links[link.id] = link
+            if hz is None:
+                wanted.pop(pipeline.id, None)
+                continue
+            above, below = counted.get(link.id, 0), counted.get(pipeline.id, 0)
+            wanted[pipeline.id] = hz if link is pipeline or not (above and below) else hz * above / below
+
+    def apply(self) -> None:
+        """Let the slowest of what is wanted hold."""
+        for name, wanted in self._wanted.items():
+            hz = min(wanted.values(), default=0.0)
+            before = self._set.get(name, 0.0)
+            if abs(hz - before) <= _LEAST_CHANGE * before:
+                continue
+            self._set[name] = hz
+            for ring in self._links[name].rings:
+                ring.set_pace(round(1e9 / hz) if hz else 0)
+
+    def clear(self) -> None:
+        """Let everything come as it comes."""
+        for wanted in self._wanted.values():
+            wanted.clear()
+        self.apply()
+
+    def forget(self, pipeline: Pipeline) -> None:
+        """Let everything come again that was slowed down for the sake of a pipeline, or in it."""
+        for wanted in self._wanted.values():
+            wanted.pop(pipeline.id, None)
+        self.apply()
+        for kept in (self._wanted, self._links, self._set):
+            kept.pop(pipeline.id, None)
