@@ -93,14 +93,14 @@ private:
 
     void begin(Nanoseconds first_ns) noexcept {
         // Nothing: nobody listens, or damage, or more views than the pool has room for. The block is counted as dropped.
-        buffer_ = rings_.empty() ? std::nullopt : rings_.pool().allocate();
+        buffer_ = rings_.empty() ? std::nullopt : rings_.allocate(rings_.pool());
         first_ns_ = first_ns;
     }
 
     // Where the block lies in these buffers: as it was collected, or in a copy.
     std::uint32_t place(BufferPool& pool, std::size_t bytes) const {
         if (&pool == &rings_.pool()) return *buffer_;
-        const auto copy = pool.allocate();
+        const auto copy = rings_.allocate(pool);
         if (!copy) throw Corrupted("no buffer is free, although there is room");
         std::memcpy(pool.payload(*copy), rings_.pool().payload(*buffer_), bytes);
         return *copy;

@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -150,6 +151,15 @@ public:
             if (decide_alike(*link, rule, block)) continue;
             if (!drops_older(*link, rule, block)) link->verdict = Verdict::drop_newest;
         }
+    }
+
+    // A free buffer of those; where none is, that of a block that is finished. Wait-free.
+    std::optional<std::uint32_t> allocate(BufferPool& pool) noexcept {
+        if (const auto buffer = pool.allocate()) [[likely]] return buffer;
+        for (const std::shared_ptr<Link>& link : links_) {
+            if (&link->group->pool == &pool) link->producer.settle_tally();
+        }
+        return pool.allocate();
     }
 
     // Counts a block for which there is no buffer as dropped on every ring.

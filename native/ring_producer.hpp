@@ -33,6 +33,7 @@ public:
         if (ring_.count() < ring_.consumers() + 2) throw Corrupted("the ring has too few slots to send into");
         // relaxed: a predecessor is gone, which whoever says so has ordered before this.
         tail_ = ring_.header().tail.load(std::memory_order_relaxed);
+        behind_ = tail_ > ring_.count() ? tail_ - ring_.count() : 0;
         ring_.require_possible_slots();
         require_slots_before_tail();
         // A predecessor may have died while it waited.
@@ -142,6 +143,8 @@ public:
             // Who slept for too long may catch up by a few blocks, so that the rate is kept.
             due_ns_ = std::max(due_ns_, sent_ns - most_caught_up * pace_ns) + pace_ns;
         }
+        // Where there are more slots than buffers for them, none may keep one for a whole lap.
+        if (ring_.most_waiting() > ring_.buffer_size()) [[unlikely]] recycle_behind();
         Header& header = ring_.header();
         // relaxed: whatever value a consumer sees, no READY slot lies before it, now or later.
         header.oldest.store(waiting(first_).position, std::memory_order_relaxed);
@@ -321,6 +324,17 @@ private:
                                                  std::memory_order_relaxed);
     }
 
+    // Recycles a few of the slots that are finished, the oldest first, up to the first that is not.
+    void recycle_behind() noexcept {
+        for (unsigned left = 4; left != 0 && behind_ < tail_; --left, ++behind_) {
+            Slot& slot = ring_.slot(behind_);
+            const SlotWord word = load(slot);
+            if (word.position() != behind_ || word.state() == SlotState::empty) continue;  // it was skipped, or written anew
+            if (word.state() != SlotState::done && word.state() != SlotState::evicted) return;
+            recycle(slot, word, behind_);
+        }
+    }
+
     void recycle(Slot& slot, SlotWord word, std::uint64_t next_position) noexcept {
         // A predecessor may have died after the tally and before EMPTY. relaxed: only producers write it.
         const std::uint64_t counted = word.position() + 1;
@@ -388,6 +402,7 @@ private:
     Ring ring_;
     BufferPool* pool_;
     std::uint64_t tail_;
+    std::uint64_t behind_ = 0;  // up to here, slots have been recycled before they are needed
     std::uint32_t epoch_ = 0;
     // The blocks that may still be READY, oldest first: entries first_ to last_, modulo its size.
     std::unique_ptr<Waiting[]> waiting_;

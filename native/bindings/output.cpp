@@ -227,7 +227,7 @@ LentBlock Output::lend(std::uint32_t frames) {
         return LentBlock(std::move(memory), PayloadView{data, static_cast<std::uint32_t>(bytes), frames}, buffer);
     };
     if (ready_to_send() && !rings_.empty() && lent_->load(std::memory_order_relaxed) == 0) {
-        if (const auto buffer = rings_.pool().allocate()) {
+        if (const auto buffer = rings_.allocate(rings_.pool())) {
             // An open source, which has no inbox, is the coordinator's.
             const unsigned process = inbox_ == nullptr ? 0 : inbox_->process();
             if (auto held = HeldBuffer::take(rings_.pool(), *buffer, process, bytes, lent_)) {
@@ -354,7 +354,7 @@ void Output::decide_all(Outgoing& block) {
 }
 
 std::uint32_t Output::copy_into_buffer(BufferPool& pool, const PayloadView& view, const Stamps& stamps) {
-    const auto buffer = pool.allocate();
+    const auto buffer = rings_.allocate(pool);
     if (!buffer) refuse_damage("no buffer is free, although there is room", rings_.links().front()->name);
     std::byte* memory = pool.payload(*buffer);
     std::memcpy(memory, view.data, view.bytes);

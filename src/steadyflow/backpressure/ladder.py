@@ -19,7 +19,9 @@ MOST_PATIENCE_NS: Final = 60_000_000_000
 """And at most: it doubles each time that a step down had to be taken back."""
 LOST_SHARE: Final = 0.01
 """The share of the blocks whose loss is as bad as a wait of the whole target."""
-MOST_PRESSURE: Final = 10.0
+_BAD_LOOKS: Final = 4
+_GOOD_LOOKS: Final = 16
+MOST_PRESSURE: Final = 4.0
 """What is worse counts as that, so that it is not remembered for too long."""
 BUSY_FACTOR: Final = 4
 """How much longer there has to be no pressure where the machine is busy with other things, which may go on."""
@@ -134,7 +136,11 @@ class Ladder:
         self._rungs = list(rungs)
         self._target_ms = target_ms
         self._at = 0
-        self._averages = {name: AsymmetricAverage(bad=4, good=16) for name in ("pressure", "sojourn_ms", "lost_share")}
+        self._bad = AsymmetricAverage(_BAD_LOOKS, _BAD_LOOKS)
+        self._good = AsymmetricAverage(_GOOD_LOOKS, _GOOD_LOOKS)
+        self._averages = {
+            name: AsymmetricAverage(_BAD_LOOKS, _GOOD_LOOKS) for name in ("pressure", "sojourn_ms", "lost_share")
+        }
         self._moved_ns: int | None = None
         self._before = 0.0  # what the last step up aimed at, when it was taken
         self._unjudged = False
@@ -169,18 +175,19 @@ class Ladder:
     def note(self, found: Found) -> list[Move | Judgement]:
         """Take in what a look found; return what follows."""
         worst = max(found.sojourn_ms / self._target_ms, found.lost_share / LOST_SHARE)
-        pressure = self._averages["pressure"].note(min(worst, MOST_PRESSURE))
+        bad, good = (average.note(min(worst, MOST_PRESSURE)) for average in (self._bad, self._good))
+        self._averages["pressure"].note(min(worst, MOST_PRESSURE))
         self._averages["sojourn_ms"].note(found.sojourn_ms)
         self._averages["lost_share"].note(found.lost_share)
         news: list[Move | Judgement] = []
         settled = self._moved_ns is None or found.at_ns - self._moved_ns >= SETTLE_NS
         if settled and self._unjudged:
             news.append(self._judge(found))
-        if pressure >= GOOD:
+        if good >= GOOD:
             self._calm_since_ns = None
         elif self._calm_since_ns is None:
             self._calm_since_ns = found.at_ns
-        if pressure >= 1 and settled and self._at + 1 < len(self._rungs):
+        if bad >= 1 and settled and self._at + 1 < len(self._rungs):
             news.append(self._climb(found))
         elif self._at and self._calm_since_ns is not None:
             patience_ns = self._patience_ns * (BUSY_FACTOR if found.machine_is_busy else 1)
@@ -222,7 +229,7 @@ class Ladder:
         now = self._averages[aim].value or 0.0
         helped = self.pressure < 1 or now < BETTER * self._before
         reason = f"{_AIMS[aim]} {_amount(aim, self._before)} before, and {_amount(aim, now)} now"
-        numbers = ((f"{aim if aim != 'pressure' else 'pressure_ratio'}_before", self._before), *self._numbers(found))
+        numbers = ((f"before_{aim if aim != 'pressure' else 'pressure_ratio'}", self._before), *self._numbers(found))
         return Judgement(self.rung, helped, reason, numbers)
 
     def _numbers(self, found: Found) -> tuple[tuple[str, float], ...]:

@@ -77,7 +77,8 @@ class AdditiveIncrease:
 
 class Credit:
     """
-    As much as keeps the pipeline half full, where it would stand full otherwise: what its consumer takes, more below, less above.
+    As much as keeps 50 ms of work in the pipeline, and no more than half of its room taken, where it would stand full otherwise: what its
+    consumer takes, more below that, less above.
 
     It begins where a pipeline is full that holds work for 50 ms or more, and ends where it stays nearly empty. A source is given as
     much as is taken, as credits would do, and no queue stands full that delays for long.
@@ -100,4 +101,7 @@ class Credit:
             self._paces = False
         if not self._paces:
             return None
-        return max(service_hz * min(max(1 + 2 * (HALF - reading.fill), 0.1), 2.0), _LEAST_HZ)
+        # The room in blocks is known by those that wait.
+        room = reading.waiting / reading.fill if reading.fill > 0 else 1.0
+        aim = min(max(service_hz * STANDING_NS / 1e9 / max(room, 1.0), 1 / max(room, 1.0)), HALF)
+        return max(service_hz * min(max(1 + (aim - reading.fill) / aim, 0.1), 2.0), _LEAST_HZ)

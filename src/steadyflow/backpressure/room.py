@@ -8,7 +8,7 @@ from steadyflow.backpressure.reading import Reading
 
 LEAST_CHANGE: Final = 0.25
 """A room is changed by more than that share, or not at all (as Flink does with its buffers)."""
-GROW_AT: Final = 0.75
+GROW_AT: Final = 0.5
 """The share of its room at which a pipeline gets more."""
 SHRINK_BELOW: Final = 0.25
 """The share below which it has to stay for a while to be given less."""

@@ -116,7 +116,8 @@ class BackpressureController:
     # --- its thread ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to look. Before anything is sent: a pace holds from the first block on."""
+        self.look()
         self._thread = threading.Thread(target=self._run_thread, name="steadyflow-flow-control", daemon=True)
         self._thread.start()
 
@@ -154,9 +155,13 @@ class BackpressureController:
             now_ns = self._now_ns()
             pipelines = [each for each in self._pipelines() if each.has_ring]
             self._forget_others(pipelines)
-            news: list[FlowEvent] = []
+            changes = [
+                (self._controlled_of(each), change) for each in pipelines if (change := self._look_at(each, now_ns))
+            ]
+            # After the look at all of them: who is to blame is seen at the others.
+            news = [self._told(controlled, change) for controlled, change in changes]
             for pipeline in pipelines:
-                news += self._look_at(pipeline, now_ns)
+                news += self._treat(self._controlled[pipeline.id])
             self._paces.apply()
             news += self._look_for_standstill(pipelines, now_ns)
             self._collect(now_ns)
@@ -184,18 +189,20 @@ class BackpressureController:
             if id(controlled.pipeline) not in known:
                 self.forget(controlled.pipeline)
 
-    def _look_at(self, pipeline: Pipeline, now_ns: int) -> Iterable[FlowEvent]:
+    def _controlled_of(self, pipeline: Pipeline) -> Controlled:
         controlled = self._controlled.get(pipeline.id)
         if controlled is None:
             # A new one: others may look through it.
             controlled = Controlled(pipeline)
             self._controlled = {**self._controlled, pipeline.id: controlled}
+        return controlled
+
+    def _look_at(self, pipeline: Pipeline, now_ns: int) -> Change | None:
+        controlled = self._controlled_of(pipeline)
         change = controlled.look(now_ns)
         for ring in pipeline.rings:
             ring.set_alarmed(not controlled.congested)
-        if change is not None:
-            yield self._told(controlled, change)
-        yield from self._treat(controlled)
+        return change
 
     def _treat(self, controlled: Controlled) -> Iterable[FlowEvent]:
         pipeline = controlled.pipeline

@@ -19,6 +19,7 @@ _QUIET_FILL: Final = 0.25  # below that, nothing is to be found
 _LEAST_ROOM: Final = 3  # a pipeline with less room becomes full in ordinary traffic
 _SHARE_OF_BUDGET: Final = 0.2
 _DELAY_INTERVAL_MS: Final = 25.0  # 40 ms and twice the target would be too late for most budgets
+_RELIEF_NS: Final = 150_000_000
 _QUIET: Final = Verdict("watermarks", False, "OK", "nothing waits for long", ())
 
 
@@ -76,6 +77,7 @@ class Controlled:
         self._level = "OK"
         self._in_state_ns = {"OK": 0, "LOW": 0, "HIGH": 0}
         self._since_ns = 0
+        self._relieved_ns: int | None = None  # since when it would be, if it stays so
         self._dropped_before = (0, 0)
 
     def look(self, now_ns: int) -> Change | None:
@@ -104,8 +106,14 @@ class Controlled:
             return None
         verdict = self._detector.note(reading)
         self._level = "LOW" if verdict.congested and verdict.level == "OK" else verdict.level
+        if verdict.congested or not self.congested:
+            self._relieved_ns = None
+        elif self._relieved_ns is None:
+            self._relieved_ns = now_ns
         if verdict.congested is self.congested:
             return None
+        if self._relieved_ns is not None and now_ns - self._relieved_ns < _RELIEF_NS:
+            return None  # it may come back at once: that is one time under pressure, and not two
         self.congested = verdict.congested
         if self.congested:
             self._since_ns, self._dropped_before = now_ns, self._drops()
