@@ -9,6 +9,7 @@ import msgspec
 
 from steadyflow.conversion import StepReport
 from steadyflow.events import FlowEvent
+from steadyflow.events.sentences import story
 from steadyflow.metrics.devices import DeviceReport
 from steadyflow.metrics.flow_metrics import FlowMetrics
 
@@ -129,7 +130,8 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         drifts = [
             f"{pair}: the clocks of the devices drift by {ppm:+.1f} ppm" for pair, ppm in self.clock_drifts_ppm.items()
         ]
-        return [*missed, *drifts]
+        told = story(self.events)
+        return [*missed, *drifts, *(["", "flow control", *told] if told else [])]
 
     def _pipeline_rows(self) -> Iterable[tuple[str, ...]]:
         for name, metrics in self.pipelines.items():

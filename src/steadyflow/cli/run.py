@@ -12,6 +12,8 @@ from steadyflow import FlowFailed
 from steadyflow.cli.outcome import Outcome
 from steadyflow.cli.screens import Screen, make_screen
 from steadyflow.clock import SystemClock
+from steadyflow.events import FlowEvent
+from steadyflow.events.sentences import TOLD, sentence
 from steadyflow.flow_files.loading import load
 from steadyflow.flow_files.settings import Setting
 
@@ -46,7 +48,11 @@ def run(file: Path, settings: Sequence[str], *, duration_s: float | None, as_jso
         replaced.append(Setting("flow.duration_s", duration_s, "--duration-s"))
     outcome = Outcome()
     with load(file, replaced) as flow:
-        screen = make_screen(Progress(flow), live=not as_json and sys.stdout.isatty(), quiet=quiet)
+        live = not as_json and sys.stdout.isatty()
+        screen = make_screen(Progress(flow), live=live, quiet=quiet)
+        if not live and not quiet:
+            for kind in TOLD:
+                flow.events.subscribe(kind, _tell)
         _watch(flow, screen, outcome)
     if outcome.report is not None:
         if as_json:
@@ -77,6 +83,11 @@ class Progress:
     def render(self) -> RenderableType:
         """Return the time."""
         return f"{self._flow.report().duration_s:6.1f} s"
+
+
+def _tell(event: FlowEvent) -> None:
+    """Say what flow control does, while it does it."""
+    print(f"           {sentence(event)}", file=sys.stderr, flush=True)
 
 
 def _watch(flow: FileFlow, screen: Screen, outcome: Outcome) -> None:

@@ -1,0 +1,69 @@
+"""What flow control tells, as sentences: for reports, and for whoever watches a flow run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from steadyflow.events.event import FlowEvent
+from steadyflow.events.of_backpressure import (
+    BackpressureDetected,
+    BackpressureRelieved,
+    QualityChanged,
+    StandstillDetected,
+    StrategyAssessed,
+    StrategyChanged,
+)
+from steadyflow.events.of_flows import DataFlowStarted
+
+TOLD: Final = (
+    BackpressureDetected,
+    BackpressureRelieved,
+    StrategyChanged,
+    StrategyAssessed,
+    QualityChanged,
+    StandstillDetected,
+)
+"""The events that there are sentences of."""
+
+_MOST_LINES: Final = 24
+
+
+def sentence(event: FlowEvent) -> str | None:
+    """Return what an event of flow control says; None: it is another one."""
+    match event:
+        case BackpressureDetected():
+            blame = "" if event.culprit is None else f"; {event.culprit!r} cannot keep up"
+            stalls = f"; {', '.join(event.stalled)} wait with it" if event.stalled else ""
+            return f"{event.pipeline} is under pressure: {event.reason}{blame}{stalls}"
+        case BackpressureRelieved():
+            sound = f" ({event.dropped_ms:.0f} ms)" if event.dropped_ms else ""
+            lost = f"{event.dropped} blocks{sound} were dropped" if event.dropped else "nothing was dropped"
+            return f"{event.pipeline} is relieved after {event.lasted_s:.2f} s: {lost}"
+        case StrategyChanged():
+            expected = f"; expected: {event.expected}" if event.expected else ""
+            return f"{event.pipeline}: {event.before} -> {event.after}, because {event.reason}{expected}"
+        case StrategyAssessed():
+            verdict = "has helped" if event.helped else "has not helped"
+            return f"{event.pipeline}: {event.strategy!r} {verdict}: {event.reason}"
+        case QualityChanged():
+            return f"{event.module} works at quality {event.after!r} instead of {event.before!r}, because of {event.pipeline}"
+        case StandstillDetected():
+            return f"standstill: {event.reason}"
+    return None
+
+
+def story(events: Iterable[FlowEvent]) -> list[str]:
+    """Return what flow control has told of a run, each with its time since the start; of very much, the beginning and the end."""
+    began_ns = 0
+    lines = []
+    for event in events:
+        if isinstance(event, DataFlowStarted):
+            began_ns = event.timestamp_ns
+        text = sentence(event)
+        if text is not None:
+            lines.append(f"{max(event.timestamp_ns - began_ns, 0) / 1e9 if began_ns else 0.0:8.3f} s  {text}")
+    if len(lines) <= _MOST_LINES:
+        return lines
+    half = _MOST_LINES // 2
+    return [*lines[:half], f"           ... {len(lines) - 2 * half} more ...", *lines[-half:]]
