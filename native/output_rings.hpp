@@ -162,6 +162,29 @@ public:
         return pool.allocate();
     }
 
+    // Whether a block of this size would enter every ring as it is: nothing would wait, not for its pace either, and nothing be evicted
+    // or dropped for it. A ring that keeps only the newest is never in the way, nor is one that its consumer has left: waiting would
+    // bring nothing.
+    bool has_room(BlockSize size) noexcept {
+        return std::all_of(links_.begin(), links_.end(), [&](const auto& link) { return has_room(*link, size); });
+    }
+
+    // The same as 0; where there is none, when to look again: at `latest_ns`, or sooner for what waits for its pace only. The
+    // consumers in the way are asked to ring first, so that a claim which this look did not see rings (see
+    // RingProducer::request_wake). Never cancelled: one ring too many does no harm.
+    Nanoseconds seek_room(BlockSize size, Nanoseconds latest_ns) noexcept {
+        Nanoseconds until_ns = 0;
+        for (const std::shared_ptr<Link>& link : links_) {
+            if (has_room(*link, size)) continue;
+            link->producer.request_wake();
+            if (has_room(*link, size)) continue;
+            const Nanoseconds due_ns = link->producer.due_ns();
+            const bool waits_for_pace = due_ns != 0 && fits(*link, size);
+            until_ns = std::max(until_ns, waits_for_pace ? std::min(due_ns, latest_ns) : latest_ns);
+        }
+        return until_ns;
+    }
+
     // Counts a block for which there is no buffer as dropped on every ring.
     void drop_everywhere(const BlockHeader& header) noexcept {
         for (const std::shared_ptr<Link>& link : links_) {
@@ -202,6 +225,20 @@ public:
     }
 
 private:
+    static bool has_room(Link& link, BlockSize size) noexcept {
+        RingProducer& producer = link.producer;
+        if (producer.abandoned()) return true;
+        if (const Nanoseconds due_ns = producer.due_ns(); due_ns != 0 && monotonic_ns() < due_ns) return false;
+        return fits(link, size);
+    }
+
+    static bool fits(Link& link, BlockSize size) noexcept {
+        RingProducer& producer = link.producer;
+        const RuleKind kind = producer.ring().rule().kind;
+        return (kind == RuleKind::latest && producer.can_make_room(size)) || producer.has_room(size) ||
+               (kind == RuleKind::drop_by_priority && link.shared && link.shared->has_room(producer, size));
+    }
+
     static bool takes(Verdict verdict) noexcept {
         return verdict != Verdict::drop_newest && verdict != Verdict::drop_failed && verdict != Verdict::drop_sampled;
     }

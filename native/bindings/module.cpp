@@ -582,6 +582,17 @@ void register_ends(nb::module_& module) {
         .def("send", &Output::send, "data"_a.none(),
              "Sends an array, a FlowData, a Block or what the format encodes. True: queued, False: dropped by the rule.\n\n"
              "Wait-free but for a pipeline with a waiting rule that is full. Any thread; callers are serialised.")
+        .def("pass_on", &Output::pass_on, "data"_a.none(),
+             "As send(), but what is sent has its own stamps and flags alone, and inherits none from the block that the module is\n"
+             "at: for a block that came at another time.")
+        .def("has_room", &Output::has_room, "payload_bytes"_a = 0, "frames"_a = 0,
+             "Whether a block of this size sent now would enter every pipeline as it is: nothing would wait, be evicted or be\n"
+             "dropped for it, whatever their rules. Room that was found stays until something is sent.\n\n"
+             "Wait-free. Any thread; callers are serialised. Raises PipelineClosed where send() would; StateError where a\n"
+             "device sends.")
+        .def("seek_room", &Output::seek_room, "payload_bytes"_a = 0, "frames"_a = 0,
+             "0: has_room() says so. Else when to look again, in ns of the monotonic clock; the bell of this end rings before that,\n"
+             "once half of what waits in the way was taken.")
         .def("loan",
              [](nb::handle_t<Output> self, nb::handle frames) {
                  auto& output = nb::cast<Output&>(self);
@@ -639,7 +650,10 @@ void register_ends(nb::module_& module) {
         .def_prop_ro("has_ended", &Output::has_ended)
         .def_prop_ro("waiting_blocks", &Output::waiting_blocks,
                      "How many blocks wait at this moment, in the pipeline in which the most do; 0 where all are handed over by a\n"
-                     "call. Any thread; does not block.");
+                     "call. Any thread; does not block.")
+        .def_prop_ro("failed_blocks", &Output::failed_blocks,
+                     "How many blocks of its pipelines were dropped because the module behind has failed, but for those handed over\n"
+                     "by a call. Any thread; does not block.");
 
     register_event_loop(module);
     register_realtime(module);

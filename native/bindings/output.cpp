@@ -278,14 +278,21 @@ bool Output::match_block(PyObject* data, PayloadView& view, Stamps& stamps) cons
     return true;
 }
 
-bool Output::deliver(Outgoing& block, Nanoseconds sent_hint_ns) {
-    begin(block, sent_hint_ns);
+bool Output::pass_on(nb::handle data) {
+    if (!ready_to_send()) return true;
+    Outgoing block;
+    prepare(data.ptr(), block);
+    return deliver(block, 0, false);
+}
+
+bool Output::deliver(Outgoing& block, Nanoseconds sent_hint_ns, bool inherits) {
+    begin(block, sent_hint_ns, inherits);
     if (!rings_.empty()) decide_all(block);
     return complete(block);
 }
 
 // What the block inherits is settled before any waiting: meanwhile the module may go on to another block.
-void Output::begin(Outgoing& block, Nanoseconds sent_hint_ns) const {
+void Output::begin(Outgoing& block, Nanoseconds sent_hint_ns, bool inherits) const {
     const PayloadView& view = block.view;
     const Stamps& stamps = block.stamps;
     if (!rings_.empty() && view.bytes + std::size_t{stamps.metadata_bytes} > rings_.pool().capacity()) {
@@ -298,7 +305,7 @@ void Output::begin(Outgoing& block, Nanoseconds sent_hint_ns) const {
                                           "worker is called directly; give that module another worker, or send from "
                                           "process() or produce()");
     }
-    const bool inherits = context_ != nullptr && context_->active;
+    inherits = inherits && context_ != nullptr && context_->active;
     block.sent_ns = sent_hint_ns != 0 ? sent_hint_ns : monotonic_ns();
     BlockHeader& header = block.header;
     header.payload_bytes = view.bytes;
@@ -485,6 +492,14 @@ std::uint64_t Output::waiting_blocks() const {
     std::uint64_t most = 0;
     for (const auto& link : rings_.links()) most = std::max(most, read_account(link->producer.ring()).fill);
     return most;
+}
+
+std::uint64_t Output::failed_blocks() const {
+    std::uint64_t failed = 0;
+    for (const auto& link : rings_.links()) {
+        failed += read_account(link->producer.ring()).dropped[static_cast<unsigned>(Reason::failed)];
+    }
+    return failed;
 }
 
 void Output::end() {

@@ -75,7 +75,18 @@ public:
     // `sent_hint_ns`: a time just read, or 0.
     bool send_object(PyObject* data, Nanoseconds sent_hint_ns);
 
-    // The same for an event loop, which must not wait: True, False, or a SendAttempt where send() would wait.
+    // Sends a block whose stamps and flags are its own alone: nothing is inherited from the one that the module is at.
+    bool pass_on(nb::handle data);
+
+    // Whether a block of this size sent now would enter every pipeline as it is, without waiting, and without an eviction. Room
+    // that was found stays until something is sent. Raises what send() raises before it looks at the block.
+    bool has_room(std::uint32_t bytes, std::uint32_t frames) { return !ready_to_send() || rings_.has_room({bytes, frames}); }
+    // The same as 0; where there is none, when to look again, and the bell rings once half of what waits in the way was claimed.
+    Nanoseconds seek_room(std::uint32_t bytes, std::uint32_t frames) {
+        return ready_to_send() ? rings_.seek_room({bytes, frames}, monotonic_ns() + look_again_ns) : 0;
+    }
+
+    // send() for an event loop, which must not wait: True, False, or a SendAttempt where send() would wait.
     nb::object attempt(nb::handle self, nb::handle data);
 
     // For a Loan: checks how long the block may be, gives the memory, and sends what is in it.
@@ -94,6 +105,8 @@ public:
     bool has_ended() const noexcept { return ended_; }
     // How many blocks wait at this moment, in the pipeline in which the most do; 0 where blocks are handed over by a call.
     std::uint64_t waiting_blocks() const;
+    // How many blocks were dropped because what was to take them has failed, of all pipelines; but for those handed over by a call.
+    std::uint64_t failed_blocks() const;
     void detach();
     const Bell& bell() const;
 
@@ -130,8 +143,9 @@ private:
     // Whether there is anybody to send to. Raises where nothing may be sent any more.
     bool ready_to_send() const;
     void prepare(PyObject* data, Outgoing& block) const;
-    bool deliver(Outgoing& block, Nanoseconds sent_hint_ns);
-    void begin(Outgoing& block, Nanoseconds sent_hint_ns) const;
+    // `inherits`: what the block does not say itself, it has from the one that the module is at.
+    bool deliver(Outgoing& block, Nanoseconds sent_hint_ns, bool inherits = true);
+    void begin(Outgoing& block, Nanoseconds sent_hint_ns, bool inherits = true) const;
     bool complete(Outgoing& block);
     void decide_all(Outgoing& block);
     bool publish(const PayloadView& view, const Stamps& stamps, const BlockHeader& header, Nanoseconds sent_ns,

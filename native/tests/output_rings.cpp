@@ -138,6 +138,41 @@ void a_ring_ends_alone() {
     CHECK(sender.send());
 }
 
+// Whatever its rule, the fullest ring says whether there is room; one that keeps the newest, or has lost its consumer, is in
+// nobody's way.
+void room_is_that_of_the_fullest_ring() {
+    Memory empty(1);
+    Memory full(2, {RuleKind::drop_oldest, AfterWait::fail, 0});
+    Memory newest(1, {RuleKind::latest, AfterWait::fail, 0});
+    Sender sender;
+    CHECK(sender.rings.has_room({}));
+    empty.join(sender.rings, "a");
+    full.join(sender.rings, "b");
+    newest.join(sender.rings, "c");
+    for (std::uint64_t number = 0; number < buffer_size; ++number) {
+        CHECK(sender.rings.has_room({}));
+        CHECK_EQUAL(Nanoseconds{0}, sender.rings.seek_room({}, 1));
+        CHECK_EQUAL(std::uint64_t{0}, full.rings[0].header().wake_position.load());
+        sender.send();
+        expect(empty, 0, number);
+    }
+    CHECK(!sender.rings.has_room({}));
+    CHECK_EQUAL(std::uint64_t{0}, full.rings[0].header().wake_position.load());
+    CHECK_EQUAL(Nanoseconds{1}, sender.rings.seek_room({}, 1));
+    CHECK(full.rings[0].header().wake_position.load() != 0);
+    CHECK(full.rings[1].header().wake_position.load() != 0);
+    CHECK_EQUAL(std::uint64_t{0}, empty.rings[0].header().wake_position.load());
+    expect(full, 0, 0);
+    CHECK(!sender.rings.has_room({}));
+    expect(full, 1, 0);
+    CHECK(sender.rings.has_room({}));
+    sender.send();
+    CHECK(!sender.rings.has_room({}));
+    full.rings[0].set_abandoned();
+    full.rings[1].set_abandoned();
+    CHECK(sender.rings.has_room({}));
+}
+
 // As where buffers are tuned, or a module is replaced: one goes and one comes between two blocks, again and again.
 void rings_change_places() {
     Memory steady(1);
@@ -166,6 +201,7 @@ int main() {
     each_group_gets_one_copy();
     a_full_group_is_no_other_ones_matter();
     a_ring_ends_alone();
+    room_is_that_of_the_fullest_ring();
     rings_change_places();
     return 0;
 }

@@ -551,6 +551,27 @@ class OutputCore:
         Wait-free but for a pipeline with a waiting rule that is full. Any thread; callers are serialised.
         """
 
+    def pass_on(self, data: object | None) -> bool:
+        """
+        As send(), but what is sent has its own stamps and flags alone, and inherits none from the block that the module is
+        at: for a block that came at another time.
+        """
+
+    def has_room(self, payload_bytes: int = 0, frames: int = 0) -> bool:
+        """
+        Whether a block of this size sent now would enter every pipeline as it is: nothing would wait, be evicted or be
+        dropped for it, whatever their rules. Room that was found stays until something is sent.
+
+        Wait-free. Any thread; callers are serialised. Raises PipelineClosed where send() would; StateError where a
+        device sends.
+        """
+
+    def seek_room(self, payload_bytes: int = 0, frames: int = 0) -> int:
+        """
+        0: has_room() says so. Else when to look again, in ns of the monotonic clock; the bell of this end rings before that,
+        once half of what waits in the way was taken.
+        """
+
     def loan(self, frames: int | None = None) -> Loan:
         """
         Lends memory for one block: `with port.loan(frames) as samples:` gives a writable array to fill, and sends it.
@@ -631,6 +652,13 @@ class OutputCore:
         """
         How many blocks wait at this moment, in the pipeline in which the most do; 0 where all are handed over by a
         call. Any thread; does not block.
+        """
+
+    @property
+    def failed_blocks(self) -> int:
+        """
+        How many blocks of its pipelines were dropped because the module behind has failed, but for those handed over
+        by a call. Any thread; does not block.
         """
 
 class Bell:

@@ -191,6 +191,12 @@ class Sender:
             await self._watch.sleep(answer.until_ns)
         return queued
 
+    async def wait_for_room(self, payload_bytes: int, frames: int) -> None:
+        """Wait until `OutputCore.has_room`; whoever takes from what is full ends the sleep."""
+        await self._turns.take()
+        while until_ns := self._output.seek_room(payload_bytes, frames):
+            await self._watch.sleep(until_ns)
+
 
 class Receiver:
     """

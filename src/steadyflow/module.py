@@ -219,6 +219,17 @@ class OutputPort(OutputCore):
             )
         return self.sender.send_async(data)
 
+    async def wait_for_room(self, payload_bytes: int = 0, frames: int = 0) -> None:
+        """
+        Wait until `has_room` for a block of this size, whatever the rules of the pipelines, without stopping the loop.
+
+        The event loop of the module's worker only. Cancelling it leaves nothing behind. Raises as `has_room` does, and as
+        `send_async` in a module that is not asynchronous.
+        """
+        if self.sender is None:
+            raise StateError(f"{self!r}: expected a running asynchronous module to await wait_for_room().")
+        await self.sender.wait_for_room(payload_bytes, frames)
+
     def __repr__(self) -> str:
         return f"<OutputPort {type(self.module).__name__}.{self.name}: {self.format}>"
 
@@ -657,9 +668,23 @@ def output_ports(module: Module) -> dict[str, OutputPort]:
     return {name: vars(module)[name] for name in type(module)._steadyflow_outputs}
 
 
-def set_publisher(module: Module, publish: Callable[[FlowEvent], None] | None) -> None:
-    """Say where the events of a module go; None: nowhere any more."""
+def set_publisher(module: Module, publish: Callable[[FlowEvent], None] | None, name: str = "") -> None:
+    """Say where the events of a module go, and what it is called in its flow; None: nowhere any more."""
     vars(module)[_PUBLISHER] = publish
+    if name:
+        vars(module)[_NAME] = name
+
+
+def name_in_flow(module: Module) -> str:
+    """Return what a module is called in its flow, from ``setup`` on."""
+    return str(vars(module).get(_NAME, ""))
+
+
+def tell(module: Module, event: FlowEvent) -> None:
+    """Publish an event of this package, of a module that comes with it. As `Module.publish`; nobody is told where no flow runs."""
+    publisher: Callable[[FlowEvent], None] | None = vars(module).get(_PUBLISHER)
+    if publisher is not None:
+        publisher(event)
 
 
 def aligned_inputs(module: Module) -> Aligned | None:
@@ -703,6 +728,7 @@ def _make_ports(module: Module) -> dict[str, InputPort | OutputPort]:
 
 _SNAPSHOT: Final = "_steadyflow_snapshot"
 _PUBLISHER: Final = "_steadyflow_publish"
+_NAME: Final = "_steadyflow_name"
 _INTERNAL: Final = ("_arguments", "_steadyflow")
 _VALUES: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
 

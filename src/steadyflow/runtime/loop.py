@@ -214,7 +214,7 @@ class WorkerLoop(ABC):
             self._seats[module.name].context.order = module.order
         for module in self._wiring.modules:
             seat = self._seats[module.name]
-            set_publisher(seat.module, self._host.publish)
+            set_publisher(seat.module, self._host.publish, seat.name)
             for name, wire in module.inputs.items():
                 input_ports(seat.module)[name].format = self._format(wire)
             for name, wire in module.outputs.items():
