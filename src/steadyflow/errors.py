@@ -31,7 +31,8 @@ The errors of steadyflow: one tree, ordered by who caused them.
     │   ├── InsufficientMemory (OSError, MemoryError)
     │   ├── MissingExtra (ImportError)
     │   ├── DeviceUnavailable (OSError)
-    │   └── DeviceLost (OSError)
+    │   ├── DeviceLost (OSError)
+    │   └── SpoolUnavailable (OSError)          blocks cannot wait on this disk
     ├── FileUnreadable (OSError)
     ├── FileUnwritable (OSError)
     ├── ModuleFailed                            a module raised
@@ -47,7 +48,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, Self, TypeVar
+from typing import Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 ErrorT = TypeVar("ErrorT", bound="FlowError")
 
@@ -287,6 +288,27 @@ class DeviceUnavailable(SystemShortage, OSError):
 
 class DeviceLost(SystemShortage, OSError):
     """An audio device went away while it ran."""
+
+
+SpoolFailure: TypeAlias = Literal["directory", "permission", "full", "locked", "damaged", "removed", "io"]
+"""
+Why blocks cannot wait on disk: the folder is missing, nothing may be written there, the disk is full, another one uses the file, it is
+damaged, it is no longer where it was, or the disk fails.
+"""
+
+
+class SpoolUnavailable(SystemShortage, OSError):
+    """
+    The file of a spool cannot be used, or no longer.
+
+    Args:
+        message: What was expected, what came, and what to do.
+        reason: Which of the causes it is.
+    """
+
+    def __init__(self, message: str, *, reason: SpoolFailure = "io") -> None:
+        self.reason: SpoolFailure = reason
+        super().__init__(message)
 
 
 class FileUnreadable(FlowError, OSError):

@@ -9,6 +9,7 @@ What happens in a flow, as frozen records, and the bus that brings them to whoev
 - `ModuleAdded`, `ModuleReady`, `ModuleStarted`, `ModulePaused`, `ModuleResumed`, `ModuleEnded`, `ModuleStopped`, `PipelineFailure`, `RealtimeRefused`, `RealtimeRevoked`, `WorkerUnresponsive`: of modules and workers
 - `BackpressureDetected`, `BackpressureRelieved`, `StrategyChanged`, `StrategyAssessed`, `QualityChanged`,
   `StandstillDetected`: of flow control
+- `SpillFailed`, `SpillRestored`, `SpillLeft`: of blocks that wait on disk
 - `DeviceLost`, `DeviceRecovered`, `DeviceXrun`: of devices
 - `SubscriberStalled`, `DeliveryMissed`, `EventsLost`: of the events themselves
 """
@@ -21,6 +22,9 @@ from steadyflow.events.event import is_own as is_own
 from steadyflow.events.of_backpressure import BackpressureDetected as BackpressureDetected
 from steadyflow.events.of_backpressure import BackpressureRelieved as BackpressureRelieved
 from steadyflow.events.of_backpressure import QualityChanged as QualityChanged
+from steadyflow.events.of_backpressure import SpillFailed as SpillFailed
+from steadyflow.events.of_backpressure import SpillLeft as SpillLeft
+from steadyflow.events.of_backpressure import SpillRestored as SpillRestored
 from steadyflow.events.of_backpressure import StandstillDetected as StandstillDetected
 from steadyflow.events.of_backpressure import StrategyAssessed as StrategyAssessed
 from steadyflow.events.of_backpressure import StrategyChanged as StrategyChanged
@@ -94,6 +98,9 @@ __all__ = [
     "QualityChanged",
     "RealtimeRefused",
     "RealtimeRevoked",
+    "SpillFailed",
+    "SpillLeft",
+    "SpillRestored",
     "StandstillDetected",
     "StrategyAssessed",
     "StrategyChanged",

@@ -138,3 +138,65 @@ class QualityChanged(FlowEvent):
     before: str
     after: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpillFailed(FlowEvent):
+    """
+    Blocks that a pipeline has no room for cannot wait on disk any more. Published by the `Spool`, once until they can again.
+
+    Args:
+        module: Its name.
+        path: The file.
+        reason: What is wrong with it, in words.
+        then: What is done with such blocks meanwhile: ``"drop_oldest"``, ``"drop_newest"`` or ``"wait"``.
+    """
+
+    delivery: ClassVar[Delivery] = "high"
+
+    module: str
+    path: str
+    reason: str
+    then: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpillRestored(FlowEvent):
+    """
+    Blocks can wait on disk again. Published by the `Spool`, which tries once a second; ends a `SpillFailed`.
+
+    Args:
+        module: Its name.
+        path: The file.
+        lasted_s: How long they could not.
+        dropped: How many blocks were dropped meanwhile.
+    """
+
+    delivery: ClassVar[Delivery] = "high"
+
+    module: str
+    path: str
+    lasted_s: float
+    dropped: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpillLeft(FlowEvent):
+    """
+    A flow has ended before all blocks were delivered that wait on disk; the next run begins with them. Published by the `Spool`.
+
+    Args:
+        module: Its name.
+        path: The file.
+        blocks: How many there are.
+        frames: How long they are together, with those that are lost.
+        lost: How many more could not be written at the end, or were in a file that is gone.
+    """
+
+    delivery: ClassVar[Delivery] = "high"
+
+    module: str
+    path: str
+    blocks: int
+    frames: int
+    lost: int
