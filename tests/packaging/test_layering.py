@@ -22,7 +22,14 @@ LAYERS = [
     {"transform"},
     {"config", "audio_config", "realtime"},
     {"aligned", "module", "events", "metrics", "lifecycle", "registry"},
-    {"pipeline", "audio_pipeline", "converting_end", "report", "recording"},  # a pipeline reads its own metrics
+    {
+        "pipeline",
+        "audio_pipeline",
+        "converting_end",
+        "report",
+        "recording",
+        "spooling",
+    },  # a pipeline reads its own metrics
     {"runtime"},
     {"diagrams", "description"},
     {"pausing", "changing"},
