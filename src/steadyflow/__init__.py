@@ -14,7 +14,7 @@ The layout, in the order in which data flows:
     events, metrics, report            what is known about it
     lifecycle, registry                where each module is, and what it can do
     runtime                            where it runs: layout, workers, processes
-    recording                          what went through a pipeline, in a file
+    recording, spooling                what went through a pipeline, or waits for one, in a file
     diagrams                           what it looks like
     description, pausing               what it consists of, and what of it stands still
     coordinator                        who owns it all
