@@ -40,6 +40,7 @@ from steadyflow.backpressure.rules import (
     Latest,
     Rule,
     Sample,
+    Spill,
     Throttle,
     Wait,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "Sample",
     "SendTimeout",
     "Source",
+    "Spill",
     "StateError",
     "StructFormat",
     "Throttle",

@@ -211,6 +211,11 @@ class Changing:
             )
         return changes
 
+    @property
+    def is_together(self) -> bool:
+        """Whether several things are made one change at this moment."""
+        return self._together is not None
+
     def _refuse_together(self, action: str) -> None:
         if self._together is not None:
             raise StateError(

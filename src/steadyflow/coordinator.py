@@ -7,6 +7,7 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar, overload
 
@@ -14,7 +15,7 @@ from steadyflow._native import AbortFlag, shut_down
 from steadyflow.arguments import checked_number, checked_seconds, checked_switch
 from steadyflow.audio_config import AudioPipelineConfig
 from steadyflow.audio_pipeline import AudioDataPipeline
-from steadyflow.backpressure.rules import Rule
+from steadyflow.backpressure.rules import Rule, Spill
 from steadyflow.changing import Changing
 from steadyflow.clock import Clock, ManualClock, SystemClock
 from steadyflow.config import PipelineConfig
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from steadyflow.runtime.open_ends import OpenPlace
     from steadyflow.runtime.path_delays import PathBudget, PathDelay
     from steadyflow.runtime.workers import Worker
+    from steadyflow.spooling import Spilled
 
 ModuleT = TypeVar("ModuleT", bound=Module)
 FlowState: TypeAlias = Literal["new", "running", "stopped", "closed", "forked"]
@@ -121,6 +123,7 @@ class DataFlowCoordinator:
         self._state: FlowState = "new"
         self._description = Description(name)
         self._opened: dict[str, OpenPlace] = {}
+        self._spilled: dict[str, Spilled] = {}  # pipelines whose blocks may wait on disk
         self._abort = AbortFlag()
         self._events = TypedEventBus(name)
         # Weakly: it is this coordinator's, and must not keep it.
@@ -301,12 +304,70 @@ class DataFlowCoordinator:
             )
         source_name, output = self._description.output(source)
         target_name, input = self._description.input(target)
+        if isinstance(config.backpressure_strategy, Spill):
+            return self._register_spilled(source, target, config, config.backpressure_strategy, format)
+        return self._register(None, source_name, output, target_name, input, config, format)
+
+    def _register_spilled(
+        self,
+        source: OutputPort | str,
+        target: InputPort | str,
+        config: PipelineConfig,
+        rule: Spill,
+        format: Format | None,
+    ) -> str:
+        """Put a spool before the target, and link both to it. Returns the id of the pipeline that the application, or the target, has."""
+        from steadyflow.spooling import Spilled, Spool
+
+        source_name, output = self._description.output(source)
+        target_name, input = self._description.input(target)
+        ends = (source_name, "" if output is None else output.name), (target_name, "" if input is None else input.name)
+        pipeline_id = _id_of(*ends)
+        if output is None and input is None:
+            raise ConfigurationError(
+                f"{pipeline_id}: expected a module at one end of a pipeline whose blocks wait on disk, got two open ends. Use another rule."
+            )
+        if pipeline_id in self._description.pipelines:
+            raise DuplicateLink(f"{pipeline_id}: these two are linked already. One pipeline is enough.")
+        name = next(
+            each
+            for number in count(1)
+            if (each := f"{target_name}_spool{number if number > 1 else ''}") not in self._description.modules
+        )
+        spool = Spool(rule.path, max_bytes=rule.max_bytes, max_blocks=rule.max_blocks, then=rule.then, needs_file=False)
+        together = self._state == "running" and not self._changing.is_together
+        with self.changes() if together else contextlib.nullcontext():
+            self.add(spool, name=name)
+            before = PipelineConfig(buffer_size=config.buffer_size, priority=config.priority)
+            into = self._register(
+                pipeline_id if output is None else None, source_name, output, name, spool.data, before, format
+            )
+            out_of = self._register(
+                None if output is None else pipeline_id, name, spool.out, target_name, input, config, None
+            )
+        behind = self._description.pipelines[out_of]
+        for link in (behind, self._description.pipelines[into]):
+            link.spool_counts = spool.counts
+        self._spilled[pipeline_id] = Spilled(spool, behind, rule)
+        return into if output is None else out_of
+
+    def _register(
+        self,
+        pipeline_id: str | None,
+        source_name: str,
+        output: OutputPort | None,
+        target_name: str,
+        input: InputPort | None,
+        config: PipelineConfig,
+        format: Format | None,
+    ) -> str:
+        """Make one pipeline; None: it is called by its ends."""
         links_module = output is not None or input is not None
         if links_module:
             self._require_changeable("register a pipeline of a module")
         source_key = (source_name, "" if output is None else output.name)
         target_key = (target_name, "" if input is None else input.name)
-        pipeline_id = f"{'.'.join(filter(None, source_key))}->{'.'.join(filter(None, target_key))}"
+        pipeline_id = pipeline_id or _id_of(source_key, target_key)
         if pipeline_id in self._description.pipelines:
             raise DuplicateLink(f"{pipeline_id}: these two are linked already. One pipeline is enough.")
         if output is None and input is None and format is not None:
@@ -592,7 +653,9 @@ class DataFlowCoordinator:
         """
         from steadyflow.runtime.layout import ChosenRule, check_rule
 
-        link = self.pipeline(pipeline)
+        named = self.pipeline(pipeline)
+        spilled = self._spilled.get(named.id)
+        link = named if spilled is None else spilled.behind
         self._require_own("switch a rule")
         if self._state == "closed":
             raise PipelineClosed(f"{link.id}: flow {self.name!r} has been closed; its rule decides nothing any more.")
@@ -601,12 +664,19 @@ class DataFlowCoordinator:
         target = self._description.modules.get(link.target[0])
         levels = () if target is None or link.target_open else target.module.quality_levels
         check_rule(link, ChosenRule(strategy, link.live), levels)
+        if spilled is not None:
+            spilled.switch(strategy)
+        elif isinstance(strategy, Spill):
+            raise ConfigurationError(
+                f"{link.id}: expected a rule that needs no file, because the pipeline was connected without one, got {strategy!r}. Disconnect "
+                f"it, and connect it with that rule."
+            )
         before = link.rule
         link.set_rule(strategy)
         self._publish(
             StrategyChanged(
                 flow=self.name,
-                pipeline=link.id,
+                pipeline=named.id,
                 before="the default" if before is None else repr(before),
                 after=repr(strategy),
                 reason="handle_backpressure was called",
@@ -1226,6 +1296,10 @@ def _health_of(flow: weakref.ref[DataFlowCoordinator]) -> Callable[[str], float]
         return min(scores, default=100.0)
 
     return health
+
+
+def _id_of(source: tuple[str, str], target: tuple[str, str]) -> str:
+    return f"{'.'.join(filter(None, source))}->{'.'.join(filter(None, target))}"
 
 
 def _check_duration(owner: str, duration_s: float | None) -> None:

@@ -38,6 +38,7 @@ from steadyflow.payload import Preparer, native_spec
 if TYPE_CHECKING:
     from steadyflow.awaiting import Receiver, Sender
     from steadyflow.converting_end import ConvertingEnd
+    from steadyflow.spooling import SpoolCounts
 
 DROPPED_FAILED: Final = 4
 DROPPED_STOPPED: Final = 5
@@ -118,6 +119,8 @@ class Pipeline:
         """Whether a source above it is live, so that it cannot wait; known when the flow starts."""
         self.room_blocks: int | None = None
         """How many blocks may wait, where that was changed; None: as configured."""
+        self.spool_counts: Callable[[], SpoolCounts] | None = None
+        """What says how much waits on disk beside it; None: nothing may."""
         self.watched_by: Callable[[Pipeline], Pressure | None] | None = None
         """What says what flow control knows of it; None where that does not look."""
         self.format: Format | None = None

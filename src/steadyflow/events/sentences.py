@@ -10,6 +10,9 @@ from steadyflow.events.of_backpressure import (
     BackpressureDetected,
     BackpressureRelieved,
     QualityChanged,
+    SpillFailed,
+    SpillLeft,
+    SpillRestored,
     StandstillDetected,
     StrategyAssessed,
     StrategyChanged,
@@ -23,6 +26,9 @@ TOLD: Final = (
     StrategyAssessed,
     QualityChanged,
     StandstillDetected,
+    SpillFailed,
+    SpillRestored,
+    SpillLeft,
 )
 """The events that there are sentences of."""
 
@@ -50,6 +56,12 @@ def sentence(event: FlowEvent) -> str | None:
             return f"{event.module} works at quality {event.after!r} instead of {event.before!r}, because of {event.pipeline}"
         case StandstillDetected():
             return f"standstill: {event.reason}"
+        case SpillFailed():
+            return f"{event.module} cannot use {event.path}, so that {event.then!r} holds: {event.reason}"
+        case SpillRestored():
+            return f"{event.module} uses {event.path} again after {event.lasted_s:.2f} s, in which {event.dropped} blocks were dropped"
+        case SpillLeft():
+            return f"{event.module} has left {event.blocks} blocks in {event.path} for the next run"
     return None
 
 

@@ -20,6 +20,9 @@ class Pressure(msgspec.Struct, frozen=True, kw_only=True):
         pace_hz: How many blocks may come in a second, where its sources are slowed down; 0: as they come.
         credits: How many blocks may still come before it is half full.
         room_blocks: How many blocks may wait now.
+        spilled_blocks: How many wait on disk, before it.
+        spilled_bytes: How much that is.
+        spill_dropped: How many were dropped there.
     """
 
     state: str
@@ -32,3 +35,6 @@ class Pressure(msgspec.Struct, frozen=True, kw_only=True):
     pace_hz: float
     credits: int
     room_blocks: int
+    spilled_blocks: int = 0
+    spilled_bytes: int = 0
+    spill_dropped: int = 0

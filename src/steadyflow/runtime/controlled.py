@@ -129,6 +129,7 @@ class Controlled:
         reading, room = self.reading, self.pipeline.buffer_size
         waiting = 0 if reading is None else reading.waiting
         rings = self.pipeline.rings
+        spool = None if self.pipeline.spool_counts is None else self.pipeline.spool_counts()
         return Pressure(
             state=self._level,
             ok_s=self._in_state_ns["OK"] / 1e9,
@@ -140,6 +141,9 @@ class Controlled:
             pace_hz=self.pace_hz or 0.0,
             credits=max(room // 2 - waiting, 0),
             room_blocks=sum(ring.buffer_size for ring in rings) if rings else room,
+            spilled_blocks=0 if spool is None else spool.depth_blocks,
+            spilled_bytes=0 if spool is None else spool.depth_bytes,
+            spill_dropped=0 if spool is None else spool.dropped_blocks,
         )
 
     def dropped_ms(self, frames: int) -> float:

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from steadyflow.backpressure.ladder import Found, Judgement, Ladder, Move, Rung
 from steadyflow.backpressure.pacing import AdditiveIncrease, Credit, FixedRate, Pacer
 from steadyflow.backpressure.room import GrowingRoom, drained_within
-from steadyflow.backpressure.rules import Adaptive, Grow, Latest, Throttle
+from steadyflow.backpressure.rules import Adaptive, Grow, Latest, Spill, Throttle
 from steadyflow.errors import InsufficientMemory
 from steadyflow.events import FlowEvent, StrategyAssessed, StrategyChanged
 from steadyflow.pipeline import Pipeline
@@ -341,7 +341,7 @@ def treatment_for(controlled: Controlled, hands: Hands, *, may_pace: bool, quali
                 qualities=quality_levels[1:],
                 best=quality_levels[0] if quality_levels else "",
             )
-        case None:
+        case Spill() | None:
             return Nothing()
     if may_pace and rule.to_native(controlled.pipeline.live).waits_for_ever:
         return Paced(controlled, hands, Credit(), "paced by credits")

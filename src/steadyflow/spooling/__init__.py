@@ -7,6 +7,7 @@ Spools: blocks wait on disk where a pipeline has no room for them.
 - `SpooledBlock`: a block as it lies there
 """
 
+from steadyflow.spooling.spilled import Spilled as Spilled
 from steadyflow.spooling.spool import Spool as Spool
 from steadyflow.spooling.spool import SpoolCounts as SpoolCounts
 from steadyflow.spooling.store import SpooledBlock as SpooledBlock

@@ -91,6 +91,7 @@ class Spool(Module):
             ``"drop_newest"``: the new block is dropped; ``"wait"``: nothing more is taken, and the pipeline into the spool fills. What
             is dropped is counted, and the block after it says `BlockFlag.DISCONTINUITY`. A control block is never dropped: where its
             turn to go has come, what comes waits.
+        needs_file: Whether the setup fails where the disk does; else `then` holds until the file can be used.
 
     Raises:
         ConfigurationError: An argument is impossible.
@@ -105,7 +106,13 @@ class Spool(Module):
     _drainer: asyncio.Task[None] | None = None
 
     def __init__(
-        self, path: str | os.PathLike[str], *, max_bytes: int, max_blocks: int | None = None, then: Then = "drop_oldest"
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int,
+        max_blocks: int | None = None,
+        then: Then = "drop_oldest",
+        needs_file: bool = True,
     ) -> None:
         self._path: Path = checked_path("Spool", path)
         self._max_bytes = checked_integer("Spool", "max_bytes", max_bytes, _MOST)
@@ -113,6 +120,10 @@ class Spool(Module):
         if then not in _THEN:
             raise UnknownName("rule", then, _THEN, where="Spool")
         self._then: Then = then
+        self._needs_file = needs_file
+        self._instead: Literal["wait", "send"] | None = (
+            None  # what is done with a block, where nothing is to wait on disk any more
+        )
         self._leftover = self._passed = self._stored = self._restored = 0
         self._dropped_blocks = self._dropped_frames = 0
         self._depth = (0, 0, 0)
@@ -171,13 +182,18 @@ class Spool(Module):
             )
         self._format: Format = fmt
         self._codec: Codec | None = codec_for(fmt, where=str(self._path))
-        self._store = self._open()
-        self._leftover = self._old_left = self._store.depth_blocks
-        self._lost_behind = self._leftover > 0
         self._stirred = asyncio.Event()  # something waits that did not before, or it is the end
         self._ending = asyncio.Event()
         self._moved = asyncio.Event()  # something that waited has gone, or the disk works again
         self._minded = asyncio.Event()  # there is something to write soon, or to try again
+        try:
+            self._store = self._open()
+        except SpoolUnavailable as problem:
+            if self._needs_file:
+                raise
+            self._note_failure(problem)
+        self._leftover = self._old_left = 0 if self._store is None else self._store.depth_blocks
+        self._lost_behind = self._leftover > 0
         if self._leftover:
             self._stirred.set()
         self._drainer = asyncio.create_task(self._drain())
@@ -186,10 +202,24 @@ class Spool(Module):
 
     async def process(self, data: Block) -> None:
         """Pass a block on, or let it wait. May block on the disk; with ``then="wait"`` it awaits room there."""
-        if self._passes(data):
+        if self._instead is not None and not self._waits and not self._abandoned:
+            if self._instead == "wait":
+                await self.out.wait_for_room(_payload_bytes(data), data.frames)
+            self._pass(data)
+        elif self._passes(data):
             self._pass(data)
         else:
             await self._keep(data)
+
+    def bypass(self, instead: Literal["wait", "send"] | None) -> None:
+        """
+        Let nothing more wait on disk, once what is there has gone on. Any thread; does not wait.
+
+        Args:
+            instead: What is done with a block that finds no room: ``"wait"`` for it, or ``"send"``, so that the rule of the pipeline decides.
+                None: it waits on disk again.
+        """
+        self._instead = instead
 
     async def finish(self) -> None:
         """Deliver all that waits; it is given up only where the file cannot be read any more."""

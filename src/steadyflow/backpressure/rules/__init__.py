@@ -1,7 +1,7 @@
 """
 What a pipeline does that is full, or before it is: rules, as plain values. The data plane and flow control carry them out.
 
-- `Wait`, `Throttle`, `Grow`: nothing is lost
+- `Wait`, `Throttle`, `Grow`, `Spill`: nothing is lost, up to a limit
 - `DropOldest`, `DropNewest`, `DropByPriority`, `Latest`, `Sample`: something goes, and is counted
 - `Fail`: who sends decides
 - `Adaptive`: what is done follows the load
@@ -18,10 +18,13 @@ from steadyflow.backpressure.rules.fail import Fail as Fail
 from steadyflow.backpressure.rules.grow import Grow as Grow
 from steadyflow.backpressure.rules.latest import Latest as Latest
 from steadyflow.backpressure.rules.sample import Sample as Sample
+from steadyflow.backpressure.rules.spill import Spill as Spill
 from steadyflow.backpressure.rules.throttle import Throttle as Throttle
 from steadyflow.backpressure.rules.wait import Wait as Wait
 
-Rule: TypeAlias = Wait | Throttle | DropOldest | DropNewest | DropByPriority | Latest | Sample | Fail | Grow | Adaptive
+Rule: TypeAlias = (
+    Wait | Throttle | DropOldest | DropNewest | DropByPriority | Latest | Sample | Fail | Grow | Spill | Adaptive
+)
 
 __all__ = [
     "Adaptive",
@@ -34,6 +37,7 @@ __all__ = [
     "NativeRule",
     "Rule",
     "Sample",
+    "Spill",
     "Throttle",
     "Wait",
 ]

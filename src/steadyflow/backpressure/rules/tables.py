@@ -18,6 +18,7 @@ from steadyflow.backpressure.rules import (
     Latest,
     Rule,
     Sample,
+    Spill,
     Throttle,
     Wait,
 )
@@ -33,6 +34,7 @@ _RULES: Final[dict[str, type[Rule]]] = {
     "sample": Sample,
     "fail": Fail,
     "grow": Grow,
+    "spill": Spill,
     "adaptive": Adaptive,
 }
 assert set(_RULES.values()) == set(typing.get_args(Rule))

@@ -1,0 +1,50 @@
+"""What finds no room waits on disk."""
+
+from __future__ import annotations
+
+import os
+from typing import Final, Literal
+
+import msgspec
+
+from steadyflow.arguments import checked_path
+from steadyflow.backpressure.rules.carried_out import NativeRule, native
+from steadyflow.errors import UnknownName
+from steadyflow.formats import checked_integer
+
+THENS: Final = ("drop_oldest", "drop_newest", "wait")
+_MOST: Final = 1 << 46
+
+
+class Spill(msgspec.Struct, frozen=True):
+    """
+    What finds no room waits in a file, and comes from there in its order; also when the flow is started anew.
+
+    It is for where a pipeline is connected: a module `steadyflow.spooling.Spool` is put before its target, with a pipeline into it that has as
+    much room. `handle_backpressure` can switch to another rule, and back.
+
+    Args:
+        path: The file, of SQLite; made where there is none.
+        max_bytes: How much may wait there, with 64 bytes for each block.
+        max_blocks: How many blocks may wait there; None: as many as fit.
+        then: What happens where that is reached, or where the file cannot be used (`SpillFailed` says why): ``"drop_oldest"``,
+            ``"drop_newest"`` or ``"wait"``.
+    """
+
+    path: str
+    max_bytes: int
+    max_blocks: int | None = None
+    then: Literal["drop_oldest", "drop_newest", "wait"] = "drop_oldest"
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "path", os.fspath(checked_path("Spill", self.path)))
+        checked_integer("Spill", "max_bytes", self.max_bytes, _MOST)
+        if self.max_blocks is not None:
+            checked_integer("Spill", "max_blocks", self.max_blocks, _MOST)
+        then: object = self.then  # not checked yet
+        if not isinstance(then, str) or then not in THENS:
+            raise UnknownName("value of then", self.then, THENS, where="Spill")
+
+    def to_native(self, live: bool) -> NativeRule:
+        """Return what the data plane does. `live`: whether a source above it cannot wait."""
+        return native("wait")

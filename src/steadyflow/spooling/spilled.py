@@ -1,0 +1,40 @@
+"""A pipeline whose blocks may wait on disk: what was put into its way, and how that is switched."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from steadyflow.backpressure.rules import Rule, Spill
+from steadyflow.errors import ConfigurationError
+from steadyflow.pipeline import Pipeline
+from steadyflow.spooling.spool import Spool
+
+
+class Spilled(NamedTuple):
+    """
+    A pipeline whose blocks may wait on disk.
+
+    Args:
+        spool: Where they do.
+        behind: What leads out of that.
+        rule: What it was connected with.
+    """
+
+    spool: Spool
+    behind: Pipeline
+    rule: Spill
+
+    def switch(self, strategy: Rule) -> None:
+        """
+        Let blocks wait on disk no more, or again.
+
+        Raises:
+            ConfigurationError: They would have to wait in another file.
+        """
+        if isinstance(strategy, Spill) and strategy != self.rule:
+            raise ConfigurationError(
+                f"{self.behind.id}: expected {self.rule!r}, with which the pipeline was connected, or a rule that needs no file; got "
+                f"{strategy!r}. Disconnect it, and connect it with that rule."
+            )
+        waits = strategy.to_native(self.behind.live).waits
+        self.spool.bypass(None if isinstance(strategy, Spill) else "wait" if waits else "send")
