@@ -153,7 +153,26 @@ struct SlotSize {
     bool is_control() const noexcept { return bits >> 63 != 0; }
 };
 
-inline constexpr std::uint64_t longest_pace_ns = 60'000'000'000;
+inline constexpr Nanoseconds longest_pace_ns = 60'000'000'000;
+
+// From one block to the next, with 16 bits that say so: damage stops nobody, where it would be taken for a pace.
+struct Pace {
+    std::uint64_t bits;
+
+    static constexpr Pace make(Nanoseconds pace_ns) noexcept {
+        if (pace_ns <= 0) return {0};
+        const auto ns = static_cast<std::uint64_t>(std::min(pace_ns, longest_pace_ns));
+        return {ns | check(ns) << 48};
+    }
+    constexpr Nanoseconds ns() const noexcept {
+        const std::uint64_t ns = bits & last_position;
+        return bits >> 48 == check(ns) && ns <= static_cast<std::uint64_t>(longest_pace_ns) ? static_cast<Nanoseconds>(ns) : 0;
+    }
+
+private:
+    static constexpr std::uint64_t check(std::uint64_t ns) noexcept { return (ns ^ 0x9ace) * 0x9e3779b97f4a7c15 >> 48; }
+};
+
 inline constexpr std::uint32_t ring_magic = 0x676e6972;  // "ring"
 // Marks, and not just 1: a flipped bit neither ends nor stops a stream, nor undoes it.
 inline constexpr std::uint32_t end_mark = 0x21646e65;              // "end!"
@@ -185,7 +204,7 @@ struct alignas(cache_line) BasicRingHeader {
     Counter blocked_since_ns;  // when the wait for room began that still lasts; 0: nobody waits
     Counter peak_fill;
     Counter loan_copies;  // blocks of loans that could not be sent where they lay
-    Counter paced_ns;     // senders waited for so long because of `pace_ns`
+    Counter paced_ns;     // senders waited for so long because of `pace`
     alignas(cache_line) BasicTally<BasicDeliveries<Memory>, Memory> deliveries;
     alignas(cache_line) BasicTally<BasicDrops<Memory>, Memory> drops;
 
@@ -197,7 +216,7 @@ struct alignas(cache_line) BasicRingHeader {
     Counter byte_limit;   // of what may wait; 0: none
     Counter frame_limit;  // likewise
     Counter alarmed;      // 0, or 1: flow control wants to be woken when it becomes full
-    Counter pace_ns;      // from one block to the next, for senders that can wait; 0: as they come
+    Counter pace;         // a Pace, for senders that can wait; 0: as they come
     Atomic<std::uint64_t> pause;  // pause_mark: consumers find nothing; else when it was last resumed, 0: never paused
 
     // 0, or the position whose claim wakes the waiting producer. Set by the producer, cleared by whoever wakes it: the one
@@ -328,12 +347,10 @@ public:
         header_->byte_limit.store(bytes, std::memory_order_relaxed);
         header_->frame_limit.store(frames, std::memory_order_relaxed);
     }
-    // No longer than a minute, whatever the shared word says.
-    Nanoseconds pace_ns() const noexcept {
-        return static_cast<Nanoseconds>(std::min<std::uint64_t>(header_->pace_ns.load(std::memory_order_relaxed), longest_pace_ns));
-    }
+    // 0: none.
+    Nanoseconds pace_ns() const noexcept { return Pace{header_->pace.load(std::memory_order_relaxed)}.ns(); }
     void set_pace(Nanoseconds pace_ns) const noexcept {
-        header_->pace_ns.store(static_cast<std::uint64_t>(std::max<Nanoseconds>(pace_ns, 0)), std::memory_order_relaxed);
+        header_->pace.store(Pace::make(pace_ns).bits, std::memory_order_relaxed);
     }
     bool alarmed() const noexcept { return header_->alarmed.load(std::memory_order_relaxed) != 0; }
     void set_alarmed(bool alarmed) const noexcept { header_->alarmed.store(alarmed ? 1 : 0, std::memory_order_relaxed); }

@@ -658,6 +658,7 @@ class Pipeline:
         self._reports = self.conversion_reports()
         # The mapping goes with the last reference to it.
         self._output = self._inbox = self._converting = None
+        self._alarm = self.watched_by = None
         self._sender = self._receiver = None
         self._rings = self._producer_bells = self._consumer_bells = ()
         self._draining = []

@@ -254,7 +254,7 @@ def test_a_send_that_waits_follows_a_switched_rule_at_once(flow, opened, backgro
     else:
         assert call.result() is answer
     assert drain(pipe) == left
-    assert flow.report().events[-1].rule == repr(rule)
+    assert flow.report().events[-1].after == repr(rule)
 
 
 def test_several_sends_that_wait_all_follow_a_switched_rule(flow, opened, background):

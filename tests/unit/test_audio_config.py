@@ -4,8 +4,6 @@ import copy
 import pickle
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from steadyflow import (
     AudioDataPipeline,
@@ -14,17 +12,19 @@ from steadyflow import (
     BytesFormat,
     DataFlowCoordinator,
     DropOldest,
+    Grow,
     Latest,
     Pipeline,
     PipelineConfig,
+    Wait,
     load_flow,
 )
 from steadyflow.audio_config import (
-    buffer_blocks,
     check_audio_config,
     cycle_rules,
     intake_rules,
     regulates,
+    room_limits,
     staged_blocks,
 )
 from steadyflow.errors import ConfigurationError, UnknownName
@@ -87,16 +87,19 @@ def test_limits_in_frames_and_blocks():
 
 
 def test_an_input_that_keeps_nothing_can_be_held_all_the_same():
-    assert staged_blocks(AudioPipelineConfig(8, preroll_ms=0), FORMAT) == 8
-    assert staged_blocks(AudioPipelineConfig(8), FORMAT) == 0
+    assert staged_blocks(AudioPipelineConfig(8, preroll_ms=0)) == 8
+    assert staged_blocks(AudioPipelineConfig(8)) == 0
     assert regulates(AudioPipelineConfig(8, preroll_ms=0))
     assert not regulates(AudioPipelineConfig(8, 5, max_buffer_ms=40))
 
 
-@given(st.integers(1, 1000), st.floats(10, 1000))
-def test_the_first_limit_reached_wins(buffer_size, max_buffer_ms):
-    blocks = buffer_blocks(AudioPipelineConfig(buffer_size, max_buffer_ms=max_buffer_ms), FORMAT)
-    assert blocks == max(1, min(buffer_size, round(max_buffer_ms * 48) // 480))
+def test_limits_are_counted_in_bytes_and_frames():
+    config = AudioPipelineConfig(8, max_buffer_ms=25, max_buffer_bytes=100_000)
+    assert room_limits(config, None, FORMAT) == (100_000, 1200)
+    assert room_limits(config, Grow(64, max_bytes=50_000, max_ms=100), FORMAT) == (50_000, 1200)
+    assert room_limits(config, Grow(64, max_bytes=200_000, max_ms=10), FORMAT) == (100_000, 480)
+    assert room_limits(PipelineConfig(8), Wait(), FORMAT) == (0, 0)
+    assert room_limits(PipelineConfig(8, max_buffer_bytes=64), None, BytesFormat(64)) == (64, 0)
 
 
 @pytest.mark.parametrize(

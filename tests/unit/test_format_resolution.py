@@ -107,7 +107,8 @@ def test_what_ordered_replicas_send_waits_also_below_a_live_source(flow, replica
         flow.connect(work.out, flow.add(Collect()).data, buffer_size=4),
     )
     rules = chosen_rules(flow._description.modules, [into, out])
-    assert rules == {into.id: DropOldest(), out.id: rule}
+    assert {name: chosen.rule for name, chosen in rules.items()} == {into.id: DropOldest(), out.id: rule}
+    assert rules[into.id].live
 
 
 class Device(Source):

@@ -145,6 +145,15 @@ class BackpressureController:
                     # A pipeline that was damaged, or closed at this moment: whoever it belongs to tells.
                     _logger.debug("flow %r: a look at its pipelines failed", self._flow, exc_info=True)
 
+    def release(self) -> None:
+        """Let go of the memory. After the end; nobody asks any more."""
+        with self._looking:
+            self._controlled = {}
+            for kept in (self._treatments, self._rules, self._standing, self._shrunk):
+                kept.clear()
+            self._paces = Paces()
+            del self._alarm
+
     # --- looks --------------------------------------------------------------------------------------------------------
 
     def look(self) -> None:

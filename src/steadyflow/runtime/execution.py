@@ -722,6 +722,10 @@ class Execution:
         for layout in self.layouts:
             layout.release()
         self.segments = {}
+        self._news.release()
+        if self.flow_control is not None:
+            self.flow_control.release()
+            self.flow_control = None
 
     def module_reports(self) -> dict[str, ModuleReport]:
         """Return what each module did: what its worker told, or what was seen of it."""

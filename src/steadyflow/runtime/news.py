@@ -210,6 +210,11 @@ class NewsReader:
             self._tell_deferred(None)
             self._inbox.detach()
 
+    def release(self) -> None:
+        """Let go of the memory. After the end."""
+        if not self._thread.is_alive():
+            del self._inbox
+
     def tell_in_order(self, at_ns: int, tell: Callable[[], None]) -> None:
         """
         Tell something that happened in this process: now, or, where processes have told what is older and not read yet, after that.
