@@ -212,6 +212,7 @@ class NewsReader:
 
     def release(self) -> None:
         """Let go of the memory. After the end."""
+        self._rings = {}
         if not self._thread.is_alive():
             del self._inbox
 
