@@ -158,20 +158,6 @@ class Ladder:
         """Smoothed; 1.0 is the limit."""
         return self._averages["pressure"].value or 0.0
 
-    def remove(self, rung: Rung) -> None:
-        """Go without a step that could not be taken. Not the one that it is at."""
-        at = self.rung
-        self._rungs.remove(rung)
-        self._at = self._rungs.index(at)
-
-    def step_back(self) -> Rung:
-        """Say that the step could not be taken: go without it, and be where it was before. Returns that."""
-        failed = self.rung
-        self._at -= 1
-        self._rungs.remove(failed)
-        self._unjudged = False
-        return self.rung
-
     def note(self, found: Found) -> list[Move | Judgement]:
         """Take in what a look found; return what follows."""
         worst = max(found.sojourn_ms / self._target_ms, found.lost_share / LOST_SHARE)
@@ -187,8 +173,9 @@ class Ladder:
             self._calm_since_ns = None
         elif self._calm_since_ns is None:
             self._calm_since_ns = found.at_ns
-        if bad >= 1 and settled and self._at + 1 < len(self._rungs):
-            news.append(self._climb(found))
+        if bad >= 1:
+            if settled and self._at + 1 < len(self._rungs):
+                news.append(self._climb(found))
         elif self._at and self._calm_since_ns is not None:
             patience_ns = self._patience_ns * (BUSY_FACTOR if found.machine_is_busy else 1)
             if found.at_ns - max(self._calm_since_ns, self._moved_ns or 0) >= patience_ns:

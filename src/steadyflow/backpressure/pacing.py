@@ -18,8 +18,9 @@ CUT_NS: Final = 100_000_000
 GAIN_PER_S: Final = 0.5
 """How much faster in a second, as a share of what the consumer takes."""
 _LEAST_HZ: Final = 0.1
-_EMPTY: Final = 0.1
-_EMPTY_LOOKS: Final = 20
+_EMPTY: Final = 0.2  # of what is aimed at
+_EMPTY_NS: Final = 200_000_000
+_EMPTY_BLOCKS: Final = 2  # for so long it has to be empty that so many would have been taken
 
 
 class Pacer(Protocol):
@@ -65,10 +66,11 @@ class AdditiveIncrease:
             return self._hz
         if self._hz is None:
             if reading.fill > HALF:
-                self._hz, self._cut_ns = service_hz, reading.at_ns
+                self._hz, self._cut_ns = max(service_hz, _LEAST_HZ), reading.at_ns
         elif reading.fill > HALF:
             if reading.at_ns - self._cut_ns >= CUT_NS:
-                self._hz = max(self._hz * CUT, _LEAST_HZ)
+                # Where less came than was allowed, the pace has grown far beyond what is taken.
+                self._hz = max(min(self._hz, 2 * service_hz) * CUT, _LEAST_HZ)
                 self._cut_ns = reading.at_ns
         else:
             self._hz = min(self._hz + GAIN_PER_S * service_hz * elapsed_s, 2 * max(service_hz, self._hz))
@@ -80,13 +82,13 @@ class Credit:
     As much as keeps 50 ms of work in the pipeline, and no more than half of its room taken, where it would stand full otherwise: what its
     consumer takes, more below that, less above.
 
-    It begins where a pipeline is full that holds work for 50 ms or more, and ends where it stays nearly empty. A source is given as
-    much as is taken, as credits would do, and no queue stands full that delays for long.
+    It begins where a pipeline is full that holds work for 50 ms or more, and ends where it stays nearly empty, measured by what is aimed at.
+    A source is given as much as is taken, as credits would do, and no queue stands full that delays for long.
     """
 
     def __init__(self) -> None:
         self._paces = False
-        self._empty_looks = 0
+        self._empty_since_ns: int | None = None
 
     def note(self, reading: Reading, service_hz: float | None) -> float | None:
         """Take in a look; return the rate."""
@@ -95,13 +97,21 @@ class Credit:
         if not self._paces:
             work_ns = reading.waiting / service_hz * 1e9
             self._paces = reading.fill >= FULL and work_ns >= STANDING_NS
-            self._empty_looks = 0
-        self._empty_looks = self._empty_looks + 1 if reading.fill < _EMPTY else 0
-        if self._empty_looks >= _EMPTY_LOOKS:
-            self._paces = False
+            self._empty_since_ns = None
         if not self._paces:
             return None
         # The room in blocks is known by those that wait.
         room = reading.waiting / reading.fill if reading.fill > 0 else 1.0
         aim = min(max(service_hz * STANDING_NS / 1e9 / max(room, 1.0), 1 / max(room, 1.0)), HALF)
+        if self._stays_empty(reading, aim, service_hz):
+            self._paces = False
+            return None
         return max(service_hz * min(max(1 + (aim - reading.fill) / aim, 0.1), 2.0), _LEAST_HZ)
+
+    def _stays_empty(self, reading: Reading, aim: float, service_hz: float) -> bool:
+        if reading.fill >= _EMPTY * aim:
+            self._empty_since_ns = None
+            return False
+        if self._empty_since_ns is None:
+            self._empty_since_ns = reading.at_ns
+        return reading.at_ns - self._empty_since_ns >= max(_EMPTY_NS, _EMPTY_BLOCKS / service_hz * 1e9)

@@ -45,10 +45,11 @@ class GrowingRoom:
 
     def note(self, reading: Reading, room: int) -> int | None:
         """Take in a look at a pipeline with so much room; return what it should have; None: that."""
-        if reading.fill >= GROW_AT:
+        fill = reading.waiting / room  # in blocks: more of them are no help where bytes or ms are the limit
+        if fill >= GROW_AT:
             self._small_since_ns = None
             return min(2 * room, self._most) if room < self._most else None
-        if reading.fill >= SHRINK_BELOW or room <= self._least:
+        if fill >= SHRINK_BELOW or room <= self._least:
             self._small_since_ns = None
             return None
         if self._small_since_ns is None:

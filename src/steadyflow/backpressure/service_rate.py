@@ -22,6 +22,10 @@ class ServiceRate:
         """Blocks per second; None: it has never been busy for long enough."""
         self._since: Reading | None = None
 
+    def interrupt(self) -> None:
+        """Leave out the time until the next look: nothing could be taken."""
+        self._since = None
+
     def note(self, reading: Reading) -> None:
         """Take in what a look found."""
         since = self._since
