@@ -23,9 +23,10 @@ def checked_number(owner: str, name: str, value: object, *, above: float, most: 
     Raises:
         ConfigurationError: It is something else; the message names the owner and the value.
     """
-    if not isinstance(value, int | float | np.integer | np.floating) or not above < value <= most:
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not above < value <= most:  # type: ignore[operator]
         raise ConfigurationError(f"{owner}: expected {name} above {above:g} and up to {most:g}, got {value!r}.")
-    return float(value)
+    return float(value)  # type: ignore[arg-type]
 
 
 def checked_seconds(owner: str, name: str, value: object) -> float:

@@ -78,6 +78,55 @@ def test_a_misspelt_then_gets_the_near_miss():
 
 
 @pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Sample(1), r"Sample: expected one_of to be an integer of 2 or more, got 1\. Sample\(4\) keeps"),
+        (lambda: Sample(0), "got 0"),
+        (lambda: Sample(True), "got True"),
+        (lambda: Sample(2.0), "got 2.0"),
+        (lambda: Sample(1 << 40), "got 1099511627776"),
+        (lambda: Grow(0), "Grow: expected max_blocks to be an integer from 1 to 65,536, got 0"),
+        (lambda: Grow(65_537), "got 65537"),
+        (lambda: Grow(8.0), "got 8.0"),
+        (lambda: Grow(True), "got True"),
+        (lambda: Grow(8, max_bytes=0), "Grow: expected max_bytes to be an integer from 1 to"),
+        (lambda: Grow(8, max_bytes=(1 << 50) + 1), "expected max_bytes"),
+        (lambda: Grow(8, max_ms=0), "Grow: expected max_ms to be a number of milliseconds above 0"),
+        (lambda: Grow(8, max_ms=math.nan), "None sets no limit"),
+        (lambda: Grow(8, then="drop_oldst"), "Grow: unknown value of then 'drop_oldst'; did you mean 'drop_oldest'"),
+        (lambda: Grow(8, then=["wait"]), "unknown value of then"),
+        (lambda: Throttle(0), "Throttle: expected blocks_per_second above 0 and up to 1e[+]09, got 0"),
+        (lambda: Throttle(-1), "got -1"),
+        (lambda: Throttle(math.inf), "got inf"),
+        (lambda: Throttle(math.nan), "got nan"),
+        (lambda: Throttle("5"), "got '5'"),
+        (lambda: Throttle(True), "got True"),
+        (lambda: Adaptive(drain_ms=0), "Adaptive: expected drain_ms to be a number of milliseconds above 0"),
+        (lambda: Adaptive(drain_ms="5"), "None goes by max_latency_ms"),
+        (lambda: Adaptive(lower_quality=1), "Adaptive: expected lower_quality to be True or False, got 1"),
+    ],
+)
+def test_impossible_rules_are_refused(make, text):
+    with pytest.raises(ConfigurationError, match=text):
+        make()
+
+
+@pytest.mark.parametrize("then", ["wait", "drop_oldest", "drop_newest", "fail"])
+@pytest.mark.parametrize("live", [False, True])
+def test_what_is_to_happen_at_the_limit_of_a_growing_room_does_wherever_it_is(then, live):
+    expected = {"wait": Wait(), "drop_oldest": DropOldest(), "drop_newest": DropNewest(), "fail": Fail()}[then]
+    assert Grow(8, then=then).to_native(live) == expected.to_native(live)
+
+
+@pytest.mark.parametrize(
+    ("rule", "for_ever"),
+    [(Wait(), True), (Wait(5), False), (Throttle(), True), (Grow(8), True), (Fail(), False), (DropOldest(), False)],
+)
+def test_some_rules_wait_for_ever(rule, for_ever):
+    assert rule.to_native(live=False).waits_for_ever is for_ever
+
+
+@pytest.mark.parametrize(
     ("table", "rule"),
     [
         ({"kind": "wait", "timeout_ms": 5000}, Wait(5000)),
@@ -88,6 +137,17 @@ def test_a_misspelt_then_gets_the_near_miss():
         ("drop_newest", DropNewest()),
         ("latest", Latest()),
         ("fail", Fail()),
+        ("drop_by_priority", DropByPriority()),
+        ({"kind": "sample", "one_of": 4}, Sample(4)),
+        ("throttle", Throttle()),
+        ({"kind": "throttle", "blocks_per_second": 50.5}, Throttle(50.5)),
+        ({"kind": "grow", "max_blocks": 64}, Grow(64)),
+        (
+            {"kind": "grow", "max_blocks": 64, "max_bytes": 4096, "max_ms": 100, "then": "fail"},
+            Grow(64, max_bytes=4096, max_ms=100, then="fail"),
+        ),
+        ("adaptive", Adaptive()),
+        ({"kind": "adaptive", "drain_ms": 5, "lower_quality": False}, Adaptive(5, lower_quality=False)),
     ],
 )
 def test_rules_from_tables(table, rule):
@@ -104,6 +164,14 @@ def test_rules_from_tables(table, rule):
         ({"timeout_ms": 5}, "expected a rule such as"),
         ({"kind": "wait", "timeout_ms": 5, "then": ["fail"]}, "unknown value of then"),
         (5, "expected a rule such as"),
+        ("sample", "expected one_of of the rule 'sample', got {'kind': 'sample'}"),
+        ({"kind": "grow", "max_ms": 5}, "expected max_blocks of the rule 'grow'"),
+        ({"kind": "grow", "max_block": 5}, "unknown option of the rule 'grow' 'max_block'; did you mean 'max_blocks'"),
+        ({"kind": "grow", "max_blocks": "5"}, "expected max_blocks to be an integer"),
+        ({"kind": "sample", "one_of": 1}, "expected one_of to be an integer of 2 or more"),
+        ({"kind": "throttle", "hz": 1}, "unknown option of the rule 'throttle' 'hz'"),
+        ({"kind": "drop_by_priority", "timeout_ms": 5}, "unknown option of the rule 'drop_by_priority'"),
+        ({"kind": "adaptive", "lower_quality": "yes"}, "expected lower_quality to be True or False"),
     ],
 )
 def test_strange_tables_are_refused(table, text):
@@ -122,6 +190,7 @@ def test_defaults():
     assert config.backpressure_strategy is None
     assert config.transformation_required is False
     assert config.late == "pass"
+    assert config.max_buffer_bytes is None
 
 
 def test_priorities_rank_from_critical_to_low():
@@ -145,6 +214,22 @@ def test_configurations_are_values(config):
     assert hash(copy.copy(config)) == hash(config)
     assert config != PipelineConfig(1, max_latency_ms=1e7)
     assert config != "a configuration"
+
+
+def test_a_limit_of_bytes_is_part_of_the_value():
+    assert PipelineConfig(8, max_buffer_bytes=4096) == PipelineConfig(8, max_buffer_bytes=4096)
+    assert PipelineConfig(8, max_buffer_bytes=4096) != PipelineConfig(8)
+    assert "max_buffer_bytes=4096" in repr(PipelineConfig(8, max_buffer_bytes=4096))
+    assert PipelineConfig(8, max_buffer_bytes=1 << 50).max_buffer_bytes == 1 << 50
+
+
+def test_a_limit_of_bytes_from_a_file(tmp_path):
+    path = tmp_path / "flow.toml"
+    path.write_text("buffer_size = 8\nmax_buffer_bytes = 4096")
+    assert PipelineConfig.from_toml(path) == PipelineConfig(8, max_buffer_bytes=4096)
+    path.write_text("buffer_size = 8\nmax_buffer_bytes = 0")
+    with pytest.raises(ConfigurationError, match=r"flow\.toml, line 2, max_buffer_bytes: .*expected max_buffer_bytes"):
+        PipelineConfig.from_toml(path)
 
 
 def test_configurations_are_frozen():
@@ -194,6 +279,11 @@ def test_a_misspelt_buffer_size_is_not_a_missing_one():
         ({"target_fill_ms": 5}, r"a limit of audio; write AudioPipelineConfig\(target_fill_ms=5"),
         ({"late": "dorp"}, "did you mean 'drop'"),
         ({"bufer_size": 5}, "unknown option 'bufer_size'; did you mean 'buffer_size'"),
+        ({"max_buffer_bytes": 0}, "expected max_buffer_bytes to be an integer from 1 to 1,125,899,906,842,624, got 0"),
+        ({"max_buffer_bytes": (1 << 50) + 1}, "got 1125899906842625"),
+        ({"max_buffer_bytes": 4096.0}, "got 4096.0"),
+        ({"max_buffer_bytes": True}, "got True"),
+        ({"max_buffer_byte": 4096}, "did you mean 'max_buffer_bytes'"),
     ],
 )
 def test_impossible_settings_are_refused(options, text):
@@ -292,7 +382,25 @@ def test_pipelines_that_are_no_tables_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rule", [Wait(), Wait(5), Wait(5, "drop_newest"), DropOldest(), DropNewest(), Latest(), Fail()], ids=repr
+    "rule",
+    [
+        Wait(),
+        Wait(5),
+        Wait(5, "drop_newest"),
+        DropOldest(),
+        DropNewest(),
+        DropByPriority(),
+        Latest(),
+        Sample(2),
+        Fail(),
+        Throttle(),
+        Throttle(0.5),
+        Grow(64),
+        Grow(64, max_bytes=1 << 20, max_ms=100.0, then="drop_newest"),
+        Adaptive(),
+        Adaptive(5, lower_quality=True),
+    ],
+    ids=repr,
 )
 def test_a_rule_can_be_written_and_read_again(rule):
     assert rule_from_table(rule_to_table(rule)) == rule

@@ -291,6 +291,58 @@ def test_impossible_declarations_are_refused(attributes, text):
         declare(**attributes)
 
 
+@pytest.mark.parametrize(
+    ("levels", "text"),
+    [
+        (
+            "fast",
+            r"expected quality_levels to be a tuple of two names or more, the best first, such as \('full', 'fast'\)",
+        ),
+        (["full", "fast"], r"got \['full', 'fast'\]"),
+        (("full",), "two names or more"),
+        (("full", "full"), "two names or more"),
+        (("full", ""), "two names or more"),
+        (("full", 2), "two names or more"),
+        (("full", ["fast"]), "two names or more"),
+        (None, "got None"),
+        (("full", "fast"), r"Loud: has quality_levels\. Define set_quality\(self, level\), too"),
+    ],
+)
+def test_impossible_levels_of_quality_are_refused(levels, text):
+    attributes = {"audio": Input(MONO), "process": lambda self, audio: None, "quality_levels": levels}
+    with pytest.raises(ConfigurationError, match=text):
+        type(Module)("Loud", (Module,), attributes)
+
+
+def test_a_module_with_levels_of_quality_says_how_it_works_at_one():
+    class Ladder(Module):
+        audio = Input(MONO)
+        quality_levels = ("full", "half", "fast")
+        level = "full"
+
+        def process(self, audio):
+            return None
+
+        def set_quality(self, level):
+            self.level = level
+
+    class Finer(Ladder):
+        quality_levels = ("best", *Ladder.quality_levels)
+
+    module = Finer()
+    module.set_quality("half")
+    assert module.level == "half"
+    assert Ladder().quality_levels == ("full", "half", "fast")
+    assert Finer.quality_levels[0] == "best"
+
+
+def test_a_module_without_levels_has_none_to_work_at():
+    loudness = Loudness()
+    assert loudness.quality_levels == ()
+    with pytest.raises(StateError, match="expected a module with quality_levels, to work at 'fast'; it has none"):
+        loudness.set_quality("fast")
+
+
 def test_misspelt_names_are_unknown_names():
     with pytest.raises(UnknownName):
         declare(audio=Input(), process_adio=method)

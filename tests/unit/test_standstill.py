@@ -1,8 +1,8 @@
-"""What comes to a stop when a module waits for ever, and so which aligned inputs cannot be held back for which."""
+"""What comes to a stop when a module waits for ever, which aligned inputs so cannot be held back for which, and who waits for itself."""
 
 import pytest
 
-from steadyflow.runtime.standstill import Workplace, inputs_stopped_with, stopped_by
+from steadyflow.runtime.standstill import Workplace, inputs_stopped_with, stopped_by, waits_in_a_circle
 
 APART = {"a": Workplace("one", 1), "b": Workplace("two", 2), "c": Workplace("three", 3)}
 
@@ -103,3 +103,84 @@ def test_where_the_join_itself_would_stop_nothing_helps():
         "other": Workplace("main", 4),
     }
     assert stops([("other", "early")], places) == {"mic": ["reference"], "reference": []}
+
+
+# --- what waits for itself ----------------------------------------------------------------------------------------------
+
+
+def links(*arrows):
+    """Pipelines by their ends, such as "a>b"; of several between the same ends, "a>b:2"."""
+    return [(arrow, *arrow.partition(":")[0].split(">")) for arrow in arrows]
+
+
+def circle(full, empty=(), others=()):
+    """Return who waits for itself, in a flow of these pipelines."""
+    everything = [*links(*full), *links(*empty), *links(*others)]
+    return waits_in_a_circle(links(*full), links(*empty), [(source, target) for _, source, target in everything])
+
+
+@pytest.mark.parametrize(
+    ("full", "modules", "pipelines"),
+    [
+        (["a>b", "b>a"], ("a", "b"), ("a>b", "b>a")),
+        (["b>c", "c>a", "a>b"], ("b", "c", "a"), ("b>c", "c>a", "a>b")),
+        (["s>a", "a>b", "b>c", "c>b"], ("b", "c"), ("b>c", "c>b")),
+        (["a>a"], ("a",), ("a>a",)),
+        (["a>b:1", "a>b:2", "b>a"], ("a", "b"), ("a>b:1", "b>a")),
+    ],
+)
+def test_a_loop_of_full_pipelines_waits_for_itself(full, modules, pipelines):
+    found = circle(full)
+    assert (found.modules, found.pipelines) == (modules, pipelines)
+    assert found.reason.startswith(" -> ".join([*modules, modules[0]]) + " wait for each other")
+    assert "DropOldest()" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("full", "empty", "others"),
+    [
+        ([], [], ["a>b"]),
+        (["a>b"], [], []),
+        (["s>a", "a>b", "b>c"], [], []),
+        (["a>b"], [], ["b>a"]),  # a loop that is not full everywhere
+        (["a>b"], ["b>a"], []),
+    ],
+)
+def test_who_waits_for_somebody_who_is_only_slow_waits_not_for_itself(full, empty, others):
+    assert circle(full, empty, others) is None
+
+
+def test_a_join_that_takes_nothing_while_its_other_input_is_empty_waits_for_itself():
+    """The source waits for room on the one way, so that nothing comes on the other."""
+    found = circle(["s>a", "a>join"], ["s>b", "b>join"])
+    assert found.modules == ("a", "join", "b")
+    assert found.pipelines == ("a>join", "b>join")
+    assert found.reason.startswith(
+        "'join' takes nothing from a>join, which is full, while b>join is empty, because 'b' gets"
+    )
+    assert "Give a>join more room, or a rule that does not wait." in found.reason
+
+
+def test_one_module_may_be_on_both_ways():
+    found = circle(["s>join:left"], ["s>join:right"])
+    assert found.modules == ("s", "join", "s")
+    assert found.pipelines == ("s>join:left", "s>join:right")
+
+
+def test_the_way_may_be_long():
+    found = circle(["s>a", "a>b", "b>c", "c>join"], ["s>x", "x>y", "y>join"])
+    assert found.pipelines == ("c>join", "y>join")
+
+
+@pytest.mark.parametrize(
+    ("full", "empty", "others"),
+    [
+        (["a>join"], ["b>join"], []),  # nothing above is the same
+        (["a>join"], ["b>join"], ["s>a", "s>b"]),  # the source does not wait
+        (["s>a", "a>join"], ["b>other"], ["s>b", "b>join"]),  # the empty one leads elsewhere
+        (["s>a", "a>join"], [], ["s>b", "b>join"]),  # the join has something of both: it is only slow
+        (["s>a", "a>join"], ["t>b", "b>join"], []),  # another source
+    ],
+)
+def test_a_join_waits_for_others_where_these_can_go_on(full, empty, others):
+    assert circle(full, empty, others) is None

@@ -21,7 +21,7 @@ from steadyflow.events import BlockRejected, FlowEvent, ViewsExhausted
 from steadyflow.formats import Format
 from steadyflow.metrics.pools import PoolMetrics, read_pool_metrics
 from steadyflow.pipeline import Lane, Pipeline, make_receiver, make_sender
-from steadyflow.runtime.layout import RingShape, SegmentPlan, buffers_for, max_latency_ns
+from steadyflow.runtime.layout import ChosenRule, RingShape, SegmentPlan, buffers_for, check_rule, max_latency_ns
 
 _FIRST_BIT = 0
 
@@ -97,10 +97,12 @@ def open_source(
         publish: A method that takes events.
 
     Raises:
-        ConfigurationError: The pipeline has limits of audio that do not go with the format.
+        ConfigurationError: The pipeline has limits of audio that do not go with the format, or a rule that cannot be carried out.
         InsufficientMemory: The system has too little; says how much is needed.
     """
     rule = pipeline.rule or Wait()
+    if pipeline.target_open:  # the start has nothing to do with it
+        check_rule(pipeline, ChosenRule(rule, live=False), ())
     check_audio_config(pipeline.id, pipeline.config, fmt)
     shape = RingShape.of(pipeline, consumers)
     buffers = buffers_for([shape], fmt)
