@@ -240,6 +240,7 @@ class Pipeline:
             assert self.format is not None
             self._apply_rule(rings, self.format)
             self._rings = (*rings, *self._rings)
+            self.room_blocks = None
             self._producer_bells = (*producer_bells, *self._producer_bells)
             self._consumer_bells = (*consumer_bells, *self._consumer_bells)
         return earlier
@@ -267,8 +268,9 @@ class Pipeline:
     def set_room(self, blocks: int) -> None:
         """Let so many blocks wait, as far as there are slots; takes effect at the next send. Coordinator only."""
         self.room_blocks = blocks
-        each, more = divmod(blocks, len(self._rings) or 1)
-        for number, ring in enumerate(self._rings):
+        rings = self.filling
+        each, more = divmod(blocks, len(rings) or 1)
+        for number, ring in enumerate(rings):
             ring.set_buffer_size(max(each + (number < more), 1))
         for bell in self._producer_bells:
             ring_bell(*bell, ROOM_BIT)
@@ -344,9 +346,9 @@ class Pipeline:
     def set_rule(self, rule: Rule) -> None:
         """Switch the rule; takes effect at the next send, also of one that waits. Coordinator only."""
         self.rule = rule
-        limits = self.limits
-        for ring in self._rings:
-            ring.set_limits(*(-(-limit // len(self._rings)) for limit in limits))
+        limits, rings = self.limits, self.filling
+        for ring in rings:
+            ring.set_limits(*(-(-limit // len(rings)) for limit in limits))
         self.carry_out(rule.to_native(self.live))
 
     def carry_out(self, native: NativeRule) -> None:
@@ -434,6 +436,11 @@ class Pipeline:
         There is one for each replica of the module that sends, as each needs one that it alone writes.
         """
         return self._rings
+
+    @property
+    def filling(self) -> tuple[Ring, ...]:
+        """Those of its rings that somebody sends into, so without those that other ones have succeeded."""
+        return tuple(ring for ring in self._rings if ring not in self._draining)
 
     # --- for users ---------------------------------------------------------------------------------------------------------
 

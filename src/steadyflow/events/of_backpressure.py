@@ -19,7 +19,7 @@ class BackpressureDetected(FlowEvent):
         reason: What was found, in words.
         numbers: What it was found by, as names, which end with their unit, and values.
         culprit: The module that cannot keep up: the first one downstream that does not wait for another; None: not known.
-        stalled: Other pipelines of the same output, which get nothing while this one makes it wait.
+        stalled: Other pipelines that the same module feeds, which get nothing while this one makes it wait.
     """
 
     delivery: ClassVar[Delivery] = "critical"

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from steadyflow._native import Segment, monotonic_ns, ring_bell, wait_for_bell
-from steadyflow.errors import FlowError, StateError
+from steadyflow.backpressure.reading import Reading
+from steadyflow.errors import FlowError
 from steadyflow.events import (
     BackpressureDetected,
     BackpressureRelieved,
@@ -24,7 +25,7 @@ from steadyflow.pipeline import Pipeline
 from steadyflow.platform.machine_load import MachineLoad, read_machine_load
 from steadyflow.runtime.controlled import Change, Controlled
 from steadyflow.runtime.standstill import waits_in_a_circle
-from steadyflow.runtime.treatments import Nothing, Treatment, treatment_for
+from steadyflow.runtime.treatments import Treatment, treatment_for
 from steadyflow.runtime.upstream import Paces, first_rings_above
 
 LOOK_NS: Final = 10_000_000
@@ -106,7 +107,7 @@ class BackpressureController:
         self._paces = Paces()
         self._load = MachineLoad(None, None)
         self._load_ns = 0
-        self._standing: dict[str, tuple[int, int]] = {}  # blocked pipelines: since when, and what was delivered by then
+        self._standing: dict[str, Reading] = {}  # of full pipelines, what was found when a block was last taken
         self._told_standing: set[str] = set()
         self._shrunk: dict[str, _Shrunk] = {}
         self._collected_ns = 0
@@ -172,7 +173,7 @@ class BackpressureController:
             for pipeline in pipelines:
                 news += self._treat(self._controlled[pipeline.id])
             self._paces.apply()
-            news += self._look_for_standstill(pipelines, now_ns)
+            news += self._look_for_standstill(pipelines)
             self._collect(now_ns)
         for event in news:
             self._publish(event)
@@ -186,9 +187,12 @@ class BackpressureController:
         """Look no more at a pipeline. Any thread."""
         with self._looking:
             if self._controlled.pop(pipeline.id, None) is not None:
-                self._treatments.pop(pipeline.id, None)
+                treatment = self._treatments.pop(pipeline.id, None)
+                if treatment is not None:
+                    treatment.end()  # others may do something for its sake
                 self._rules.pop(pipeline.id, None)
                 self._standing.pop(pipeline.id, None)
+                self._told_standing.discard(pipeline.id)
                 self._shrunk.pop(pipeline.id, None)
                 self._paces.forget(pipeline)
 
@@ -215,8 +219,8 @@ class BackpressureController:
 
     def _treat(self, controlled: Controlled) -> Iterable[FlowEvent]:
         pipeline = controlled.pipeline
-        if self._rules.get(pipeline.id) is not pipeline.rule:
-            before = self._treatments.pop(pipeline.id, None)
+        before = self._treatments.get(pipeline.id)
+        if before is None or self._rules[pipeline.id] is not pipeline.rule:
             if before is not None:
                 before.end()
                 assert pipeline.rule is not None
@@ -228,8 +232,7 @@ class BackpressureController:
                 may_pace=not pipeline.live,
                 quality_levels=() if pipeline.target_open else self._run.quality_levels(pipeline.target[0]),
             )
-        treatment = self._treatments[pipeline.id]
-        return () if isinstance(treatment, Nothing) else list(treatment.note(self._flow))
+        return self._treatments[pipeline.id].note(self._flow)
 
     def _told(self, controlled: Controlled, change: Change) -> FlowEvent:
         pipeline = controlled.pipeline
@@ -271,19 +274,22 @@ class BackpressureController:
         others = (link.pipeline for link in self._controlled.values())
         return tuple(each.id for each in others if each is not pipeline and each.source[0] == pipeline.source[0])
 
-    def _look_for_standstill(self, pipelines: Sequence[Pipeline], now_ns: int) -> Iterable[FlowEvent]:
+    def _look_for_standstill(self, pipelines: Sequence[Pipeline]) -> Iterable[FlowEvent]:
         waiting: list[Pipeline] = []
         for pipeline in pipelines:
             controlled = self._controlled[pipeline.id]
             reading = controlled.reading
-            if reading is None or reading.fill < 1 or controlled.blocked_share < 1 - _BLOCKED:
+            if reading is None or reading.fill < 1 or not controlled.blocked_share:
                 self._standing.pop(pipeline.id, None)
                 self._told_standing.discard(pipeline.id)
                 continue
-            since_ns, delivered = self._standing.setdefault(pipeline.id, (now_ns, reading.delivered))
-            if delivered != reading.delivered:
-                self._standing[pipeline.id] = (now_ns, reading.delivered)
-            elif now_ns - since_ns >= _STANDSTILL_NS:
+            since = self._standing.setdefault(pipeline.id, reading)
+            if since.delivered != reading.delivered:
+                self._standing[pipeline.id] = reading
+                continue
+            # Over all of that time: between two looks it may be less, where one of them was held up.
+            stood_ns, blocked_ns = reading.at_ns - since.at_ns, reading.blocked_ns - since.blocked_ns
+            if stood_ns >= _STANDSTILL_NS and blocked_ns >= (1 - _BLOCKED) * stood_ns:
                 waiting.append(pipeline)
         if not waiting or self._told_standing.issuperset(each.id for each in waiting):
             return
@@ -331,6 +337,8 @@ class BackpressureController:
     def give_room(self, pipeline: Pipeline, blocks: int) -> None:
         """See `treatments.Hands`."""
         before = pipeline.buffer_size
+        if not pipeline.has_ring:
+            return  # it is gone
         if blocks > before:
             self._run.allow_buffers(pipeline, blocks - before)
             pipeline.set_room(blocks)
@@ -349,9 +357,11 @@ class BackpressureController:
 
     def _set_quality(self, pipeline: Pipeline, level: str, reason: str) -> None:
         module = pipeline.target[0]
+        if not self._run.quality_levels(module):
+            return  # it is gone
         try:
             before = self._run.set_quality(module, level)
-        except StateError as refusal:  # it has ended, or is busy for too long
+        except FlowError as refusal:  # it has ended, or is busy for too long
             _logger.info("flow %r: the quality of %r stays as it is: %s", self._flow, module, refusal)
             return
         event = QualityChanged(

@@ -20,7 +20,7 @@ _LEAST_ROOM: Final = 3  # a pipeline with less room becomes full in ordinary tra
 _SHARE_OF_BUDGET: Final = 0.2
 _DELAY_INTERVAL_MS: Final = 25.0  # 40 ms and twice the target would be too late for most budgets
 _RELIEF_NS: Final = 150_000_000
-_QUIET: Final = Verdict("watermarks", False, "OK", "nothing waits for long", ())
+_ON_PURPOSE: Final = Verdict("watermarks", False, "OK", "its rule loses blocks on purpose now", ())
 
 
 class Change(NamedTuple):
@@ -74,6 +74,7 @@ class Controlled:
         """What is done, where that is not its rule as it stands."""
         self.pace_hz: float | None = None
         self._detector = detector or detectors_for(pipeline)
+        self._passed_over: Reading | None = None  # the latest look that its detectors were not bothered with
         self._level = "OK"
         self._in_state_ns = {"OK": 0, "LOW": 0, "HIGH": 0}
         self._since_ns = 0
@@ -85,17 +86,19 @@ class Controlled:
         rings = self.pipeline.rings
         if not rings or self.pipeline.paused:
             self.reading = None
+            self.service.interrupt()
             return None
         reading = read(rings, self.pipeline, now_ns)
         last, self.reading = self.reading or reading, reading
         self.service.note(reading)
         happened = growth(last, reading)
         dropped = max(reading.dropped - last.dropped, 0)
-        self.lost_share = dropped / happened.sent if happened.sent else 0.0
+        self.lost_share = min(dropped / happened.sent, 1.0) if happened.sent else 0.0  # what is flushed was sent before
         self.blocked_share = min(happened.blocked_ns / happened.elapsed_ns, 1.0) if happened.elapsed_ns > 0 else 0.0
         self._in_state_ns[self._level] += max(happened.elapsed_ns, 0)
         if isinstance(self.pipeline.rule, (Latest, Sample)):
-            return None  # it loses blocks on purpose
+            self._level = "OK"  # it loses blocks on purpose
+            return self._relieved(_ON_PURPOSE, now_ns) if self.congested else None
         quiet = (
             reading.fill < _QUIET_FILL
             and not happened.full_events
@@ -103,7 +106,12 @@ class Controlled:
             and not reading.sojourn_ns
         )
         if quiet and not self.congested and self._level == "OK":
+            self._passed_over = reading
             return None
+        if self._passed_over is not None:
+            # What happened since then, and not since long ago.
+            self._detector.note(self._passed_over)
+            self._passed_over = None
         verdict = self._detector.note(reading)
         self._level = "LOW" if verdict.congested and verdict.level == "OK" else verdict.level
         if verdict.congested or not self.congested:
@@ -118,6 +126,10 @@ class Controlled:
         if self.congested:
             self._since_ns, self._dropped_before = now_ns, self._drops()
             return Change(True, verdict)
+        return self._relieved(verdict, now_ns)
+
+    def _relieved(self, verdict: Verdict, now_ns: int) -> Change:
+        self.congested, self._relieved_ns = False, None
         blocks, frames = self._drops()
         blocks_before, frames_before = self._dropped_before
         return Change(

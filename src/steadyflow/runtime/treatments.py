@@ -75,7 +75,7 @@ class Paced:
         controlled: The pipeline.
         hands: Does it.
         pacer: Says by how much.
-        name: What that is called.
+        name: What that is called; "": it is one of several things that are done, or what the rule says.
     """
 
     def __init__(self, controlled: Controlled, hands: Hands, pacer: Pacer, name: str = "") -> None:
@@ -91,13 +91,16 @@ class Paced:
             hz = self._pacer.note(reading, self._controlled.service.hz)
             if hz is not None or self._controlled.pace_hz is not None:
                 self._controlled.pace_hz = hz
-                self._controlled.strategy = self._name if hz is not None else ""
+                if self._name:
+                    self._controlled.strategy = self._name if hz is not None else ""
                 self._hands.pace(self._controlled.pipeline, hz)
         return ()
 
     def end(self) -> None:
         """Let everything come as it comes."""
-        self._controlled.pace_hz, self._controlled.strategy = None, ""
+        self._controlled.pace_hz = None
+        if self._name:
+            self._controlled.strategy = ""
         self._hands.pace(self._controlled.pipeline, None)
 
 
@@ -124,13 +127,17 @@ class Growing:
         wanted = None if reading is None else self._room.note(reading, before)
         if reading is None or wanted is None:
             return
-        reason = f"{reading.fill:.0%} of its room is taken"
+        # A rule that was switched to found its slots as they were.
+        wanted = min(wanted, sum(ring.most_waiting for ring in pipeline.filling))
+        if wanted == before:
+            return
+        reason = f"{reading.waiting / before:.0%} of its room is taken"
         if wanted < before:
             reason += ", and was not more for 5 s"
         try:
             self._hands.give_room(pipeline, wanted)
         except InsufficientMemory as shortage:
-            self._room = GrowingRoom(before, before)
+            self._room = GrowingRoom(pipeline.config.buffer_size, before)
             yield _changed(
                 flow, pipeline, _blocks(before), _blocks(before), f"no more memory for it: {shortage}", (), ""
             )
@@ -222,10 +229,8 @@ class Adapting:
 
     def end(self) -> None:
         """Undo all steps."""
-        pipeline = self._controlled.pipeline
         self._go_to(NORMAL, "its rule was switched")
         self._controlled.strategy = ""
-        pipeline.set_room(pipeline.config.buffer_size)
 
     def _take(self, flow: str, move: Move) -> FlowEvent:
         self._go_to(move.after, move.reason)
@@ -241,7 +246,7 @@ class Adapting:
         self._controlled.strategy = rung.name
         if (THROTTLE.name in names) is (self._paced is None):
             if self._paced is None:
-                self._paced = Paced(self._controlled, self._hands, AdditiveIncrease(), rung.name)
+                self._paced = Paced(self._controlled, self._hands, AdditiveIncrease())
             else:
                 self._paced.end()
                 self._paced = None

@@ -12,6 +12,7 @@ from typing import Final
 from steadyflow.pipeline import Pipeline
 
 _LEAST_CHANGE: Final = 0.02  # of a pace: less is not worth a store
+_LONGEST_NS: Final = 60_000_000_000  # what the data plane takes for a pace
 
 
 def first_rings_above(pipeline: Pipeline, pipelines: Iterable[Pipeline]) -> list[Pipeline]:
@@ -62,7 +63,6 @@ class Paces:
     def __init__(self) -> None:
         self._wanted: dict[str, dict[str, float]] = {}  # by the pipeline that is paced, and that for whose sake
         self._links: dict[str, Pipeline] = {}
-        self._set: dict[str, float] = {}
 
     def want(self, pipeline: Pipeline, hz: float | None, first: Iterable[Pipeline], counted: Mapping[str, int]) -> None:
         """
@@ -74,25 +74,25 @@ class Paces:
             first: Where it is paced, see `first_rings_above`.
             counted: How many blocks have been sent into each pipeline so far: a module may make more blocks of one, or fewer.
         """
+        for wanted in self._wanted.values():
+            wanted.pop(pipeline.id, None)  # the flow may have been changed, so that something else is first now
+        if hz is None:
+            return
         for link in first:
-            wanted = self._wanted.setdefault(link.id, {})
             self._links[link.id] = link
-            if hz is None:
-                wanted.pop(pipeline.id, None)
-                continue
             above, below = counted.get(link.id, 0), counted.get(pipeline.id, 0)
-            wanted[pipeline.id] = hz if link is pipeline or not (above and below) else hz * above / below
+            rate_hz = hz if link is pipeline or not (above and below) else hz * above / below
+            self._wanted.setdefault(link.id, {})[pipeline.id] = rate_hz
 
     def apply(self) -> None:
         """Let the slowest of what is wanted hold."""
         for name, wanted in self._wanted.items():
-            hz = min(wanted.values(), default=0.0)
-            before = self._set.get(name, 0.0)
-            if abs(hz - before) <= _LEAST_CHANGE * before:
-                continue
-            self._set[name] = hz
-            for ring in self._links[name].rings:
-                ring.set_pace(round(1e9 / hz) if hz else 0)
+            # Each ring has a sender of its own. Another one may have taken its place since the last time.
+            rings = self._links[name].filling
+            pace_ns = round(min(len(rings) * 1e9 / min(wanted.values()), _LONGEST_NS)) if wanted else 0
+            for ring in rings:
+                if abs(ring.pace_ns - pace_ns) > _LEAST_CHANGE * pace_ns:
+                    ring.set_pace(pace_ns)
 
     def clear(self) -> None:
         """Let everything come as it comes."""
@@ -105,5 +105,5 @@ class Paces:
         for wanted in self._wanted.values():
             wanted.pop(pipeline.id, None)
         self.apply()
-        for kept in (self._wanted, self._links, self._set):
+        for kept in (self._wanted, self._links):
             kept.pop(pipeline.id, None)
