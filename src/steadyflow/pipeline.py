@@ -21,6 +21,7 @@ from steadyflow._native import (
     ring_bell,
 )
 from steadyflow.audio_config import CycleRules, IntakeRules, RoomLimits, room_limits
+from steadyflow.backpressure.room import divided
 from steadyflow.backpressure.rules import Rule
 from steadyflow.backpressure.rules.carried_out import NativeRule
 from steadyflow.clock import Clock, SystemClock
@@ -121,6 +122,8 @@ class Pipeline:
         """How many blocks may wait, where that was changed; None: as configured."""
         self.spool_counts: Callable[[], SpoolCounts] | None = None
         """What says how much waits on disk beside it; None: nothing may."""
+        self.growth_blocks = 0
+        """How many more blocks than at first may wait at most: what its rings and buffers were made for."""
         self.watched_by: Callable[[Pipeline], Pressure | None] | None = None
         """What says what flow control knows of it; None where that does not look."""
         self.format: Format | None = None
@@ -135,6 +138,7 @@ class Pipeline:
         """What its times are of. Set by the coordinator before it is attached."""
         self._alarm: tuple[Segment, int] | None = None  # where flow control sleeps, of an open source
         self._carried_out: NativeRule | None = None  # what the data plane does where it is full
+        self._pace_ns = 0  # from one block to the next, where it is slowed down
         self._announce_pause = announce_pause
         self._switching = threading.Lock()  # pauses come from any thread, and the stop of the flow from another one
         self._pauses_at_start = False  # asked for before there is a ring
@@ -169,6 +173,7 @@ class Pipeline:
         fmt: Format,
         producer_bells: Sequence[tuple[Segment, int]],
         consumer_bells: Sequence[tuple[Segment, int, int]],
+        growth_blocks: int,
     ) -> None:
         """
         Tell where its rings are, and where its ends sleep; from here on it has metrics. Coordinator only.
@@ -178,6 +183,7 @@ class Pipeline:
             fmt: What flows.
             producer_bells: Segment and offset, for each ring.
             consumer_bells: Segment, offset and bit, for each replica of its target; none for a fused pipeline.
+            growth_blocks: How many more blocks than at first may wait at most.
 
         Raises:
             StateError: It was paused before, and is fused.
@@ -190,16 +196,18 @@ class Pipeline:
                     ring.pause()
             self._producer_bells = tuple(producer_bells)
             self._consumer_bells = tuple(consumer_bells)
-            self._apply_rule(rings, fmt)
+            self.apply_rule(rings, fmt)
             self._rings = tuple(rings)
+            self.growth_blocks = growth_blocks
         self.format = fmt
         self._opened_ns = self.clock.monotonic_ns()
 
-    def _apply_rule(self, rings: Sequence[Ring], fmt: Format) -> None:
-        """Give rings the rule in force, which may have been switched since they were made, and the limits."""
+    def apply_rule(self, rings: Sequence[Ring], fmt: Format) -> None:
+        """Give rings the rule in force, which may have been switched since they were made, the limits, and the pace. Coordinator only."""
         limits = room_limits(self.config, self.rule, fmt)
         for ring in rings:
             ring.set_limits(*(-(-limit // len(rings)) for limit in limits))
+            ring.set_pace(self._pace_ns)
             if self._carried_out is not None:
                 ring.set_rule(*self._carried_out)
 
@@ -227,9 +235,12 @@ class Pipeline:
         rings: Sequence[Ring],
         producer_bells: Sequence[tuple[Segment, int]],
         consumer_bells: Sequence[tuple[Segment, int, int]],
+        growth_blocks: int,
     ) -> tuple[Ring, ...]:
         """
         Tell where its rings are from now on, because a module at one end is replaced; see `attach`. Coordinator only.
+
+        They have the room that the pipeline had at first; flow control finds what they need.
 
         Returns:
             Those until now, which drain; `settle` them then.
@@ -238,9 +249,9 @@ class Pipeline:
             earlier = tuple(ring for ring in self._rings if ring not in self._draining)
             self._draining += earlier
             assert self.format is not None
-            self._apply_rule(rings, self.format)
+            self.apply_rule(rings, self.format)
             self._rings = (*rings, *self._rings)
-            self.room_blocks = None
+            self.room_blocks, self.growth_blocks = None, growth_blocks
             self._producer_bells = (*producer_bells, *self._producer_bells)
             self._consumer_bells = (*consumer_bells, *self._consumer_bells)
         return earlier
@@ -269,11 +280,20 @@ class Pipeline:
         """Let so many blocks wait, as far as there are slots; takes effect at the next send. Coordinator only."""
         self.room_blocks = blocks
         rings = self.filling
-        each, more = divmod(blocks, len(rings) or 1)
-        for number, ring in enumerate(rings):
-            ring.set_buffer_size(max(each + (number < more), 1))
+        if not rings:
+            return  # it has been closed
+        first = self.config.buffer_size
+        at_first, grown = divided(min(blocks, first), len(rings)), divided(max(blocks - first, 0), len(rings))
+        for ring, *shares in zip(rings, at_first, grown, strict=True):
+            ring.set_buffer_size(max(sum(shares), 1))
         for bell in self._producer_bells:
             ring_bell(*bell, ROOM_BIT)
+
+    def set_pace(self, pace_ns: int) -> None:
+        """Let no more than one block come in so many ns; 0: as they come. Also in rings that succeed these. Coordinator only."""
+        self._pace_ns = pace_ns
+        for ring in self._rings:
+            ring.set_pace(pace_ns)
 
     def switch_source(
         self, ring: tuple[Segment, int], pool: tuple[Segment, int], consumer: tuple[Segment, int, int]

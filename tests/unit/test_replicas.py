@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from steadyflow.runtime.replicas import divided
+from steadyflow.backpressure.room import divided
 
 
 @given(lanes=st.integers(1, 15), more=st.integers(0, 200))

@@ -29,6 +29,12 @@ def drained_within(service_hz: float, drain_ms: float, room: int, most: int) -> 
     return wanted if abs(wanted - room) > LEAST_CHANGE * room else None
 
 
+def divided(buffer_size: int, lanes: int) -> list[int]:
+    """Divide the blocks that may wait in a pipeline among its lanes; none gets more than one block more than another."""
+    each, more = divmod(buffer_size, lanes)
+    return [each + (lane < more) for lane in range(lanes)]
+
+
 class GrowingRoom:
     """
     Twice as much before it is full, and half of that where it was not needed for 5 s.

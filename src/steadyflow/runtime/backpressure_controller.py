@@ -5,6 +5,7 @@ rules say.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -53,9 +54,14 @@ class Run(Protocol):
             FlowError: It does not, and says why.
         """
 
-    def allow_buffers(self, pipeline: Pipeline, more: int) -> None:
+    def allow_buffers(self, pipeline: Pipeline, before: int, after: int) -> None:
         """
-        Let more of the buffers be used that blocks of a pipeline lie in; fewer, if negative.
+        Let as many of the buffers be used that blocks of a pipeline lie in as so many blocks need.
+
+        Args:
+            pipeline: The pipeline.
+            before: How many might wait until now: as many as at first, or more.
+            after: How many may wait now, likewise.
 
         Raises:
             InsufficientMemory: The system has too little.
@@ -177,6 +183,10 @@ class BackpressureController:
             self._collect(now_ns)
         for event in news:
             self._publish(event)
+
+    def standing_by(self) -> contextlib.AbstractContextManager[object]:
+        """Do nothing meanwhile. Any thread; waits for no more than a look."""
+        return self._looking
 
     def pressure(self, pipeline: Pipeline) -> Pressure | None:
         """Return what is known of a pipeline; None: it was never looked at. Any thread; does not wait for a look."""
@@ -340,12 +350,12 @@ class BackpressureController:
         if not pipeline.has_ring:
             return  # it is gone
         if blocks > before:
-            self._run.allow_buffers(pipeline, blocks - before)
+            self._run.allow_buffers(pipeline, before, blocks)
             pipeline.set_room(blocks)
             self._shrunk.pop(pipeline.id, None)
         elif blocks < before:
             pipeline.set_room(blocks)
-            self._run.allow_buffers(pipeline, blocks - before)
+            self._run.allow_buffers(pipeline, before, blocks)
             reading = self._controlled[pipeline.id].reading
             self._shrunk[pipeline.id] = _Shrunk(pipeline, 0 if reading is None else reading.sent)
 

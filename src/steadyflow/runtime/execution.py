@@ -30,6 +30,7 @@ from steadyflow._native import (
     usable_buffers,
 )
 from steadyflow.audio_config import AudioPipelineConfig
+from steadyflow.backpressure.room import divided
 from steadyflow.clock import ManualClock
 from steadyflow.config import PipelinePriority
 from steadyflow.conversion import StepReport, added_up
@@ -287,7 +288,7 @@ class Execution:
             assert pipeline.format is not None
             rings, producer_bells, consumer_bells = self.places_of(wiring)
             if not pipeline.source_open:
-                pipeline.attach(rings, pipeline.format, producer_bells, consumer_bells)
+                pipeline.attach(rings, pipeline.format, producer_bells, consumer_bells, wiring.growth)
             else:
                 pipeline.move_consumers(consumer_bells, self.at(wiring.alarm))
             if pipeline.target_open:
@@ -406,17 +407,26 @@ class Execution:
         self._quality[module] = level
         return before
 
-    def allow_buffers(self, pipeline: Pipeline, more: int) -> None:
+    def allow_buffers(self, pipeline: Pipeline, before: int, after: int) -> None:
         """
-        Let more of the buffers be used that blocks of a pipeline lie in; fewer, if negative.
+        Let as many of the buffers be used that blocks of a pipeline lie in as so many blocks need.
+
+        Args:
+            pipeline: The pipeline.
+            before: How many might wait until now: as many as at first, or more.
+            after: How many may wait now, likewise.
 
         Raises:
             InsufficientMemory: The system has too little.
         """
-        pools = self._pools_of(pipeline)
-        for number, pool in enumerate(pools):
-            share = more * (number + 1) // len(pools) - more * number // len(pools)
-            set_usable_buffers(*pool, usable_buffers(*pool) + share)
+        pools, first = self._pools_of(pipeline), pipeline.config.buffer_size
+        shares = zip(*(divided(max(each - first, 0), len(pools)) for each in (before, after)), strict=True)
+        for pool, (was, is_now) in zip(pools, shares, strict=True):
+            set_usable_buffers(*pool, usable_buffers(*pool) + is_now - was)
+
+    def without_flow_control(self) -> contextlib.AbstractContextManager[object]:
+        """Let flow control do nothing meanwhile: the rings of a pipeline, and where they are, change together."""
+        return contextlib.nullcontext() if self.flow_control is None else self.flow_control.standing_by()
 
     def give_back_buffers(self, pipeline: Pipeline) -> bool:
         """Give the memory of those back that may not be used, if none still is. Returns whether."""
@@ -605,6 +615,8 @@ class Execution:
                 worker.stop()
 
     def _release_workers(self) -> None:
+        # Whoever hears of the start may add others at once, which are none of these.
+        workers = list(self.workers.values())
         with self._changed:
             self.started_ns = self.now_ns()
             failed_meanwhile = self._stopping
@@ -615,11 +627,11 @@ class Execution:
         self._publish(DataFlowStarted(flow=self._flow, workers=tuple(self.workers)))
         if self._turns is not None:
             self._turns.stand_still()
-            self._turns.expect(len(self.workers))
-        self.watch.start(len(self.workers))
+            self._turns.expect(len(workers))
+        self.watch.start(len(workers))
         if self.flow_control is not None:
             self.flow_control.start()
-        for worker in self.workers.values():
+        for worker in workers:
             worker.start()
             if failed_meanwhile:
                 worker.stop()

@@ -17,6 +17,7 @@ from steadyflow._native import (
     MAX_PROCESSES,
     PRIVATE_COPY_BYTES,
     SEGMENT_HEADER_BYTES,
+    Ring,
     Segment,
     buffers_range,
     create_pool,
@@ -31,6 +32,7 @@ from steadyflow.audio_config import (
     regulates,
     staged_blocks,
 )
+from steadyflow.backpressure.room import divided
 from steadyflow.backpressure.rules import Adaptive, DropByPriority, DropOldest, Grow, NativeRule, Rule, Throttle, Wait
 from steadyflow.errors import ConfigurationError, CycleRefused, InsufficientMemory, LimitExceeded, concerning
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, class_path, format_to_wire
@@ -52,7 +54,6 @@ from steadyflow.runtime.dependencies import setup_order
 from steadyflow.runtime.graph import find_cycle, strongly_connected, upstream_of
 from steadyflow.runtime.news import POOL_BYTES, RING_BYTES, create_news
 from steadyflow.runtime.placed import Placed, Placement
-from steadyflow.runtime.replicas import divided
 from steadyflow.runtime.scheduling import known_refusals
 from steadyflow.runtime.wiring import (
     LaneWiring,
@@ -755,6 +756,11 @@ class Layout:
                     *pipeline.rule.to_native(pipeline.live),
                     ring.views,
                 )
+            assert pipeline.format is not None
+            # Now, and not when the pipeline is told of them: blocks may come there before that.
+            pipeline.apply_rule(
+                [Ring(self.segment, offset, pipeline.id) for offset in rings[pipeline.id]], pipeline.format
+            )
 
     def _consumer_bits(self, pipelines: Sequence[Pipeline]) -> dict[str, int]:
         """
@@ -791,11 +797,13 @@ class Layout:
             bells = [self._running.open_ends[pipeline.id]]
         else:
             bells = [self.bells[worker] for worker in self._workers_of[pipeline.source[0]]]
+        shapes = self._rings(pipeline)
         return tuple(
             LaneWiring(
                 ring=Place(self._number, rings[pipeline.id][lane]),
                 pool=None if self._fused(pipeline) else Place(self._number, pools[pipeline.source][lane]),
                 producer_bell=bell,
+                growth=shapes[lane].growth,
             )
             for lane, bell in enumerate(bells)
         )

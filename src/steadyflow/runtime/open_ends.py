@@ -117,7 +117,11 @@ def open_source(
     )
     create_pool(segment, pool, *buffers)
     pipeline.attach(
-        [Ring(segment, ring, pipeline.id)], fmt, [(segment, producer_bell)], [(segment, consumer_bell, _FIRST_BIT)]
+        [Ring(segment, ring, pipeline.id)],
+        fmt,
+        [(segment, producer_bell)],
+        [(segment, consumer_bell, _FIRST_BIT)],
+        shape.growth,
     )
     pipeline.set_rule(rule)
     sender = make_sender(pipeline.id, fmt, abort, segment, pool, producer_bell)

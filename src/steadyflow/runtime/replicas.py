@@ -135,9 +135,3 @@ def _check_order(placed: Placed, modules: Mapping[str, Placed], inputs: Sequence
             f"{where}: expected its input to come from one producer; {inputs[0].id} comes from {producer.replicas} "
             f"replicas. Put a module without replicas between them, which has one order to restore."
         )
-
-
-def divided(buffer_size: int, lanes: int) -> list[int]:
-    """Divide the blocks that may wait in a pipeline among its lanes; none gets more than one block more than another."""
-    each, more = divmod(buffer_size, lanes)
-    return [each + (lane < more) for lane in range(lanes)]

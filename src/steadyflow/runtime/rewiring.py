@@ -317,8 +317,12 @@ class Rewiring:
                 for pipeline in changing:
                     pipeline.end_change()
                 raise
-            earlier = {pipeline.id: pipeline.succeed(*run.places_of(layout.wirings[pipeline.id])) for pipeline in links}
-            run.wirings.update(layout.wirings)
+            with run.without_flow_control():
+                earlier = {}
+                for pipeline in links:
+                    wiring = layout.wirings[pipeline.id]
+                    earlier[pipeline.id] = pipeline.succeed(*run.places_of(wiring), wiring.growth)
+                run.wirings.update(layout.wirings)
             for pipeline in outputs:
                 for worker in () if pipeline.target_open else self._workers_of(pipeline.target[0]):
                     _note_pipelines(worker, [layout.wirings[pipeline.id]])
@@ -425,12 +429,14 @@ class Rewiring:
                 self._end_rings(layout.wirings[pipeline.id] for pipeline in pipelines)
                 self._give_back([layout])
                 raise
-            for pipeline in pipelines:
-                rings, producers, consumers = run.places_of(layout.wirings[pipeline.id])
-                pipeline.succeed(rings, producers, consumers)
-                pipeline.settle(producers, consumers)
-                run.pools.succeed(pipeline, run.wirings[pipeline.id])
-            run.wirings.update(layout.wirings)
+            with run.without_flow_control():
+                for pipeline in pipelines:
+                    wiring = layout.wirings[pipeline.id]
+                    rings, producers, consumers = run.places_of(wiring)
+                    pipeline.succeed(rings, producers, consumers, wiring.growth)
+                    pipeline.settle(producers, consumers)
+                    run.pools.succeed(pipeline, run.wirings[pipeline.id])
+                run.wirings.update(layout.wirings)
             for pipeline in pipelines:
                 for worker in () if pipeline.target_open else self._workers_of(pipeline.target[0]):
                     _note_pipelines(worker, [layout.wirings[pipeline.id]])

@@ -119,18 +119,22 @@ class Growing:
         self._hands = hands
         least = controlled.pipeline.config.buffer_size
         self._room = GrowingRoom(least, max(rule.max_blocks, least))
+        self._told_limit = False
 
     def note(self, flow: str) -> Iterable[FlowEvent]:
         """Give room, or take it back."""
         pipeline, reading = self._controlled.pipeline, self._controlled.reading
-        before = pipeline.buffer_size
+        before, most = pipeline.buffer_size, pipeline.config.buffer_size + pipeline.growth_blocks
         wanted = None if reading is None else self._room.note(reading, before)
         if reading is None or wanted is None:
             return
-        # A rule that was switched to found its slots as they were.
-        wanted = min(wanted, sum(ring.most_waiting for ring in pipeline.filling))
-        if wanted == before:
-            return
+        if wanted > most:
+            wanted = most
+            if not self._told_limit:
+                self._told_limit = True
+                yield _changed(flow, pipeline, _blocks(before), _blocks(most), _laid_out_text(most), (), "")
+            if wanted <= before:
+                return
         reason = f"{reading.waiting / before:.0%} of its room is taken"
         if wanted < before:
             reason += ", and was not more for 5 s"
@@ -351,6 +355,13 @@ def treatment_for(controlled: Controlled, hands: Hands, *, may_pace: bool, quali
     if may_pace and rule.to_native(controlled.pipeline.live).waits_for_ever:
         return Paced(controlled, hands, Credit(), "paced by credits")
     return Nothing()
+
+
+def _laid_out_text(most: int) -> str:
+    return (
+        f"it was made for no more than {_blocks(most).removeprefix('room for ')}: its rule was another one then. Connect it with this one, "
+        f"so that it gets the memory to grow in"
+    )
 
 
 def _blocks(count: int) -> str:

@@ -88,11 +88,11 @@ class Paces:
         """Let the slowest of what is wanted hold."""
         for name, wanted in self._wanted.items():
             # Each ring has a sender of its own. Another one may have taken its place since the last time.
-            rings = self._links[name].filling
+            link = self._links[name]
+            rings = link.filling
             pace_ns = round(min(len(rings) * 1e9 / min(wanted.values()), _LONGEST_NS)) if wanted else 0
-            for ring in rings:
-                if abs(ring.pace_ns - pace_ns) > _LEAST_CHANGE * pace_ns:
-                    ring.set_pace(pace_ns)
+            if any(abs(ring.pace_ns - pace_ns) > _LEAST_CHANGE * pace_ns for ring in rings):
+                link.set_pace(pace_ns)
 
     def clear(self) -> None:
         """Let everything come as it comes."""

@@ -31,11 +31,13 @@ class LaneWiring(msgspec.Struct, frozen=True, kw_only=True):
         ring: Ring and statistics.
         pool: The buffers of the source's port; None for a fused pipeline.
         producer_bell: Where the producer sleeps when it waits for room.
+        growth: How many more blocks may wait there when it has grown.
     """
 
     ring: Place
     pool: Place | None
     producer_bell: Place
+    growth: int = 0
 
 
 class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +90,11 @@ class PipelineWiring(msgspec.Struct, frozen=True, kw_only=True):
     def fused(self) -> bool:
         """Whether the block is handed over by a call inside one worker."""
         return not self.consumer_bells
+
+    @property
+    def growth(self) -> int:
+        """How many more blocks than at first may wait at most."""
+        return sum(lane.growth for lane in self.lanes)
 
 
 class SharedRoom(msgspec.Struct, frozen=True, kw_only=True):
