@@ -1,0 +1,187 @@
+"""
+Random flows under random rules that are switched at random while they run: sent = delivered + dropped + in flight, in every look.
+
+A flow is drawn from a seed, which is printed; STEADYFLOW_FLOWS_SEED begins with another one, and STEADYFLOW_FLOWS_S goes on for longer.
+Speeds, rules, flushes and pauses are drawn, too, and for some flows a process that is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+
+import pytest
+from tests.property.controlled_flows import (
+    RECORD,
+    Dials,
+    check_end,
+    random_rule,
+    random_shape,
+    refusal,
+)
+
+from steadyflow import DataFlowCoordinator, FlowFailed
+from steadyflow.errors import ConfigurationError, FlowError, WorkerDied
+
+SEED = int(os.environ.get("STEADYFLOW_FLOWS_SEED", "1"))
+BUDGET_S = float(os.environ.get("STEADYFLOW_FLOWS_S", "20"))
+"""How long all flows of a test may take together; what is not begun by then is left out. There are always some."""
+LEAST_FLOWS = 3
+STEPS = 120
+LIMIT_S = 40  # until a flow that is fast, and has no source any more, has drained
+
+SPEEDS_S = (0.0, 0.0, 0.0002, 0.001, 0.01)
+
+
+class Run:
+    """One flow, and what is done to it."""
+
+    def __init__(self, seed, folder):
+        self.seed = seed
+        self.choices = random.Random(seed)
+        self.shape = random_shape(self.choices)
+        self.folder = folder
+        self.done = Counter()
+        self.before = {}
+        self.dials = Dials(folder, len(self.shape.kinds))
+        self.modules = [f"m{number}" for number in range(len(self.shape.kinds))]
+
+    def build(self, flow):
+        self.flow = flow
+        for number, ((kind, arguments), placement) in enumerate(
+            zip(self.shape.kinds, self.shape.placements, strict=True)
+        ):
+            made = kind(number, str(self.folder), *arguments)
+            flow.add(made, name=f"m{number}", placement=placement, worker=f"w{number}")
+        for link in self.shape.links:
+            flow.connect(*link.ends, backpressure_strategy=link.rules[0], **link.config)
+
+    def turn_all(self):
+        for number in range(len(self.modules)):
+            self.dials.seconds[number] = self.choices.choice(SPEEDS_S)
+
+    def step(self):
+        action = self.choices.choice([self.switch, self.switch, self.switch, self.turn, self.flush, self.pause])
+        action()
+        self.done[action.__name__] += 1
+        self.look()
+
+    def turn(self):
+        self.dials.seconds[self.choices.randrange(len(self.modules))] = self.choices.choice(SPEEDS_S)
+
+    def switch(self):
+        link = self.choices.choice(self.shape.links)
+        rule = random_rule(self.choices)
+        reason = refusal(self.shape, link, rule)
+        if not reason:
+            link.rules.append(rule)
+            self.flow.handle_backpressure(link.id, rule)
+            assert self.flow.pipeline(link.id).rule is rule
+            return
+        pipeline = self.flow.pipeline(link.id)
+        before = pipeline.rule, pipeline.limits
+        with pytest.raises(ConfigurationError, match="expected"):
+            self.flow.handle_backpressure(link.id, rule)
+        assert (pipeline.rule, pipeline.limits) == before
+        self.done[f"refused: {reason}"] += 1
+
+    def flush(self):
+        self.flow.pipeline(self.choices.choice(self.shape.links).id).flush()
+
+    def pause(self):
+        """Pause a pipeline or a module for a few steps, or resume one that is."""
+        if self.choices.random() < 0.5:
+            pipeline = self.flow.pipeline(self.choices.choice(self.shape.links).id)
+            (pipeline.resume if pipeline.paused else pipeline.pause)()
+        elif self.choices.random() < 0.5:
+            self.flow.pause(self.choices.choice(self.modules))
+        else:
+            self.flow.resume(self.choices.choice(self.modules))
+
+    def look(self):
+        """Compare one look with what modules had counted before it, and have afterwards, and with the look before."""
+        sent_before, came_before = self.dials.counters.tolist(), self.notes()
+        report = self.flow.report()
+        sent_after, came_after = self.dials.counters.tolist(), self.notes()
+        delivered = Counter()
+        for link in self.shape.links:
+            now = report.pipelines[link.id]
+            assert now.sent == now.delivered + now.dropped_total + now.in_flight, link.id
+            assert 0 <= now.fill <= now.in_flight, link.id
+            assert sent_before[link.source] <= now.sent <= sent_after[link.source] + 1, link.id
+            delivered[link.target] += now.delivered
+            last = self.before.get(link.id, now)
+            assert last.sent <= now.sent, link.id
+            assert last.delivered <= now.delivered, link.id
+            assert all(now.dropped.get(reason, 0) >= count for reason, count in last.dropped.items()), link.id
+            self.before[link.id] = now
+        for number, taken in delivered.items():
+            assert came_before[number] - 1 <= taken <= came_after[number], f"m{number}"
+
+    def notes(self):
+        """Return how many blocks each module says that it has got."""
+        paths = [self.folder / str(number) for number in range(len(self.modules))]
+        return [path.stat().st_size // RECORD.size if path.exists() else 0 for path in paths]
+
+    def run(self):
+        killed = None
+        with DataFlowCoordinator(f"random-{self.seed}") as flow:
+            self.build(flow)
+            self.turn_all()
+            flow.start()
+            for _ in range(STEPS):
+                self.step()
+                flow.wait(self.choices.choice([0.0, 0.001, 0.02]))
+            if self.shape.processes and self.choices.random() < 0.5:
+                killed = self.kill()
+            else:
+                self.let_drain()
+            report = self.end(killed)
+        check_end(self.folder, self.shape, self.dials, report, killed)
+        return killed
+
+    def kill(self):
+        number = self.choices.choice(self.shape.processes)
+        os.kill(self.flow.workers[f"w{number}"].pid, signal.SIGKILL)
+        assert self.flow.wait(LIMIT_S), "goes on without one of its workers"
+        return number
+
+    def let_drain(self):
+        """Make all modules fast, so that what waits comes soon, or not."""
+        if self.choices.random() < 0.7:
+            for name in self.modules:
+                self.flow.resume(name)
+            self.dials.seconds[:] = 0.0
+
+    def end(self, killed):
+        drain_s = self.choices.choice([0.0, LIMIT_S]) if self.dials.seconds.any() else LIMIT_S
+        if killed is None:
+            return self.flow.stop(drain_s)
+        with pytest.raises(FlowFailed) as caught:
+            self.flow.stop(drain_s)
+        assert any(isinstance(problem, WorkerDied) for problem in caught.value.exceptions)
+        return caught.value.report
+
+
+@pytest.mark.timeout(BUDGET_S + 5 * LIMIT_S)
+def test_every_block_is_accounted_for_whatever_is_done(tmp_path):
+    began = time.monotonic()
+    flows = 0
+    while flows < LEAST_FLOWS or time.monotonic() - began < BUDGET_S:
+        seed = SEED + flows
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        run = Run(seed, folder)
+        print(f"seed {seed}: {run.shape}")
+        try:
+            killed = run.run()
+        except (AssertionError, FlowError) as problem:
+            problem.add_note(f"with STEADYFLOW_FLOWS_SEED={seed}, after {dict(run.done)}")
+            raise
+        blocks = sum(run.dials.counters.tolist())
+        print(f"seed {seed}: {blocks} blocks, {dict(run.done)}, {'none' if killed is None else f'm{killed}'} killed")
+        flows += 1
+    print(f"{flows} flows from seed {SEED} in {time.monotonic() - began:.0f} s")
