@@ -424,13 +424,14 @@ void register_shared_memory(nb::module_& module) {
                      blocked += static_cast<std::uint64_t>(std::max<Nanoseconds>(monotonic_ns() - static_cast<Nanoseconds>(since), 0));
                  }
                  using Numbers = nb::typed<nb::tuple, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t,
-                                           std::uint64_t, Nanoseconds, std::uint64_t, std::uint64_t>;
+                                           std::uint64_t, Nanoseconds, std::uint64_t, std::uint64_t, bool>;
                  return Numbers(nb::make_tuple(account.sent, account.delivered, dropped, account.fill, account.fill_bytes,
                                                account.fill_frames, oldest_sent_ns(ring), blocked,
-                                               read(header.full_events)));
+                                               read(header.full_events), ring.paused()));
              },
              "What flow control looks at: sent, delivered, dropped; what waits as blocks, bytes and frames; when the oldest of it was\n"
-             "sent (0: none waits); for how long senders waited in ns; how often it was full. Any thread; does not disturb the flow.")
+             "sent (0: none waits); for how long senders waited in ns; how often it was full; whether it is paused. Any thread; does not disturb\n"
+             "the flow.")
         .def("oldest_sent_ns", [](const Ring& ring) { return oldest_sent_ns(shared(ring)); },
              "When the oldest block that waits was sent; 0 where none waits. Does not disturb the flow.")
         .def("set_ended", [](const Ring& ring) { writable(ring, "set_ended").end(); },

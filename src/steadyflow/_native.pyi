@@ -398,10 +398,11 @@ class Ring:
     def pace_ns(self) -> int:
         """See set_pace."""
 
-    def look(self) -> tuple[int, int, int, int, int, int, int, int, int]:
+    def look(self) -> tuple[int, int, int, int, int, int, int, int, int, bool]:
         """
         What flow control looks at: sent, delivered, dropped; what waits as blocks, bytes and frames; when the oldest of it was
-        sent (0: none waits); for how long senders waited in ns; how often it was full. Any thread; does not disturb the flow.
+        sent (0: none waits); for how long senders waited in ns; how often it was full; whether it is paused. Any thread; does not disturb
+        the flow.
         """
 
     def oldest_sent_ns(self) -> int:

@@ -34,7 +34,8 @@ class AudioDataPipeline(Pipeline):
         fmt = self.format
         if not isinstance(fmt, AudioFormat) or fmt.sample_rate_hz is None:
             raise StateError(f"{self.id}: expected a known format; it is, from the start of the flow on.")
-        return self.buffer_size * fmt.max_block_frames * 1000 / fmt.sample_rate_hz
+        frames = self.buffer_size * fmt.max_block_frames
+        return min(frames, self.limits.frames or frames) * 1000 / fmt.sample_rate_hz
 
     def hold(self) -> None:
         """

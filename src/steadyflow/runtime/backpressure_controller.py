@@ -113,6 +113,7 @@ class BackpressureController:
         self._paces = Paces()
         self._load = MachineLoad(None, None)
         self._load_ns = 0
+        self._alarms: dict[str, tuple[int, bool]] = {}  # which rings ring the bell, and whether they do
         self._standing: dict[str, Reading] = {}  # of full pipelines, what was found when a block was last taken
         self._told_standing: set[str] = set()
         self._shrunk: dict[str, _Shrunk] = {}
@@ -156,7 +157,7 @@ class BackpressureController:
         """Let go of the memory. After the end; nobody asks any more."""
         with self._looking:
             self._controlled = {}
-            for kept in (self._treatments, self._rules, self._standing, self._shrunk):
+            for kept in (self._treatments, self._rules, self._alarms, self._standing, self._shrunk):
                 kept.clear()
             self._paces = Paces()
             del self._alarm
@@ -176,10 +177,12 @@ class BackpressureController:
             ]
             # After the look at all of them: who is to blame is seen at the others.
             news = [self._told(controlled, change) for controlled, change in changes]
-            for pipeline in pipelines:
-                news += self._treat(self._controlled[pipeline.id])
-            self._paces.apply()
-            news += self._look_for_standstill(pipelines)
+            busy = [each for each in map(self._controlled_of, pipelines) if not self._may_rest(each)]
+            for controlled in busy:
+                news += self._treat(controlled)
+            if busy:
+                self._paces.apply()
+                news += self._look_for_standstill(pipelines)
             self._collect(now_ns)
         for event in news:
             self._publish(event)
@@ -201,6 +204,7 @@ class BackpressureController:
                 if treatment is not None:
                     treatment.end()  # others may do something for its sake
                 self._rules.pop(pipeline.id, None)
+                self._alarms.pop(pipeline.id, None)
                 self._standing.pop(pipeline.id, None)
                 self._told_standing.discard(pipeline.id)
                 self._shrunk.pop(pipeline.id, None)
@@ -223,9 +227,19 @@ class BackpressureController:
     def _look_at(self, pipeline: Pipeline, now_ns: int) -> Change | None:
         controlled = self._controlled_of(pipeline)
         change = controlled.look(now_ns)
-        for ring in pipeline.rings:
-            ring.set_alarmed(not controlled.congested)
+        rings, alarmed = pipeline.rings, not controlled.congested
+        if self._alarms.get(pipeline.id) != (id(rings), alarmed):  # others may have taken their place
+            self._alarms[pipeline.id] = id(rings), alarmed
+            for ring in rings:
+                ring.set_alarmed(alarmed)
         return change
+
+    def _may_rest(self, controlled: Controlled) -> bool:
+        """Tell whether there is nothing to do for a pipeline: nothing waits there, and nothing is done that could be undone."""
+        pipeline = controlled.pipeline
+        treatment = self._treatments.get(pipeline.id)
+        known = treatment is not None and self._rules[pipeline.id] is pipeline.rule
+        return known and controlled.rests and treatment is not None and treatment.rests
 
     def _treat(self, controlled: Controlled) -> Iterable[FlowEvent]:
         pipeline = controlled.pipeline

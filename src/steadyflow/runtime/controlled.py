@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -73,6 +74,8 @@ class Controlled:
         self.strategy = ""
         """What is done, where that is not its rule as it stands."""
         self.pace_hz: float | None = None
+        self.rests = False
+        """Whether nothing waited at this look, nor at the one before, and nothing was lost: then there is nothing to do."""
         self._detector = detector or detectors_for(pipeline)
         self._passed_over: Reading | None = None  # the latest look that its detectors were not bothered with
         self._level = "OK"
@@ -84,12 +87,20 @@ class Controlled:
     def look(self, now_ns: int) -> Change | None:
         """Read its counters, and return what has changed. Does not disturb it."""
         rings = self.pipeline.rings
-        if not rings or self.pipeline.paused:
+        reading = read(rings, self.pipeline, now_ns) if rings else None
+        self.rests = False
+        if reading is None:
             self.reading = None
             self.service.interrupt()
             return None
-        reading = read(rings, self.pipeline, now_ns)
         last, self.reading = self.reading or reading, reading
+        if self._level == "OK" and not self.congested and _is_idle(last, reading):
+            self._in_state_ns["OK"] += reading.at_ns - last.at_ns
+            self.service.interrupt()
+            self.lost_share = self.blocked_share = 0.0
+            self._passed_over = reading
+            self.rests = True
+            return None
         self.service.note(reading)
         happened = growth(last, reading)
         dropped = max(reading.dropped - last.dropped, 0)
@@ -171,27 +182,39 @@ class Controlled:
         )
 
 
-def read(rings: Sequence[Ring], pipeline: Pipeline, now_ns: int) -> Reading:
-    """Return what there is to see in the rings of a pipeline. Does not disturb it; any thread."""
+def _is_idle(last: Reading, reading: Reading) -> bool:
+    """Tell whether nothing has waited, and nothing was lost."""
+    return not (reading.waiting or last.waiting) and last[3:4] + last[7:] == reading[3:4] + reading[7:]
+
+
+def read(rings: Sequence[Ring], pipeline: Pipeline, now_ns: int) -> Reading | None:
+    """Return what there is to see in the rings of a pipeline; None where it is paused. Does not disturb it; any thread."""
     looks = [ring.look() for ring in rings]
-    sent, delivered, dropped, waiting, waiting_bytes, waiting_frames, _, blocked_ns, full_events = map(
-        sum, zip(*looks, strict=True)
-    )
-    oldest_ns = min((look[6] for look in looks if look[6]), default=0)
-    limits = pipeline.limits
-    shares = [waiting / sum(ring.buffer_size for ring in rings)]
-    if limits.bytes:
-        shares.append(waiting_bytes / limits.bytes)
-    if limits.frames:
-        shares.append(waiting_frames / limits.frames)
+    if any(look[9] for look in looks):
+        return None
+    if len(looks) == 1:
+        sent, delivered, dropped, waiting, waiting_bytes, waiting_frames, oldest_ns, blocked_ns, full_events, _ = looks[
+            0
+        ]
+        room = rings[0].buffer_size
+    else:
+        sent, delivered, dropped, waiting, waiting_bytes, waiting_frames, _, blocked_ns, full_events, _ = map(
+            sum, zip(*looks, strict=True)
+        )
+        oldest_ns = min((look[6] for look in looks if look[6]), default=0)
+        room = sum(ring.buffer_size for ring in rings)
+    fill = waiting / room
+    if waiting:
+        limits = pipeline.limits
+        fill = max(fill, waiting_bytes / (limits.bytes or math.inf), waiting_frames / (limits.frames or math.inf))
     return Reading(
-        at_ns=now_ns,
-        sent=sent,
-        delivered=delivered,
-        dropped=dropped,
-        waiting=waiting,
-        fill=min(max(shares), 1.0),
-        sojourn_ns=max(now_ns - oldest_ns, 0) if oldest_ns else 0,
-        blocked_ns=blocked_ns,
-        full_events=full_events,
+        now_ns,
+        sent,
+        delivered,
+        dropped,
+        waiting,
+        min(fill, 1.0),
+        max(now_ns - oldest_ns, 0) if oldest_ns else 0,
+        blocked_ns,
+        full_events,
     )

@@ -49,6 +49,10 @@ class Hands(Protocol):
 class Treatment(Protocol):
     """What is done for one pipeline. One thread at a time."""
 
+    @property
+    def rests(self) -> bool:
+        """Whether there is nothing to undo, so that it need not be asked while nothing waits."""
+
     def note(self, flow: str) -> Iterable[FlowEvent]:
         """Do what follows from the last look; return what is to be told."""
 
@@ -58,6 +62,8 @@ class Treatment(Protocol):
 
 class Nothing:
     """The data plane does what there is to do."""
+
+    rests = True
 
     def note(self, flow: str) -> Iterable[FlowEvent]:
         """Do nothing."""
@@ -83,6 +89,11 @@ class Paced:
         self._hands = hands
         self._pacer = pacer
         self._name = name
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is paced."""
+        return self._controlled.pace_hz is None
 
     def note(self, flow: str) -> Iterable[FlowEvent]:
         """Pace as the pacer says."""
@@ -120,6 +131,11 @@ class Growing:
         least = controlled.pipeline.config.buffer_size
         self._room = GrowingRoom(least, max(rule.max_blocks, least))
         self._told_limit = False
+
+    @property
+    def rests(self) -> bool:
+        """Whether it has the room that it began with."""
+        return self._controlled.pipeline.room_blocks in (None, self._controlled.pipeline.config.buffer_size)
 
     def note(self, flow: str) -> Iterable[FlowEvent]:
         """Give room, or take it back."""
@@ -199,6 +215,11 @@ class Adapting:
             sheds=live,
         )
         self._ladder = Ladder(self._rungs, self._drain_ms)
+
+    @property
+    def rests(self) -> bool:
+        """Whether no step is taken."""
+        return self._ladder.rung is NORMAL
 
     def note(self, flow: str) -> Iterable[FlowEvent]:
         """Take the next step, if it is time."""
