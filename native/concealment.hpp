@@ -1,6 +1,9 @@
-// What is heard in place of frames that are missing: the last block again and again, fading to silence within 20 ms.
+// What is heard in place of frames that are missing: silence, or the last block again and again, fading to silence within
+// 20 ms, at once or when gaps are not filled any longer.
 //
-// What ITU-T G.711 Appendix I does, without its search for the pitch. Allocates when it is made, and never after.
+// The fade is what ITU-T G.711 Appendix I does, without its search for the pitch. Where the repetition begins, and where what
+// was sent goes on, nothing is blended: that would need audio from before or after, which a block has been handed out with or
+// has not come in. Allocates when it is made, and never after.
 #pragma once
 
 #include <algorithm>
@@ -13,19 +16,29 @@
 
 namespace steadyflow {
 
+enum class MadeUp : std::uint8_t { silence = 0, fade = 1, repeat = 2 };
+
+// A longer gap is left to the module: nobody takes what is made up for the music. Nor is anything repeated for longer.
+inline constexpr double longest_gap_s = 1;
+
 // One thread at a time.
 class Concealment {
 public:
     // `most_frames`: how long a block that is remembered may be. Planar: all frames of a channel, then those of the next.
-    Concealment(SampleType type, std::uint32_t channels, bool planar, double rate_hz, std::uint32_t most_frames)
+    Concealment(SampleType type, std::uint32_t channels, bool planar, double rate_hz, std::uint32_t most_frames,
+                MadeUp what = MadeUp::fade)
         : type_(type),
           channels_(channels),
           planar_(planar),
           fade_frames_(std::max<std::uint32_t>(1, static_cast<std::uint32_t>(rate_hz / 50))),
-          capacity_(std::min(most_frames, fade_frames_)),
-          memory_(new std::byte[std::size_t{std::min(most_frames, fade_frames_)} * channels * sample_bytes(type)]) {}
+          loud_frames_(std::max<std::uint64_t>(
+              what == MadeUp::repeat ? static_cast<std::uint64_t>(longest_gap_s * rate_hz) : 0, fade_frames_)),
+          capacity_(what == MadeUp::silence  ? 0
+                    : what == MadeUp::repeat ? most_frames
+                                             : std::min(most_frames, fade_frames_)),
+          memory_(new std::byte[std::size_t{capacity_} * channels * sample_bytes(type)]) {}
 
-    // The latest audio that was there: its last 20 ms, if it is longer.
+    // The latest audio that was there. Of a block of more than 20 ms only its end, unless whole blocks are repeated.
     void remember(const void* block, std::uint32_t frames) noexcept {
         const auto* samples = static_cast<const std::byte*>(block);
         const std::uint32_t kept = std::min(frames, capacity_);
@@ -79,9 +92,11 @@ private:
     template <class Sample>
     void fill(void* block, std::uint32_t frames) noexcept {
         auto* out = static_cast<std::byte*>(block);
+        const std::uint64_t before_fade = loud_frames_ - fade_frames_;
         for (std::uint32_t frame = 0; frame < frames; ++frame, ++concealed_frames_) {
-            const bool silent = period_frames_ == 0 || concealed_frames_ >= fade_frames_;
-            const double gain = silent ? 0 : 1 - static_cast<double>(concealed_frames_) / fade_frames_;
+            const bool silent = period_frames_ == 0 || concealed_frames_ >= loud_frames_;
+            const std::uint64_t faded = concealed_frames_ - std::min(concealed_frames_, before_fade);
+            const double gain = silent ? 0 : 1 - static_cast<double>(faded) / fade_frames_;
             const auto source = period_frames_ == 0 ? 0 : static_cast<std::uint32_t>(concealed_frames_ % period_frames_);
             for (std::uint32_t channel = 0; channel < channels_; ++channel) {
                 Sample sample{};
@@ -103,6 +118,7 @@ private:
     std::uint32_t channels_;
     bool planar_;
     std::uint32_t fade_frames_;
+    std::uint64_t loud_frames_;  // so long it is not silent; the last of them fade
     std::uint32_t capacity_;
     std::unique_ptr<std::byte[]> memory_;
     std::uint32_t period_frames_ = 0;

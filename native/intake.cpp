@@ -7,7 +7,6 @@ namespace steadyflow {
 namespace {
 
 constexpr std::int64_t latest_stamp_ns = std::int64_t{1} << 62;  // a damaged one may be any number
-constexpr double longest_gap_s = 1;  // a longer one is left to the module: nobody takes what is made up for the music
 
 }  // namespace
 

@@ -30,6 +30,7 @@ struct IntakeRules {
     std::uint32_t most_frames = 1;     // of a block
     double rate_hz = 0;                // for concealment
 };
+    MadeUp made_up = MadeUp::fade;     // what it puts there
 
 // One thread at a time. Allocates when it is made, and never after.
 class Intake {

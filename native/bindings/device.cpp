@@ -179,12 +179,13 @@ void register_device(nb::module_& module) {
              "Takes the blocks of the rings in the order of what replicas make them from.")
         .def("regulate",
              [](DeviceFeed& feed, int late, std::int64_t max_age_ns, std::uint64_t target_frames, std::uint64_t preroll_frames,
-                std::uint32_t most_staged, std::uint32_t most_frames, double rate_hz) {
-                 const IntakeRules rules{static_cast<Late>(late), max_age_ns,  target_frames, preroll_frames,
-                                         most_staged,             most_frames, rate_hz};
+                std::uint32_t most_staged, std::uint32_t most_frames, double rate_hz, int made_up) {
+                 const IntakeRules rules = rules_of(late, max_age_ns, target_frames, preroll_frames, most_staged, most_frames,
+                                                    rate_hz, made_up);
                  feed.intake = make_intake(rules, feed.spec, feed.pipeline);
              },
              "late"_a, "max_age_ns"_a, "target_frames"_a, "preroll_frames"_a, "most_staged"_a, "most_frames"_a, "rate_hz"_a,
+             "made_up"_a,
              "Decides what the device gets of it; see Inbox.regulate.");
 
     nb::class_<DeviceStream>(module, "DeviceStream",

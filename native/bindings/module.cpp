@@ -13,6 +13,7 @@
 
 #include "account.hpp"
 #include "block.hpp"
+#include "consuming_end.hpp"
 #include "delivery.hpp"
 #include "device.hpp"
 #include "event_loop.hpp"
@@ -696,14 +697,15 @@ void register_ends(nb::module_& module) {
         .def("spin_for", &Inbox::spin_for, "spin_ns"_a, "How long serve() looks for a block before it sleeps; 0: not at all.")
         .def("regulate",
              [](Inbox& inbox, int late, std::int64_t max_age_ns, std::uint64_t target_frames, std::uint64_t preroll_frames,
-                std::uint32_t most_staged, std::uint32_t most_frames, double rate_hz) {
-                 if (late < 0 || late > 2) raise_error("ConfigurationError", "no such rule for late blocks");
-                 inbox.regulate({static_cast<Late>(late), max_age_ns, target_frames, preroll_frames, most_staged, most_frames,
-                                 rate_hz});
+                std::uint32_t most_staged, std::uint32_t most_frames, double rate_hz, int made_up) {
+                 inbox.regulate(rules_of(late, max_age_ns, target_frames, preroll_frames, most_staged, most_frames, rate_hz,
+                                         made_up));
              },
              "late"_a, "max_age_ns"_a, "target_frames"_a, "preroll_frames"_a, "most_staged"_a, "most_frames"_a, "rate_hz"_a,
+             "made_up"_a,
              "Decides what the input that was added last lets through: late blocks (0 pass, 1 drop, 2 conceal), a jitter buffer\n"
-             "of `target_frames`, and what is kept while its module does not want it.")
+             "of `target_frames`, what is kept while its module does not want it, and what stands in for what is missing\n"
+             "(0 silence, 1 the last block fading, 2 the last block again and again).")
         .def("set_wanted", &Inbox::set_wanted, "pipeline"_a, "wanted"_a,
              "An input that is not wanted keeps its newest frames and drops the others (unwanted). False: it cannot. Any thread.")
         .def("interrupt", &Inbox::interrupt, "Makes serve() return soon. Wait-free, any thread.")

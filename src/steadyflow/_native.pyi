@@ -143,7 +143,7 @@ class DeviceFeed:
         Takes the blocks of the rings in the order of what replicas make them from.
         """
 
-    def regulate(self, late: int, max_age_ns: int, target_frames: int, preroll_frames: int, most_staged: int, most_frames: int, rate_hz: float) -> None:
+    def regulate(self, late: int, max_age_ns: int, target_frames: int, preroll_frames: int, most_staged: int, most_frames: int, rate_hz: float, made_up: int) -> None:
         """Decides what the device gets of it; see Inbox.regulate."""
 
 class DeviceStream:
@@ -1025,10 +1025,11 @@ class Inbox:
     def spin_for(self, spin_ns: int) -> None:
         """How long serve() looks for a block before it sleeps; 0: not at all."""
 
-    def regulate(self, late: int, max_age_ns: int, target_frames: int, preroll_frames: int, most_staged: int, most_frames: int, rate_hz: float) -> None:
+    def regulate(self, late: int, max_age_ns: int, target_frames: int, preroll_frames: int, most_staged: int, most_frames: int, rate_hz: float, made_up: int) -> None:
         """
         Decides what the input that was added last lets through: late blocks (0 pass, 1 drop, 2 conceal), a jitter buffer
-        of `target_frames`, and what is kept while its module does not want it.
+        of `target_frames`, what is kept while its module does not want it, and what stands in for what is missing
+        (0 silence, 1 the last block fading, 2 the last block again and again).
         """
 
     def set_wanted(self, pipeline: str, wanted: bool) -> bool:

@@ -15,6 +15,8 @@ from steadyflow.formats import AudioFormat, Format
 from steadyflow.validation import Validation
 
 _MAX_PREROLL_MS: Final = 3_600_000.0
+CONCEALMENTS: Final = ("silence", "fade", "repeat")
+"""What may stand in for what is missing, in the order of the data plane."""
 
 
 class AudioPipelineConfig(PipelineConfig):
@@ -34,8 +36,8 @@ class AudioPipelineConfig(PipelineConfig):
             are refused.
         late: What happens to a block that is older than ``max_latency_ms`` when its turn comes: ``"pass"`` counts it (by
             what steadyflow added); ``"drop"`` drops it, and the next block says `BlockFlag.DISCONTINUITY`; ``"conceal"``
-            drops it, too, and gives in its place a block as long, made of the last one fading to silence within 20 ms, that
-            says `BlockFlag.GAP`. It fills gaps of up to 1 s between blocks in the same way.
+            drops it, too, and gives in its place a block as long that says `BlockFlag.GAP`. It fills gaps of up to 1 s between
+            blocks in the same way, also those that ``backpressure_strategy`` made.
         target_fill_ms: A jitter buffer: the consumer gets nothing before so much audio waits, and again after it ran dry.
         conversion: How it converts, where there is a choice; None: as `ConversionOptions` says.
         validation: What its audio is checked for on the consumer's side; None: nothing.
@@ -43,19 +45,28 @@ class AudioPipelineConfig(PipelineConfig):
         preroll_ms: What an input keeps while its module does not want it (``self.audio.hold()``), and gives first when it
             does (``self.audio.release()``); 0 keeps nothing. None: it cannot be held.
         max_buffer_ms: How much audio may wait, by the frames that there are.
+        concealment: What ``late="conceal"`` makes up: ``"silence"``; ``"fade"``, the last block again and again, fading to silence
+            within 20 ms; ``"repeat"``, the same without fading, but for the end of 1 s.
 
     Raises:
         UnknownName: There is no such option or value.
         ConfigurationError: A value is impossible, not available yet, or contradicts another.
     """
 
-    __slots__ = ("max_buffer_ms", "preroll_ms", "target_fill_ms")
+    __slots__ = ("concealment", "max_buffer_ms", "preroll_ms", "target_fill_ms")
 
     target_fill_ms: float | None
     preroll_ms: float | None
     max_buffer_ms: float | None
+    concealment: Literal["silence", "fade", "repeat"]
 
-    OPTIONS: ClassVar[tuple[str, ...]] = (*PipelineConfig.OPTIONS, "target_fill_ms", "preroll_ms", "max_buffer_ms")
+    OPTIONS: ClassVar[tuple[str, ...]] = (
+        *PipelineConfig.OPTIONS,
+        "target_fill_ms",
+        "preroll_ms",
+        "max_buffer_ms",
+        "concealment",
+    )
 
     def __init__(
         self,
@@ -71,8 +82,14 @@ class AudioPipelineConfig(PipelineConfig):
         target_fill_ms: float | None = None,
         preroll_ms: float | None = None,
         max_buffer_ms: float | None = None,
+        concealment: Literal["silence", "fade", "repeat"] = "fade",
     ) -> None:
-        self._store(target_fill_ms=target_fill_ms, preroll_ms=preroll_ms, max_buffer_ms=max_buffer_ms)
+        self._store(
+            target_fill_ms=target_fill_ms,
+            preroll_ms=preroll_ms,
+            max_buffer_ms=max_buffer_ms,
+            concealment=concealment,
+        )
         super().__init__(
             buffer_size,
             max_latency_ms,
@@ -87,6 +104,8 @@ class AudioPipelineConfig(PipelineConfig):
 
     @classmethod
     def _checked(cls, name: str, value: Any) -> Any:
+        if name == "concealment" and value not in CONCEALMENTS:
+            raise UnknownName("value of concealment", value, CONCEALMENTS, where=cls.__name__)
         if value is not None:
             match name:
                 case "target_fill_ms":
@@ -111,6 +130,11 @@ class AudioPipelineConfig(PipelineConfig):
     def _check_together(self) -> None:
         super()._check_together()
         owner = type(self).__name__
+        if self.concealment != "fade" and self.late != "conceal":
+            raise ConfigurationError(
+                f'{owner}: expected late="conceal" beside concealment="{self.concealment}", got late="{self.late}": nothing would '
+                f'be made up. Say late="conceal", or leave concealment out.'
+            )
         target = self.target_fill_ms
         if target is not None and self.max_latency_ms is not None and target >= self.max_latency_ms:
             raise ConfigurationError(
@@ -143,6 +167,7 @@ class IntakeRules(msgspec.Struct, frozen=True, kw_only=True):
         most_staged: How many blocks can be kept back; 0: none.
         most_frames: Of a block.
         rate_hz: Frames per second; 0: it is no audio.
+        made_up: What stands in for what is missing: 0: silence, 1: the last block, fading, 2: the last block.
     """
 
     late: int
@@ -152,6 +177,7 @@ class IntakeRules(msgspec.Struct, frozen=True, kw_only=True):
     most_staged: int
     most_frames: int
     rate_hz: float
+    made_up: int
 
 
 class CycleRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,6 +285,7 @@ def intake_rules(config: PipelineConfig, fmt: Format, max_latency_ns: int) -> In
             most_staged=0,
             most_frames=1,
             rate_hz=0.0,
+            made_up=0,
         )
     return IntakeRules(
         late=late,
@@ -268,6 +295,7 @@ def intake_rules(config: PipelineConfig, fmt: Format, max_latency_ns: int) -> In
         most_staged=staged_blocks(config),
         most_frames=fmt.max_block_frames,
         rate_hz=float(fmt.sample_rate_hz or 0),
+        made_up=CONCEALMENTS.index(config.concealment),
     )
 
 

@@ -61,6 +61,12 @@ def test_it_is_a_configuration_of_a_pipeline():
             r"another rule than Latest\(\) beside target_fill_ms=5",
         ),
         ({"late": "concael"}, "did you mean 'conceal'"),
+        ({"late": "conceal", "concealment": "repaet"}, "AudioPipelineConfig: .*'repaet'.*did you mean 'repeat'"),
+        ({"late": "conceal", "concealment": None}, "value of concealment"),
+        (
+            {"late": "drop", "max_latency_ms": 5, "concealment": "repeat"},
+            'expected late="conceal" beside concealment="repeat", got late="drop": nothing .* Say late="conceal"',
+        ),
         ({"target_fil_ms": 5}, "did you mean 'target_fill_ms'"),
         ({"buffer_size": 0}, "AudioPipelineConfig: expected buffer_size"),
     ],
@@ -75,7 +81,11 @@ def test_limits_in_frames_and_blocks():
     rules = intake_rules(config, FORMAT, 50_000_000)
     assert rules is not None
     assert (rules.late, rules.max_age_ns, rules.target_frames, rules.preroll_frames) == (2, 50_000_000, 960, 1440)
-    assert (rules.most_staged, rules.most_frames, rules.rate_hz) == (8, 480, 48_000.0)
+    assert (rules.most_staged, rules.most_frames, rules.rate_hz, rules.made_up) == (8, 480, 48_000.0, 1)
+    for number, choice in enumerate(("silence", "fade", "repeat")):
+        chosen = intake_rules(AudioPipelineConfig(8, late="conceal", concealment=choice), FORMAT, 0)
+        assert chosen is not None
+        assert chosen.made_up == number
     dropping = intake_rules(PipelineConfig(8, 5, late="drop"), BytesFormat(), 5_000_000)
     assert dropping is not None
     assert (dropping.late, dropping.max_age_ns, dropping.most_staged) == (1, 5_000_000, 0)
@@ -162,17 +172,24 @@ buffer_size = 16
 max_latency_ms = 100
 late = "conceal"
 target_fill_ms = 40
+concealment = "repeat"
 """
     )
     with load_flow(path) as flow:
         link = flow.pipeline("tone.out->level.audio")
         assert isinstance(link, AudioDataPipeline)
-        assert link.audio == AudioPipelineConfig(16, 100, late="conceal", target_fill_ms=40)
+        assert link.audio == AudioPipelineConfig(16, 100, late="conceal", target_fill_ms=40, concealment="repeat")
         assert link.config == PipelineConfig.from_toml(path, "tone.out->level.audio")
-    with load_flow(path, overrides={"pipelines.0.late": "pass", "pipelines.0.preroll_ms": 20}) as flow:
+    with load_flow(path, overrides={"pipelines.0.preroll_ms": 20}) as flow:
         assert flow.pipeline("tone.out->level.audio").config.preroll_ms == 20
     with pytest.raises(ConfigurationError, match=r"line 7.*expected target_fill_ms below max_latency_ms=40, got 40"):
         load_flow(path, overrides={"pipelines.0.max_latency_ms": 40})
+    with pytest.raises(
+        ConfigurationError, match=r'line 7.*expected late="conceal" beside concealment="repeat", got late="pass"'
+    ):
+        load_flow(path, overrides={"pipelines.0.late": "pass"})
+    with pytest.raises(UnknownName, match=r"override pipelines\.0\.concealment: .*'loop'"):
+        load_flow(path, overrides={"pipelines.0.concealment": "loop"})
     with pytest.raises(UnknownName, match="did you mean 'target_fill_ms'"):
         load_flow(path, overrides={"pipelines.0.target_fil_ms": 40})
 
