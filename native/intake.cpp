@@ -19,6 +19,7 @@ Intake::Intake(const IntakeRules& rules, std::unique_ptr<Concealment> concealmen
 void Intake::hold() noexcept {
     held_ = true;
     if (!behind_gap_) return;
+    if (gap_frames_ == 0) call_complete(*behind_gap_);
     // It was taken from what is kept back, or nothing was: there is room for it.
     staged(--first_) = *std::exchange(behind_gap_, std::nullopt);
     staged_frames_ += staged(first_).claim.header.frames;
@@ -45,12 +46,7 @@ Nanoseconds Intake::peek_sent_ns(Lanes& lanes, bool drain) {
 bool Intake::take(Lanes& lanes, Nanoseconds now_ns, bool drain, Next& next) {
     next = {};
     if (behind_gap_) {
-        if (gap_frames_ != 0 && !drain) {
-            hand_made_up(static_cast<std::uint32_t>(std::min<std::uint64_t>(gap_frames_, piece_frames_)), next);
-            return true;
-        }
-        hand(*std::exchange(behind_gap_, std::nullopt), next);
-        gap_frames_ = 0;
+        hand_behind_gap(now_ns, drain, next);
         return true;
     }
     if (closed(lanes, drain)) return false;
@@ -60,17 +56,15 @@ bool Intake::take(Lanes& lanes, Nanoseconds now_ns, bool drain, Next& next) {
             hand(taken, next);
             return true;
         }
-        if (is_late(taken, now_ns)) {
-            taken.lane->consumer.discard(taken.claim, Reason::late);
-            note_late(taken, now_ns);
-            broken_ = true;
-            if (!concealment_) continue;
-            begin_made_up(taken, taken.claim.header.first_frame, taken.claim.header.timestamp_ns);
-            hand_made_up(taken.claim.header.frames, next);
+        const bool late = is_late(taken, now_ns);
+        if (fill_gap(taken, late, next)) return true;
+        if (!late) {
+            hand(taken, next);
             return true;
         }
-        if (fill_gap(taken, next)) return true;
-        hand(taken, next);
+        drop_late(taken, now_ns);
+        if (!concealment_) continue;
+        stand_in(taken, next);
         return true;
     }
     if (rules_.target_frames != 0) filling_ = true;  // it ran dry
@@ -154,6 +148,19 @@ Nanoseconds Intake::due_from_ns(const Staged& taken) const noexcept {
     return std::max({taken.claim.sent_ns, taken.lane->consumer.ring().resumed_ns(), let_go_ns_});
 }
 
+void Intake::drop_late(const Staged& late, Nanoseconds now_ns) {
+    late.lane->consumer.discard(late.claim, Reason::late);
+    note_late(late, now_ns);
+    // What was dropped before it is missing, with what stands in for it or without.
+    if (!concealment_ || (late.claim.header.flags & flag_discontinuity) != 0) broken_ = true;
+}
+
+// Hands out what is heard in place of a late block.
+void Intake::stand_in(const Staged& late, Next& next) {
+    begin_made_up(late, late.claim.header.first_frame, late.claim.header.timestamp_ns);
+    hand_made_up(late.claim.header.frames, next);
+}
+
 // A missed deadline, too; but nobody worked on it, so it was no load.
 void Intake::note_late(const Staged& taken, Nanoseconds now_ns) noexcept {
     const Claim& claim = taken.claim;
@@ -162,7 +169,7 @@ void Intake::note_late(const Staged& taken, Nanoseconds now_ns) noexcept {
 }
 
 // Where frames are missing before this block: hands out the first of what stands in for them, and keeps the block.
-bool Intake::fill_gap(const Staged& taken, Next& next) {
+bool Intake::fill_gap(const Staged& taken, bool late, Next& next) {
     if (!concealment_ || !placed_ || piece_frames_ == 0) return false;
     const BlockHeader& header = taken.claim.header;
     const std::uint64_t missing = header.first_frame - next_frame_;
@@ -170,9 +177,29 @@ bool Intake::fill_gap(const Staged& taken, Next& next) {
     const auto before_ns = static_cast<Nanoseconds>(static_cast<double>(missing) * 1e9 / rules_.rate_hz);
     begin_made_up(taken, next_frame_, std::clamp<std::int64_t>(header.timestamp_ns, before_ns, latest_stamp_ns) - before_ns);
     behind_gap_ = taken;
+    late_behind_gap_ = late;
     gap_frames_ = missing;
     hand_made_up(static_cast<std::uint32_t>(std::min<std::uint64_t>(missing, piece_frames_)), next);
     return true;
+}
+
+// What was dropped before it has been filled in; what its sender says of it stays.
+void Intake::call_complete(Staged& taken) noexcept {
+    taken.claim.header.flags = RingConsumer::sent_flags(taken.claim);
+}
+
+// The next piece of the gap or, once it is filled, what comes behind it.
+void Intake::hand_behind_gap(Nanoseconds now_ns, bool drain, Next& next) {
+    if (gap_frames_ != 0 && !drain) {
+        return hand_made_up(static_cast<std::uint32_t>(std::min<std::uint64_t>(gap_frames_, piece_frames_)), next);
+    }
+    Staged taken = *std::exchange(behind_gap_, std::nullopt);
+    gap_frames_ = 0;
+    if (drain) return hand(taken, next);
+    call_complete(taken);
+    if (!late_behind_gap_) return hand(taken, next);
+    drop_late(taken, now_ns);
+    stand_in(taken, next);
 }
 
 void Intake::begin_made_up(const Staged& instead_of, std::uint64_t first_frame, std::int64_t timestamp_ns) {
@@ -190,12 +217,13 @@ void Intake::hand_made_up(std::uint32_t wanted, Next& next) {
     next.claim.header.frames = frames;
     next.claim.header.metadata_bytes = 0;
     next.claim.header.flags = flag_gap;
+    if (broken_) next.claim.header.flags |= flag_discontinuity;
     stamps_.first_frame += frames;
     stamps_.timestamp_ns += static_cast<Nanoseconds>(frames * 1e9 / rules_.rate_hz);
     gap_frames_ -= std::min<std::uint64_t>(gap_frames_, frames);
     placed_ = true;
     next_frame_ = stamps_.first_frame;
-    broken_ = false;  // nothing is missing any more
+    broken_ = false;
 }
 
 void Intake::hand(const Staged& taken, Next& next) {

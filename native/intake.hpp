@@ -5,7 +5,8 @@
 //
 // Invariants
 // - Blocks come out in the order in which they were claimed, each once, or are dropped with a reason.
-// - Whatever is dropped here, the next block that is let through says DISCONTINUITY, unless made-up audio fills its place.
+// - Whatever is dropped here or before, the next block that is let through says DISCONTINUITY, unless made-up audio fills its
+//   place. What its sender says of it stays.
 // - What is made up is no block of the ring: it is counted apart, and changes no account.
 #pragma once
 
@@ -29,8 +30,8 @@ struct IntakeRules {
     std::uint32_t most_staged = 0;     // blocks that can be held back; 0: none, and nothing can be held
     std::uint32_t most_frames = 1;     // of a block
     double rate_hz = 0;                // for concealment
-};
     MadeUp made_up = MadeUp::fade;     // what it puts there
+};
 
 // One thread at a time. Allocates when it is made, and never after.
 class Intake {
@@ -67,6 +68,8 @@ public:
         if (concealment_) concealment_->remember(samples, frames);
     }
     bool conceals() const noexcept { return concealment_ != nullptr; }
+    // A block that was let through could not be delivered: the next one says so.
+    void note_lost() noexcept { broken_ = true; }
     // Makes up audio, in the format of the pipeline; counts it.
     void make_up(ConsumerStats& stats, void* samples, std::uint32_t frames) noexcept;
 
@@ -84,7 +87,11 @@ private:
     bool is_late(const Staged& staged, Nanoseconds now_ns) const noexcept;
     Nanoseconds due_from_ns(const Staged& staged) const noexcept;
     void note_late(const Staged& staged, Nanoseconds now_ns) noexcept;
-    bool fill_gap(const Staged& staged, Next& next);
+    bool fill_gap(const Staged& staged, bool late, Next& next);
+    void hand_behind_gap(Nanoseconds now_ns, bool drain, Next& next);
+    static void call_complete(Staged& staged) noexcept;
+    void stand_in(const Staged& late, Next& next);
+    void drop_late(const Staged& late, Nanoseconds now_ns);
     void begin_made_up(const Staged& instead_of, std::uint64_t first_frame, std::int64_t timestamp_ns);
     void hand_made_up(std::uint32_t wanted, Next& next);
     void hand(const Staged& staged, Next& next);
@@ -107,6 +114,7 @@ private:
     std::uint64_t next_frame_ = 0;
     std::uint32_t piece_frames_ = 0;      // of the latest block: gaps are filled in such pieces
     std::optional<Staged> behind_gap_;    // comes once the gap before it is filled
+    bool late_behind_gap_ = false;        // and was late by then: it is dropped, and its own place filled, too
     std::uint64_t gap_frames_ = 0;
     BlockHeader stamps_{};                // of the next made-up frame
     Lane* made_up_lane_ = nullptr;

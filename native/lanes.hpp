@@ -18,6 +18,9 @@
 //   stops its own replica only.
 // - A replica that finishes a block rings the receiver, with or without a result. Lanes that have all ended are taken as
 //   they are.
+//
+// DISCONTINUITY. Each lane numbers its own blocks, so it is the next block of a lane that says what the lane dropped. Which
+// blocks of other lanes came between cannot be known: an origin that is missing may be one of which nothing was made.
 #pragma once
 
 #include <algorithm>
@@ -117,6 +120,11 @@ public:
     // Whether all lanes have ended and nothing waits any more.
     bool at_end() {
         return std::all_of(lanes_.begin(), lanes_.end(), [](Lane& lane) { return lane.consumer.at_end(); });
+    }
+
+    // Whether a rule dropped blocks after the last one that was claimed. Once at_end() is true.
+    bool misses_the_last() const noexcept {
+        return std::any_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.consumer.misses_the_last(); });
     }
 
     // For whoever waits in vain: the next look does not trust the shared positions. Throws Corrupted if a ring was

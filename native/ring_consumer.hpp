@@ -1,4 +1,7 @@
 // A consuming end of a ring: claims the oldest block that waits, and gives its slot back with its fate.
+//
+// Blocks are numbered when they are sent, the dropped ones too. So where the only consumer of a ring meets a number that does
+// not follow the one before it, blocks in between were dropped, by whatever rule, and the block says DISCONTINUITY.
 #pragma once
 
 #include <algorithm>
@@ -6,6 +9,7 @@
 #include <string>
 
 #include "bell.hpp"
+#include "block_flags.hpp"
 #include "buffers.hpp"
 #include "ring.hpp"
 
@@ -52,6 +56,9 @@ public:
         if (ring_.count() == 0) throw Corrupted("a fused pipeline has no ring to consume from");
         // relaxed: find() looks again before it scans.
         epoch_ = ring_.header().epoch.load(std::memory_order_relaxed);
+        // Nobody had a block of this ring before, so what is missing before the first one was dropped. relaxed: a predecessor is
+        // gone, which whoever made this end has ordered before; and it settles a flag only.
+        if (stats().received.load(std::memory_order_relaxed) == 0) next_sequence_ = 0;
     }
 
     const Ring& ring() const noexcept { return ring_; }
@@ -86,7 +93,8 @@ public:
     }
 
     // Claims the oldest waiting block. Wait-free but for losing against competitors. Throws Corrupted if the slot
-    // refers to memory outside its buffer, or if a slot holds what no slot can.
+    // refers to memory outside its buffer, or if a slot holds what no slot can. The only consumer of a ring adds DISCONTINUITY
+    // to the flags in `claim.header` where blocks were dropped before it; sent_flags() has those that it was sent with.
     bool claim(Claim& claim) {
         if (ring_.paused()) return false;
         for (;;) {
@@ -107,6 +115,21 @@ public:
         settle(claim, claim.word.with(SlotState::evicted, static_cast<std::uint64_t>(reason)));
     }
 
+    // The flags that the sender gave to a block in hand.
+    static std::uint16_t sent_flags(const Claim& claim) noexcept { return claim.slot->header.read().flags; }
+
+    // Whether blocks were dropped after the last one that was claimed here. Once at_end() is true. relaxed: seeing the end means
+    // seeing all that its producer counted, and it counts nothing after it.
+    bool misses_the_last() const noexcept {
+        const auto& header = ring_.header();
+        const auto& tally = header.tallies[header.tally_version.load(std::memory_order_relaxed) & 1];
+        const std::uint64_t sent =
+            header.published.load(std::memory_order_relaxed) + tally.refused.load(std::memory_order_relaxed);
+        return ring_.consumers() == 1 && next_sequence_ != unknown_sequence && next_sequence_ < sent;
+    }
+    // The next block is said to come after dropped ones, whatever its number.
+    void expect_a_gap() noexcept { next_sequence_ = no_sequence; }
+
     // Whether the producer ended the stream and nothing waits any more. While paused, what waits is hidden, so that the
     // end is not known. Throws Corrupted as above.
     bool at_end() {
@@ -124,6 +147,9 @@ public:
     }
 
 private:
+    static constexpr std::uint64_t unknown_sequence = ~std::uint64_t{0};
+    static constexpr std::uint64_t no_sequence = unknown_sequence - 1;  // of no block
+
     [[noreturn, gnu::noinline, gnu::cold]] static void refuse_origin(SlotWord word) {
         throw Corrupted("the block at position " + std::to_string(word.position()) + " does not say what it was made from");
     }
@@ -139,8 +165,20 @@ private:
         if (mine.position() == cursor_) ++cursor_;
         claim = {slot, mine, slot->header.read(), sent_ns_of(*slot)};
         wake_producer(mine.position());
-        check(claim);
+        check(claim);  // before the number is noted: the block behind one that is refused here comes after a dropped one
+        if (claim.header.sequence == next_sequence_) [[likely]] ++next_sequence_;
+        else claim.header.flags |= flags_after_jump(claim.header.sequence, mine.attempt() != 0);
         return true;
+    }
+
+    // For a block whose number does not follow: others were dropped before it, if this is the only consumer. Not so where the
+    // end does not know what a predecessor had, nor for what that one gave back. Never inlined, and given no claim, which would
+    // have to lie in memory for it: it is out of the way of the hot path.
+    [[gnu::noinline]] std::uint16_t flags_after_jump(std::uint64_t sequence, bool given_back) noexcept {
+        const bool known = next_sequence_ != unknown_sequence;
+        if (given_back && known && sequence < next_sequence_) return 0;  // it comes late, and says nothing of what follows
+        next_sequence_ = sequence + 1;
+        return known && !given_back && ring_.consumers() == 1 ? flag_discontinuity : 0;
     }
 
     // The slot that is next in order and READY, with the word that says so; nullptr if nothing waits.
@@ -276,6 +314,7 @@ private:
     std::uint32_t epoch_ = 0;
     bool astray_ = false;  // positions are not to be trusted: scan
     bool rescan_ = true;  // a predecessor's blocks may have been given back before this end existed
+    std::uint64_t next_sequence_ = unknown_sequence;  // of the block that follows the last one, if none is dropped
 };
 
 using Claim = BasicClaim<SharedMemory>;

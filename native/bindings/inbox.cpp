@@ -82,8 +82,11 @@ void Inbox::add_successor(const std::string& pipeline, std::shared_ptr<Segment> 
 
 // Out of the way of the hot path.
 [[gnu::noinline, gnu::cold]] void Inbox::move_on(Link& link) {
+    const bool misses_the_last = link.lanes.misses_the_last();
     link.lanes = std::move(link.successors.front());
     link.successors.pop_front();
+    // A successor's numbers begin anew: they do not show what was dropped at the end of the ring before it.
+    if (misses_the_last) link.lanes.first().consumer.expect_a_gap();
 }
 
 void Inbox::remove(const std::string& pipeline) {
@@ -326,6 +329,9 @@ nb::object Inbox::build_or_discard(Link& link, Lanes::Lane& lane, const Claim& c
     } catch (...) {
         // No memory, or a damaged header: the slot must not stay claimed for ever.
         lane.consumer.discard(claim, Reason::failed);
+        // Who receives may go on behind it.
+        if (link.intake != nullptr) link.intake->note_lost();
+        else lane.consumer.expect_a_gap();
         throw;
     }
 }

@@ -1,5 +1,5 @@
-// What an input lets through, against a plain model with lists: late blocks, jitter buffer, pre-roll, gaps; under a clock that
-// the test sets.
+// What an input lets through, against a plain model with lists: late blocks, jitter buffer, pre-roll, gaps of the sender and of
+// a rule; under a clock that the test sets.
 #include <deque>
 #include <optional>
 #include <string>
@@ -23,6 +23,8 @@ struct Block {
     std::uint32_t frames;
     Nanoseconds sent_ns;
     std::uint64_t number;
+    bool torn;     // others were dropped before it
+    bool flagged;  // its sender says so
 };
 
 struct Out {
@@ -44,6 +46,7 @@ struct Model {
     std::deque<Block> queue = {};
     std::deque<Out> made_up = {};
     std::optional<Block> behind_gap = {};
+    bool late_behind_gap = false;
     bool held = false;
     bool filling = false;
     bool broken = false;
@@ -78,7 +81,10 @@ struct Model {
     }
     void hold() {
         held = true;
-        if (behind_gap) queue.push_front(*std::exchange(behind_gap, std::nullopt));
+        if (behind_gap) {
+            behind_gap->torn &= !made_up.empty();
+            queue.push_front(*std::exchange(behind_gap, std::nullopt));
+        }
         made_up.clear();
     }
     void let_go(Nanoseconds now_ns) {
@@ -89,35 +95,45 @@ struct Model {
         filling = rules.target_frames != 0;
     }
     std::optional<Out> hand_made_up() {
-        const Out out = made_up.front();
+        Out out = made_up.front();
         made_up.pop_front();
         next_frame = out.first_frame + out.frames;
         concealed_frames += out.frames;
-        broken = false;
+        out.discontinuity = std::exchange(broken, false);
         return out;
     }
     Out hand(const Block& block) {
         ++delivered;
         piece = block.frames;
         next_frame = block.first_frame + block.frames;
+        broken |= block.torn || block.flagged;
         return {false, block.first_frame, block.frames, std::exchange(broken, false), block.number};
+    }
+    void drop_late(const Block& block) {
+        ++late;
+        if (rules.late != Late::conceal || block.torn || block.flagged) broken = true;
+    }
+    std::optional<Out> stand_in(const Block& block) {
+        made_up.push_back({true, block.first_frame, block.frames, false, block.number});
+        return hand_made_up();
     }
     std::optional<Out> take(Nanoseconds now_ns) {
         if (!made_up.empty()) return hand_made_up();
-        if (behind_gap) return hand(*std::exchange(behind_gap, std::nullopt));
+        if (behind_gap) {
+            Block block = *std::exchange(behind_gap, std::nullopt);
+            block.torn = false;  // by now nothing is missing
+            if (!late_behind_gap) return hand(block);
+            drop_late(block);
+            return stand_in(block);
+        }
         look();
         if (held || filling) return std::nullopt;
         while (!queue.empty()) {
             const Block block = queue.front();
             queue.pop_front();
             const bool conceals = rules.late == Late::conceal;
-            if (rules.late != Late::pass && now_ns - std::max(block.sent_ns, let_go_ns) > rules.max_age_ns) {
-                ++late;
-                broken = true;
-                if (!conceals) continue;
-                made_up.push_back({true, block.first_frame, block.frames, false, block.number});
-                return hand_made_up();
-            }
+            const bool is_late =
+                rules.late != Late::pass && now_ns - std::max(block.sent_ns, let_go_ns) > rules.max_age_ns;
             if (conceals && next_frame && piece != 0 && block.first_frame > *next_frame &&
                 block.first_frame - *next_frame <= static_cast<std::uint64_t>(rate_hz)) {
                 for (std::uint64_t frame = *next_frame; frame < block.first_frame; frame += piece) {
@@ -125,9 +141,12 @@ struct Model {
                     made_up.push_back({true, frame, static_cast<std::uint32_t>(frames), false, block.number});
                 }
                 behind_gap = block;
+                late_behind_gap = is_late;
                 return hand_made_up();
             }
-            return hand(block);
+            if (!is_late) return hand(block);
+            drop_late(block);
+            if (conceals) return stand_in(block);
         }
         if (rules.target_frames != 0) filling = true;
         return std::nullopt;
@@ -171,9 +190,10 @@ public:
     }
 
     void send() {
-        if (model_.ended || !producer_->has_room()) return;
+        if (model_.ended || !make_room()) return;
         const auto frames = static_cast<std::uint32_t>(1 + random_.below(rules_.most_frames));
         if (random_.chance(8)) next_frame_ += random_.chance(4) ? 2'000 : random_.below(70);
+        if (random_.chance(6)) return drop_newest(frames);
         const auto buffer = pool_.allocate();
         CHECK(buffer.has_value());
         pool_.set_branches(*buffer, 1);
@@ -183,9 +203,31 @@ public:
         header.frames = frames;
         header.first_frame = next_frame_;
         header.timestamp_ns = static_cast<std::int64_t>(next_frame_) * frame_ns;
+        header.flags = random_.chance(12) ? flag_discontinuity : 0;
         CHECK(producer_->publish(header, now_ns_));
-        model_.queue.push_back({next_frame_, frames, now_ns_, number_++});
+        model_.queue.push_back(
+            {next_frame_, frames, now_ns_, number_++, std::exchange(torn_, false), header.flags != 0});
         next_frame_ += frames;
+    }
+
+    // The oldest block makes room where it lies in the ring; the model does not know which ones are kept back.
+    bool make_room() {
+        if (producer_->has_room()) return true;
+        if (rules_.most_staged != 0 || random_.chance(2)) return false;
+        producer_->evict_down_to(ring_.buffer_size(), Reason::oldest);
+        model_.queue.pop_front();
+        ++oldest_;
+        if (model_.queue.empty()) torn_ = true;
+        else model_.queue.front().torn = true;
+        return true;
+    }
+
+    void drop_newest(std::uint32_t frames) {
+        producer_->drop(Reason::newest, frames * sizeof(float));
+        next_frame_ += frames;
+        ++number_;
+        ++newest_;
+        torn_ = true;
     }
 
     // What came out; compares it with the model.
@@ -234,8 +276,10 @@ public:
         CHECK_EQUAL(model_.unwanted, account.dropped[static_cast<unsigned>(Reason::unwanted)]);
         CHECK_EQUAL(model_.late, ring_.stats(0).cycle.missed.load());
         CHECK_EQUAL(model_.concealed_frames, ring_.stats(0).concealed_frames.load());
+        CHECK_EQUAL(oldest_, account.dropped[static_cast<unsigned>(Reason::oldest)]);
+        CHECK_EQUAL(newest_, account.dropped[static_cast<unsigned>(Reason::newest)]);
         const std::uint64_t waiting = model_.queue.size() + (model_.behind_gap ? 1 : 0);
-        CHECK_EQUAL(account.sent, account.delivered + model_.late + model_.unwanted + waiting);
+        CHECK_EQUAL(account.sent, account.delivered + model_.late + model_.unwanted + oldest_ + newest_ + waiting);
     }
 
     void run(unsigned steps) {
@@ -273,7 +317,7 @@ public:
 
     // A consumer that dies with blocks that it kept back: they are given back, and come again, the oldest first.
     void die_while_filling() {
-        for (std::uint64_t block = 0; block < 4; ++block) send();
+        while (model_.queue.size() < 4) send();
         peek();
         CHECK(!take());
         const std::uint64_t sent = model_.queue.size();
@@ -283,8 +327,9 @@ public:
         for (std::uint64_t block = 0; block < sent; ++block) {
             Intake::Next next;
             CHECK(intake_->take(*lanes_, now_ns_, false, next));
-            CHECK_EQUAL(block, next.claim.header.sequence);
+            CHECK_EQUAL(model_.queue[block].number, next.claim.header.sequence);
             CHECK(next.claim.word.attempt() != 0);
+            CHECK_EQUAL(model_.queue[block].flagged, (next.claim.header.flags & flag_discontinuity) != 0);
             next.lane->consumer.finish(next.claim);
         }
         const Account account = read_account(ring_);
@@ -303,7 +348,7 @@ public:
             Intake::Next next;
             CHECK(intake_->peek_sent_ns(*lanes_, true) >= 0);
             CHECK(intake_->take(*lanes_, now_ns_, true, next));
-            CHECK_EQUAL(block, next.claim.header.sequence);
+            CHECK_EQUAL(model_.queue[block].number, next.claim.header.sequence);
             next.lane->consumer.discard(next.claim, Reason::failed);
         }
         CHECK_EQUAL(sent, read_account(ring_).dropped[static_cast<unsigned>(Reason::failed)]);
@@ -322,6 +367,9 @@ private:
     Nanoseconds now_ns_ = 1'000'000'000'000;
     std::uint64_t next_frame_ = 5'000;
     std::uint64_t number_ = 0;
+    std::uint64_t oldest_ = 0;
+    std::uint64_t newest_ = 0;
+    bool torn_ = false;  // blocks were dropped since the last one that entered the ring
 };
 
 IntakeRules drawn(Random& random, std::uint32_t buffer_size) {

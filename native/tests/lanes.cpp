@@ -42,6 +42,7 @@ public:
           source_(works_.input(), works_.input_pool()),
           held_(shape.replicas),
           lanes_(shape.replicas),
+          lane_next_(shape.replicas),
           taken_(shape.receivers) {
         for (std::uint32_t replica = 0; replica < shape.replicas; ++replica) {
             inputs_.push_back(works_.replica_input(replica));
@@ -167,6 +168,10 @@ private:
             fail(__FILE__, __LINE__, "what is taken", std::to_string(made.number) + "." + std::to_string(made.part),
                  std::to_string(got.number) + "." + std::to_string(got.part));
         }
+        // Each lane numbers what it was sent; what it dropped, its next block says, where no other receiver can have it.
+        const bool torn = claim.header.sequence != lane_next_[*expected] && receivers_.size() == 1;
+        CHECK_EQUAL(torn, (claim.header.flags & flag_discontinuity) != 0);
+        lane_next_[*expected] = claim.header.sequence + 1;
         // Apart from the model: the order of the input, but for what came again.
         if (repeated_.count(got.number) == 0) {
             CHECK(got.number > last_number_ || (got.number == last_number_ && got.part > last_part_) || received_ == 0);
@@ -257,6 +262,7 @@ private:
     std::vector<Lanes> receivers_ = {};
     std::vector<std::optional<Held>> held_;
     std::vector<std::deque<Made>> lanes_;
+    std::vector<std::uint64_t> lane_next_;  // the number that follows the last one taken of each lane
     std::vector<std::optional<std::pair<RingConsumer, Claim>>> taken_;
     std::set<std::uint64_t> repeated_ = {};
     std::set<std::uint32_t> paused_ = {};

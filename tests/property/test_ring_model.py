@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from steadyflow import _native
 from steadyflow.backpressure.rules import DropByPriority, DropNewest, DropOldest, Fail, Latest, Rule, Sample, Wait
-from steadyflow.data import METADATA_MAX_BYTES, encode_metadata
+from steadyflow.data import METADATA_MAX_BYTES, BlockFlag, encode_metadata
 from steadyflow.errors import EndOfStream, PipelineClosed, PipelineFull, ReceiveTimeout, SendTimeout
 from steadyflow.formats import AudioFormat
 
@@ -137,6 +137,7 @@ class Pipe:
 
         self.waiting: deque[Sent] = deque()
         self.claimed: Sent | None = None
+        self.follows = 0  # the number of the block behind the last one that was taken
         self.sent = 0
         self.delivered = 0
         self.dropped = dict.fromkeys(REASONS, 0)
@@ -154,6 +155,13 @@ class Pipe:
     @property
     def views(self) -> int:
         return sum(kept.is_view for kept in self.kept)
+
+    def take(self) -> Sent:
+        """Take the oldest block, which says so where others were dropped before it."""
+        block = self.waiting.popleft()
+        torn = BlockFlag.DISCONTINUITY if block.sequence != self.follows else 0
+        self.follows = block.sequence + 1
+        return replace(block, flags=block.flags | torn)
 
     def drop(self, block: Sent, reason: str) -> None:
         self.dropped[reason] += 1
@@ -392,7 +400,7 @@ class FanOut(RuleBasedStateMachine):
             with pytest.raises(EndOfStream if self.has_ended and not pipe.paused else ReceiveTimeout):
                 pipe.inbox.receive(0)
             return
-        kept = self.check_block(pipe, pipe.inbox.receive(0), pipe.waiting.popleft())
+        kept = self.check_block(pipe, pipe.inbox.receive(0), pipe.take())
         pipe.delivered += 1
         if keep:
             pipe.kept.append(kept)
@@ -423,7 +431,7 @@ class FanOut(RuleBasedStateMachine):
         if pipe.paused or not pipe.waiting:
             assert pipe.inbox.serve(0, 1) == 0
             return
-        pipe.claimed = pipe.waiting.popleft()
+        pipe.claimed = pipe.take()
         assert pipe.inbox.serve(0, 1) == 1
         if pipe.errors and not isinstance(pipe.errors[0], ModuleFault):
             raise pipe.errors[0]  # what the test found wrong inside
