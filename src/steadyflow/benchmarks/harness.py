@@ -26,12 +26,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from steadyflow.benchmarks.machine import describe_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = [
     "FULL",
@@ -46,12 +47,14 @@ __all__ = [
     "Row",
     "Say",
     "Statistic",
+    "Summarise",
     "Target",
     "Workload",
     "busy_cores",
     "compare",
     "end_session",
     "interrupt_deferred",
+    "last",
     "measure_in_fresh_process",
     "percentile",
     "silent",
@@ -68,6 +71,15 @@ _STATISTICS: tuple[Statistic, ...] = ("mean", "p50", "p99", "p999", "max")
 
 def silent(line: str) -> None:
     """Say nothing."""
+
+
+Summarise = Callable[[list[dict[str, Any]]], dict[str, Any]]
+"""Takes the facts of each round of one contestant."""
+
+
+def last(facts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Take those of the last round for all."""
+    return facts[-1]
 
 
 # ------------------------------------------------------------------------------------------------- what is measured
@@ -136,12 +148,23 @@ class Contestant:
         measure: A function at the top level of a module; it is called in a process of its own.
         requires: The package that has to be installed, if any.
         note: What a reader must know to compare it.
+        options: What `measure` is called with besides, by name; plain values.
+        lacks: Tells, for what is no package, how it can be installed; nothing if it is there.
     """
 
     name: str
-    measure: Callable[[Workload], Measured]
+    measure: Callable[..., Measured]
     requires: str = ""
     note: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    lacks: Callable[[], str] | None = None
+
+    @property
+    def missing(self) -> str:
+        """How to install what it needs; empty if that is there."""
+        if self.requires and importlib.util.find_spec(self.requires) is None:
+            return "pip install 'steadyflow[bench]'"
+        return self.lacks() if self.lacks else ""
 
 
 # ------------------------------------------------------------------------------------------------- what comes out
@@ -174,7 +197,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Figure:
-    """One table: the same work done by all contestants. The first row is ours."""
+    """
+    One table: the same work done by all contestants. The first row is ours.
+
+    Without `columns` the table is of the samples' statistics; else of those statistics, in ms, and facts, by heading.
+    """
 
     title: str
     quantity: str
@@ -184,6 +211,7 @@ class Figure:
     rows: list[Row]
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
 
     def row(self, name: str) -> Row:
         """Return the row of that contestant."""
@@ -234,12 +262,15 @@ class Recording:
         rounds: int | None = None,
         targets: Callable[[Figure], list[Target]] = lambda _: [],
         notes: Sequence[str] = (),
+        columns: Mapping[str, str] = MappingProxyType({}),
+        summarise: Summarise = last,
     ) -> None:
         """Measure one figure and keep it."""
+        rounds = rounds or self._effort.rounds
         rows = compare(
-            contestants, work, rounds=rounds or self._effort.rounds, say=lambda line: self._say(f"{title}: {line}")
+            contestants, work, rounds=rounds, say=lambda line: self._say(f"{title}: {line}"), summarise=summarise
         )
-        figure = Figure(title, quantity, counted, work, rounds or self._effort.rounds, rows, notes=list(notes))
+        figure = Figure(title, quantity, counted, work, rounds, rows, notes=list(notes), columns=dict(columns))
         self._figures.append(replace(figure, targets=targets(figure)))
 
     def result(self) -> Result:
@@ -257,16 +288,25 @@ class Recording:
 # ------------------------------------------------------------------------------------------------- measuring
 
 
-def compare(contestants: Sequence[Contestant], work: Workload, *, rounds: int, say: Say = silent) -> list[Row]:
+def compare(
+    contestants: Sequence[Contestant],
+    work: Workload,
+    *,
+    rounds: int,
+    say: Say = silent,
+    summarise: Summarise = last,
+) -> list[Row]:
     """Measure all contestants, alternating, `rounds` times; the first one is ours, the ratios refer to it.
+
+    `summarise` makes one record of the facts of a contestant's rounds.
 
     A contestant that is not installed, or fails once, is not tried again; its row says why.
     """
     measured: dict[str, list[Measured]] = {contestant.name: [] for contestant in contestants}
     out: dict[str, Row] = {
-        contestant.name: Row(contestant.name, "not installed", reason="pip install 'steadyflow[bench]'")
+        contestant.name: Row(contestant.name, "not installed", reason=missing)
         for contestant in contestants
-        if contestant.requires and importlib.util.find_spec(contestant.requires) is None
+        if (missing := contestant.missing)
     }
     for round_number in range(1, rounds + 1):
         for contestant in contestants if round_number % 2 else reversed(contestants):
@@ -283,7 +323,7 @@ def compare(contestants: Sequence[Contestant], work: Workload, *, rounds: int, s
 
     ours = measured[contestants[0].name] if contestants[0].name not in out else []
     return [
-        out[contestant.name] if contestant.name in out else _row(contestant, measured[contestant.name], ours)
+        out[contestant.name] if contestant.name in out else _row(contestant, measured[contestant.name], ours, summarise)
         for contestant in contestants
     ]
 
@@ -298,7 +338,7 @@ def measure_in_fresh_process(
     function = f"{contestant.measure.__module__}:{contestant.measure.__qualname__}"
     # -P: the directory that this was started in is not searched for modules.
     command = [sys.executable, "-P", "-m", "steadyflow.benchmarks.measure"]
-    command += [function, json.dumps(asdict(work)), str(limit_s)]
+    command += [function, json.dumps(asdict(work)), json.dumps(contestant.options), str(limit_s)]
     child: subprocess.Popen[str] | None = None
     with tempfile.TemporaryDirectory(prefix="steadyflow-benchmark-") as folder:
         # One thread for linear algebra: none of it is used, and idle pools disturb. Files of a process that
@@ -399,7 +439,7 @@ def _summary(samples_ns: Sequence[float]) -> dict[Statistic, float]:
     }
 
 
-def _row(contestant: Contestant, measured: list[Measured], ours: list[Measured]) -> Row:
+def _row(contestant: Contestant, measured: list[Measured], ours: list[Measured], summarise: Summarise) -> Row:
     """Summarise one contestant's rounds; `ours` is empty if there is nothing to compare with."""
     rounds = [_summary(each.samples_ns) for each in measured]
     pairs = list(zip(rounds, [_summary(each.samples_ns) for each in ours], strict=False))
@@ -417,7 +457,7 @@ def _row(contestant: Contestant, measured: list[Measured], ours: list[Measured])
             for name in _STATISTICS
             if pairs
         },
-        facts=measured[-1].facts,
+        facts=summarise([each.facts for each in measured]),
     )
 
 

@@ -1,4 +1,4 @@
-"""The process of one measurement: `python -m steadyflow.benchmarks.measure MODULE:FUNCTION WORKLOAD LIMIT_S`.
+"""The process of one measurement: `python -m steadyflow.benchmarks.measure MODULE:FUNCTION WORKLOAD OPTIONS LIMIT_S`.
 
 The last line of its output is what was measured, as JSON; the last line of its standard error, why there is nothing.
 """
@@ -17,12 +17,14 @@ from steadyflow.benchmarks.harness import Workload
 
 def main() -> None:
     """Run the function named on the command line."""
-    function, workload, limit_s = sys.argv[1:]
+    function, workload, options, limit_s = sys.argv[1:]
     # Whoever waits for us may be gone; this process ends all the same.
     signal.alarm(int(limit_s) + 5)
     module, _, name = function.partition(":")
     try:
-        measured = getattr(importlib.import_module(module), name)(Workload(**json.loads(workload)))
+        measured = getattr(importlib.import_module(module), name)(
+            Workload(**json.loads(workload)), **json.loads(options)
+        )
     except Exception as error:  # noqa: BLE001 - whatever it is, it belongs in the contestant's row
         traceback.print_exc()
         sys.exit(f"\n{_reason(error)}")

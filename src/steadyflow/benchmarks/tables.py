@@ -37,7 +37,7 @@ def render_result(result: Result) -> RenderableType:
 
     parts: list[RenderableType] = [Text(f"{result.case} ({result.duration_s:.0f} s)", style="bold")]
     for figure in result.figures:
-        parts.append(_table(figure))
+        parts.append(_table_of_columns(figure) if figure.columns else _table(figure))
         paced = figure.work.interval_ns > 0
         parts.extend(remark for row in figure.rows if (remark := _remark(row, paced=paced)))
         parts.extend(target_line(target) for target in figure.targets)
@@ -90,6 +90,44 @@ def _table(figure: Figure) -> RenderableType:
     return table
 
 
+def _table_of_columns(figure: Figure) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=f"{figure.title}: {figure.quantity}",
+        caption=f"{figure.rounds} x {figure.work.blocks} {figure.counted}, each time after {figure.work.warm_up_blocks}; medians of "
+        "the rounds, percentiles of all",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("", min_width=max(len(word) for row in figure.rows for word in row.name.split()))
+    for heading in figure.columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for index, row in enumerate(figure.rows):
+        if row.state != "measured":
+            table.add_row(row.name, row.state)
+            continue
+        cells = [_cell(row, name) for name in figure.columns.values()]
+        table.add_row(row.name, *cells, style=None if index else "bold")
+    return table
+
+
+def _cell(row: Row, name: str) -> str:
+    """Return a statistic in ms, or a fact; a dash where a contestant has nothing of the kind, `none` where there was nothing."""
+    if name in _HEADINGS:
+        return _three_digits(row.values_ns[name] / 1e6)
+    if name not in row.facts:
+        return "-"
+    value = row.facts[name]
+    if value is None:
+        return "none"
+    return _three_digits(value) if value else "0"
+
+
 def _unit(figure: Figure) -> tuple[str, float]:
     """Return one unit for the whole table, so that its columns can be compared by eye."""
     slowest_ns = max((row.values_ns["p50"] for row in figure.rows if row.state == "measured"), default=0)
@@ -97,7 +135,7 @@ def _unit(figure: Figure) -> tuple[str, float]:
 
 
 def _three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _remark(row: Row, *, paced: bool) -> RenderableType | None:
