@@ -157,7 +157,8 @@ def test_without_jackd_the_command_says_what_to_install(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["hop", "--seconds", "5"], "are for the benchmark device"),
+        (["hop", "--seconds", "5"], "is for the benchmarks device and backpressure"),
+        (["hop", "--plot", "pictures"], "is for the benchmark backpressure"),
         (["--load", "quiet"], "are for the benchmark device"),
         (["device", "--load", "quite"], "did you mean 'quiet'?"),
         (["device", "--frames", "8"], "expected --frames from 16 to 8192, got 8"),

@@ -9,17 +9,22 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from steadyflow.benchmarks import CASES, run_case
+from steadyflow.benchmarks.backpressure import contestants as contestants_of_backpressure
+from steadyflow.benchmarks.backpressure.load import Load
+from steadyflow.benchmarks.backpressure.rules import RULES
 from steadyflow.benchmarks.harness import (
     Contestant,
     Effort,
     Failed,
     Figure,
     Measured,
+    Row,
     Workload,
     busy_cores,
     compare,
@@ -67,6 +72,68 @@ def check_row(row):
     facts = row["facts"]
     if "sent" in facts:
         assert facts["sent"] == facts["delivered"] + facts.get("dropped", 0)
+
+
+FAST = Load(100_000, calm_s=0.1, overload_s=0.3)
+
+
+@pytest.mark.parametrize("contestant", contestants_of_backpressure(FAST), ids=lambda contestant: contestant.name)
+def test_backpressure_accounts_for_every_block(contestant):
+    if contestant.missing:
+        pytest.skip(contestant.missing)
+    measured = measure_in_fresh_process(contestant, FAST.to_workload())
+
+    assert isinstance(measured, Measured), measured
+    facts = measured.facts
+    assert facts["sent"] == facts["delivered"] + facts["dropped"]
+    assert facts["sent"] <= FAST.most_blocks
+    assert facts["peak_fill"] <= FAST.room or contestant.name in {"steadyflow Grow", "steadyflow Spool"}
+
+
+def test_backpressure_draws_a_picture_of_each_rule(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    rules = {name: RULES[name] for name in ("DropOldest", "Wait")}
+    monkeypatch.setattr("steadyflow.benchmarks.backpressure.RULES", rules)
+    progress = []
+    result = run_case("backpressure", effort=TINY, say=progress.append, seconds=0.1, plot=tmp_path / "pictures")
+
+    assert {path.stem for path in (tmp_path / "pictures").iterdir()} == rules.keys()
+    (figure,) = result.figures
+    for row in figure.rows:
+        assert "trace" not in row.facts
+        assert row.facts["picture"].endswith(".png")
+    assert any(".png" in line for line in progress)
+
+
+def test_table_of_backpressure_says_what_did_not_come():
+    pytest.importorskip("rich")
+    from rich.console import Console
+
+    from steadyflow.benchmarks.tables import render_result
+
+    facts = {"offered_per_s": 1_000.4, "detect_ms": None, "lost_percent": 0.0}
+    columns = {
+        "in/s": "offered_per_s",
+        "p99": "p99",
+        "detect": "detect_ms",
+        "lost %": "lost_percent",
+        "half": "half_ms",
+    }
+    row = Row("steadyflow Wait", "measured", values_ns={"p50": 1.0, "p99": 2_500_000.0}, facts=facts)
+    absent = Row("culsans", "not installed", reason="pip install 'steadyflow[bench]'")
+    result = run_case("stats", effort=TINY)
+    figure = replace(result.figures[0], rows=[row, absent], columns=columns, targets=[], notes=["Times in ms."])
+    text = io.StringIO()
+    Console(file=text, width=100).print(render_result(replace(result, figures=[figure])))
+    lines = text.getvalue().splitlines()
+    assert next(line for line in lines if line.startswith(" steadyflow Wait ")).split()[2:] == [
+        "1,000",
+        "2.50",
+        "none",
+        "0",
+        "-",
+    ]
+    assert any("culsans: pip install" in line for line in lines)
 
 
 def test_unknown_case_names_the_near_miss():

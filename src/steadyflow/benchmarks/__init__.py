@@ -12,6 +12,7 @@ Each case is one file with `run(quick) -> Result`:
     event_loop     from a thread to a task of asyncio: unpaced, 1 kHz
     stats          what stamps and statistics add to a block
     transform      sample type, layout and rate converted; ends that agree
+    backpressure   what each rule makes of a producer that is twice as fast as its consumer; a package
     import_time    `import steadyflow` beside `import numpy`
 
 `device` is a benchmark of another kind, in a package of its own: blocks of a device, lost and late, against a JACK server. It takes
@@ -24,7 +25,7 @@ two hours, so it runs only where it is named.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,7 @@ CASES: Final[Mapping[str, str]] = {
     "event_loop": "from a thread to a task of asyncio, unpaced and at 1 kHz",
     "events": "from publishing an event to the beginning of its callback, in the three classes, quiet and busy",
     "stats": "what stamps and statistics add to a block",
+    "backpressure": "each rule under a producer twice as fast as its consumer: throughput, latency, loss, memory",
     "transform": "sample type, layout and rate converted, and how well; ends that agree",
     "import_time": "import steadyflow beside import numpy",
 }
@@ -54,7 +56,9 @@ DEVICE: Final = "device"
 DEVICE_ABOUT: Final = "blocks of a device, lost and late, in Python and back; only if named"
 
 
-def run_case(name: str, *, quick: bool = False, effort: Effort | None = None, say: Say | None = None) -> Result:
+def run_case(
+    name: str, *, quick: bool = False, effort: Effort | None = None, say: Say | None = None, **options: Any
+) -> Result:
     """Run one case; it takes seconds (quick) to minutes, in processes of its own.
 
     Args:
@@ -62,6 +66,7 @@ def run_case(name: str, *, quick: bool = False, effort: Effort | None = None, sa
         quick: Fewer rounds and blocks: all cases together take less than three minutes.
         effort: Instead of `quick`: exactly how much to measure.
         say: Called with a line of progress, now and then.
+        **options: What `run` of the case takes besides.
 
     Raises:
         UnknownName: There is no such case.
@@ -73,5 +78,5 @@ def run_case(name: str, *, quick: bool = False, effort: Effort | None = None, sa
     from steadyflow.benchmarks.harness import FULL, QUICK, silent
 
     case = importlib.import_module(f"steadyflow.benchmarks.{name}")
-    result: Result = case.run(effort=effort or (QUICK if quick else FULL), say=say or silent)
+    result: Result = case.run(effort=effort or (QUICK if quick else FULL), say=say or silent, **options)
     return result

@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = ["describe_machine"]
 
-_PACKAGES = ("steadyflow", "numpy", "pyzmq", "iceoryx2", "sounddevice", "rtmixer")
+_PACKAGES = ("steadyflow", "numpy", "pyzmq", "iceoryx2", "sounddevice", "rtmixer", "culsans")
 
 
 def describe_machine() -> dict[str, object]:

@@ -212,7 +212,8 @@ def observe(
     "steadyflow bench hop",
     "steadyflow bench --quick --json > figures.json",
     "steadyflow bench device --frames 128 --load quiet --load thread",
-    before=_as_written("Benchmarks", (f"{name:<12} {what}" for name, what in {**CASES, DEVICE: DEVICE_ABOUT}.items())),
+    "steadyflow bench backpressure --plot pictures",
+    before=_as_written("Benchmarks", (f"{name:<13}{what}" for name, what in {**CASES, DEVICE: DEVICE_ABOUT}.items())),
 )
 def bench(
     names: Annotated[
@@ -228,7 +229,11 @@ def bench(
     ] = False,
     seconds: Annotated[
         float | None,
-        typer.Option("--seconds", help="device: how long each cell is measured, else 60.", show_default=False),
+        typer.Option(
+            "--seconds",
+            help="device: how long each cell is measured, else 60. backpressure: how long the overload lasts, else 3.",
+            show_default=False,
+        ),
     ] = None,
     frames: Annotated[
         list[int] | None,
@@ -243,6 +248,15 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FOLDER",
+            help="backpressure: write a picture of one run with each rule there, instead of measuring everything.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON records instead of tables.")] = False,
 ) -> int:
     """
@@ -253,7 +267,9 @@ def bench(
     """
     from steadyflow.cli.bench import DeviceOptions, bench
 
-    return bench(names or [], quick=quick, as_json=as_json, device=DeviceOptions(seconds, frames, load))
+    return bench(
+        names or [], quick=quick, as_json=as_json, seconds=seconds, plot=plot, device=DeviceOptions(frames, load)
+    )
 
 
 @_command("steadyflow doctor", "steadyflow doctor --json")
