@@ -122,9 +122,8 @@ public:
     // seeing all that its producer counted, and it counts nothing after it.
     bool misses_the_last() const noexcept {
         const auto& header = ring_.header();
-        const auto& tally = header.tallies[header.tally_version.load(std::memory_order_relaxed) & 1];
-        const std::uint64_t sent =
-            header.published.load(std::memory_order_relaxed) + tally.refused.load(std::memory_order_relaxed);
+        const std::uint64_t sent = header.published.load(std::memory_order_relaxed) +
+                                   header.drops.now().refused.load(std::memory_order_relaxed);
         return ring_.consumers() == 1 && next_sequence_ != unknown_sequence && next_sequence_ < sent;
     }
     // The next block is said to come after dropped ones, whatever its number.

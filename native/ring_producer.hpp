@@ -14,6 +14,8 @@ namespace steadyflow {
 
 // How many blocks behind its pace a sender may catch up.
 inline constexpr Nanoseconds most_caught_up = 4;
+// Or more, where they come faster than a sleep is exact.
+inline constexpr Nanoseconds most_caught_up_ns = 2'000'000;
 
 // The producing end. One thread at a time (the port serialises its callers). The successor of a producer that died comes
 // after take_over().
@@ -141,7 +143,7 @@ public:
         note_waiting({position, size, is_control(block)});
         if (const Nanoseconds pace_ns = ring_.pace_ns()) [[unlikely]] {
             // Who slept for too long may catch up by a few blocks, so that the rate is kept.
-            due_ns_ = std::max(due_ns_, sent_ns - most_caught_up * pace_ns) + pace_ns;
+            due_ns_ = std::max(due_ns_, sent_ns - std::max(most_caught_up * pace_ns, most_caught_up_ns)) + pace_ns;
         }
         // Where there are more slots than buffers for them, none may keep one for a whole lap.
         if (ring_.most_waiting() > ring_.buffer_size()) [[unlikely]] recycle_behind();

@@ -223,7 +223,7 @@ public:
     }
 
     void drop_newest(std::uint32_t frames) {
-        producer_->drop(Reason::newest, frames * sizeof(float));
+        producer_->drop(Reason::newest, {frames * static_cast<std::uint32_t>(sizeof(float)), frames});
         next_frame_ += frames;
         ++number_;
         ++newest_;

@@ -50,7 +50,7 @@ class PipelinePriority(enum.StrEnum):
 _RANKS: Final = {priority: rank for rank, priority in enumerate(PipelinePriority)}
 LATE: Final = ("pass", "drop", "conceal")
 """What may happen to late blocks, in the order of the data plane."""
-AUDIO_OPTIONS: Final = frozenset({"target_fill_ms", "preroll_ms", "max_buffer_ms"})
+AUDIO_OPTIONS: Final = frozenset({"target_fill_ms", "preroll_ms", "max_buffer_ms", "concealment"})
 """The options that only `AudioPipelineConfig` has."""
 
 

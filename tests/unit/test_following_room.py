@@ -30,8 +30,8 @@ def look(at_ms, waiting=0, *, delivered=0, fill=0.0):
         (1000, 20, 27, 20),
         (1000, 500, 8, 64),  # no more than there may be
         (1000, 500, 64, None),
-        (1, 20, 8, 1),  # one has to have room
-        (1, 20, 1, None),
+        (1, 20, 8, 2),  # two have to have room
+        (1, 20, 2, None),
     ],
 )
 def test_the_room_is_what_is_taken_within_the_time(service_hz, drain_ms, room, wanted):
@@ -42,7 +42,7 @@ def test_the_room_is_what_is_taken_within_the_time(service_hz, drain_ms, room, w
 def test_a_room_is_changed_by_more_than_a_quarter_or_not_at_all(service_hz, drain_ms, room, most):
     wanted = drained_within(service_hz, drain_ms, room, most)
     if wanted is not None:
-        assert 1 <= wanted <= most
+        assert min(2, most) <= wanted <= most
         assert abs(wanted - room) > LEAST_CHANGE * room
         assert drained_within(service_hz, drain_ms, wanted, most) is None
 
@@ -116,10 +116,10 @@ def measured(readings):
     return service.hz
 
 
-def busy(per_s, *, every_ms=10, until_ms=2000, from_ms=0, before=0):
+def busy(per_s, *, every_ms=10, until_ms=2000, from_ms=0, before=0, waiting=5):
     """Looks at a consumer that never waits, and takes so many in a second."""
     return [
-        look(at_ms, 5, delivered=before + int((at_ms - from_ms) * per_s / 1000))
+        look(at_ms, waiting, delivered=before + int((at_ms - from_ms) * per_s / 1000))
         for at_ms in range(from_ms, until_ms, every_ms)
     ]
 
@@ -169,11 +169,23 @@ def test_a_second_look_at_the_same_moment_is_none():
 
 def test_it_follows_a_consumer_within_some_looks():
     service = ServiceRate()
-    for reading in busy(1000):
+    for reading in busy(1000, waiting=32):
         service.note(reading)
-    for reading in busy(200, from_ms=2000, until_ms=2500, before=2000):
+    for reading in busy(200, from_ms=2000, until_ms=2500, before=2000, waiting=32):
         service.note(reading)
     assert service.hz == pytest.approx(200, rel=0.15)
+
+
+def test_a_consumer_that_may_have_waited_is_not_taken_for_slow_at_once():
+    service = ServiceRate()
+    for reading in busy(1000, waiting=32):
+        service.note(reading)
+    for reading in busy(200, from_ms=2000, until_ms=2500, before=2000, waiting=2):
+        service.note(reading)
+    assert 600 < service.hz < 900
+    for reading in busy(2000, from_ms=2500, until_ms=3000, before=2100, waiting=2):
+        service.note(reading)
+    assert service.hz > 1600
 
 
 @settings(derandomize=True, database=None)

@@ -11,7 +11,7 @@ STANDING_NS: Final = 50_000_000
 
 FULL: Final = 0.9
 HALF: Final = 0.5
-CUT: Final = 0.75
+CUT: Final = 0.85
 """What is left of a rate after a cut."""
 CUT_NS: Final = 100_000_000
 """From one cut to the next: so long it takes until its effect is seen."""
@@ -48,7 +48,7 @@ class FixedRate:
 
 class AdditiveIncrease:
     """
-    A little more all the time, and a quarter less where more than half of the room is taken (Chiu and Jain, 1989).
+    A little more all the time, and a sixth less where more than half of the room is taken (Chiu and Jain, 1989).
 
     It begins with what the consumer takes, when more than half of the room is taken for the first time.
     """

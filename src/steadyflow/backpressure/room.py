@@ -8,6 +8,8 @@ from steadyflow.backpressure.reading import Reading
 
 LEAST_CHANGE: Final = 0.25
 """A room is changed by more than that share, or not at all (as Flink does with its buffers)."""
+LEAST_ROOM: Final = 2
+"""With room for one block alone, a consumer waits whenever its sender is a little late."""
 GROW_AT: Final = 0.5
 """The share of its room at which a pipeline gets more."""
 SHRINK_BELOW: Final = 0.25
@@ -25,7 +27,7 @@ def drained_within(service_hz: float, drain_ms: float, room: int, most: int) -> 
         room: How many blocks may wait now.
         most: How many may wait at most.
     """
-    wanted = min(max(round(service_hz * drain_ms / 1000), 1), most)
+    wanted = min(max(round(service_hz * drain_ms / 1000), LEAST_ROOM), most)
     return wanted if abs(wanted - room) > LEAST_CHANGE * room else None
 
 

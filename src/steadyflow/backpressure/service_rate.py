@@ -14,7 +14,8 @@ class ServiceRate:
     """
     Smoothed over 16 looks at which blocks waited: where none does, what is taken is what comes, and says nothing.
 
-    Looks may be far apart, and a slow consumer takes a block in many of them: those are taken together.
+    Looks may be far apart, and a slow consumer takes a block in many of them: those are taken together. Where more was taken than had waited at
+    first, the consumer may have waited for blocks in between: it is at least so fast, and that it is no faster counts for an eighth.
     """
 
     def __init__(self) -> None:
@@ -39,5 +40,7 @@ class ServiceRate:
             return
         measured = happened.delivered * 1e9 / happened.elapsed_ns
         weight = min(1.0, happened.elapsed_ns / (_LOOKS * 10_000_000))
+        if happened.delivered > since.waiting and self.hz is not None and measured < self.hz:
+            weight /= 8
         self.hz = measured if self.hz is None else self.hz + (measured - self.hz) * weight
         self._since = reading

@@ -25,7 +25,7 @@ from steadyflow.metrics.pressure import Pressure
 from steadyflow.pipeline import Pipeline
 from steadyflow.platform.machine_load import MachineLoad, read_machine_load
 from steadyflow.runtime.controlled import Change, Controlled
-from steadyflow.runtime.standstill import waits_in_a_circle
+from steadyflow.runtime.standstill import Link, waits_in_a_circle
 from steadyflow.runtime.treatments import Treatment, treatment_for
 from steadyflow.runtime.upstream import Paces, first_rings_above
 
@@ -34,6 +34,7 @@ LOOK_NS: Final = 10_000_000
 
 _LOAD_NS: Final = 100_000_000  # for so long what is known of the machine holds
 _STANDSTILL_NS: Final = 500_000_000
+_JOIN_STANDSTILL_NS: Final = 2_000_000_000  # of a join, which may also be at work on one block for so long
 _COLLECT_NS: Final = 1_000_000_000  # how often memory is given back that has become free
 _BLOCKED: Final = 0.1  # the share of its time above which a sender counts as waiting
 
@@ -124,8 +125,14 @@ class BackpressureController:
     # --- its thread ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to look. Before anything is sent: a pace holds from the first block on."""
+        """
+        Begin to look, if there is anything to look at. Idempotent.
+
+        Before anything is sent: a pace holds from the first block on.
+        """
         self.look()
+        if self._thread is not None or self._ending or not self._controlled:
+            return
         self._thread = threading.Thread(target=self._run_thread, name="steadyflow-flow-control", daemon=True)
         self._thread.start()
 
@@ -195,6 +202,13 @@ class BackpressureController:
         """Return what is known of a pipeline; None: it was never looked at. Any thread; does not wait for a look."""
         controlled = self._controlled.get(pipeline.id)
         return None if controlled is None or controlled.pipeline is not pipeline else controlled.pressure()
+
+    def begin_anew(self, module: str) -> None:
+        """Forget what was found of the pipelines into a module, and what was done: another one has its place. Any thread."""
+        with self._looking:
+            for controlled in list(self._controlled.values()):
+                if controlled.pipeline.target[0] == module:
+                    self.forget(controlled.pipeline)
 
     def forget(self, pipeline: Pipeline) -> None:
         """Look no more at a pipeline. Any thread."""
@@ -300,6 +314,7 @@ class BackpressureController:
 
     def _look_for_standstill(self, pipelines: Sequence[Pipeline]) -> Iterable[FlowEvent]:
         waiting: list[Pipeline] = []
+        longer: list[Pipeline] = []
         for pipeline in pipelines:
             controlled = self._controlled[pipeline.id]
             reading = controlled.reading
@@ -315,18 +330,18 @@ class BackpressureController:
             stood_ns, blocked_ns = reading.at_ns - since.at_ns, reading.blocked_ns - since.blocked_ns
             if stood_ns >= _STANDSTILL_NS and blocked_ns >= (1 - _BLOCKED) * stood_ns:
                 waiting.append(pipeline)
+                longer += [pipeline] * (stood_ns >= _JOIN_STANDSTILL_NS)
         if not waiting or self._told_standing.issuperset(each.id for each in waiting):
             return
-        edges = [each.source + each.target for each in pipelines]
         empty = {
             each.id
             for each in pipelines
             if (found := self._controlled[each.id].reading) is not None and not found.waiting
         }
-        circle = waits_in_a_circle(
-            [(each.id, each.source[0], each.target[0]) for each in waiting],
-            [(each.id, each.source[0], each.target[0]) for each in pipelines if each.id in empty],
-            [(source, target) for source, _, target, _ in edges],
+        circle = waits_in_a_circle(_links(waiting), [], []) or waits_in_a_circle(
+            _links(longer),
+            _links(each for each in pipelines if each.id in empty),
+            [(each.source[0], each.target[0]) for each in self._pipelines()],
         )
         if circle is None:
             return
@@ -413,3 +428,7 @@ class BackpressureController:
             self._load_ns = now_ns
             self._load = read_machine_load()
         return self._load
+
+
+def _links(pipelines: Iterable[Pipeline]) -> list[Link]:
+    return [(each.id, each.source[0], each.target[0]) for each in pipelines]

@@ -20,7 +20,7 @@ _QUIET_FILL: Final = 0.25  # below that, nothing is to be found
 _LEAST_ROOM: Final = 3  # a pipeline with less room becomes full in ordinary traffic
 _SHARE_OF_BUDGET: Final = 0.2
 _DELAY_INTERVAL_MS: Final = 25.0  # 40 ms and twice the target would be too late for most budgets
-_RELIEF_NS: Final = 150_000_000
+_RELIEF_NS: Final = 100_000_000
 _ON_PURPOSE: Final = Verdict("watermarks", False, "OK", "its rule loses blocks on purpose now", ())
 
 

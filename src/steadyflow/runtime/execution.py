@@ -544,8 +544,10 @@ class Execution:
             if stopping:
                 worker.stop()
         self.watch.add([*self._watched(pipelines), *self._watched_pools(pipelines)], len(self.workers))
-        for pipeline in pipelines:
-            pipeline.watched_by = None if self.flow_control is None else self.flow_control.pressure
+        if self.flow_control is not None:
+            for pipeline in pipelines:
+                pipeline.watched_by = self.flow_control.pressure
+            self.flow_control.start()
 
     def ring_consumers(self, wiring: PipelineWiring) -> None:
         """Let the consumers of a pipeline look at it."""
@@ -578,6 +580,9 @@ class Execution:
     def put_in_place(self, placed: Placed) -> None:
         """Say that a module runs in the place of another one of its name."""
         self._lifecycles.put_in_place(placed.name, placed.module)
+        self._quality.pop(placed.name, None)  # it begins at its best
+        if self.flow_control is not None:
+            self.flow_control.begin_anew(placed.name)
 
     def wait_until_retired(self, worker: str, module: str, deadline: float) -> bool:
         """Wait until such a module has ended, or its worker; False after the time."""
