@@ -303,7 +303,8 @@ class Adapting:
         share = _SHED_SHARE if self._ladder.rung is SHED else _HEADROOM
         before = pipeline.buffer_size
         wanted = drained_within(service_hz, share * self._drain_ms, before, pipeline.config.buffer_size)
-        if wanted is None:
+        # One block more or less is more than a quarter of a small room, and comes and goes with every measurement.
+        if wanted is None or (before > 1 and abs(wanted - before) == 1):
             return
         self._resized_ns = now_ns
         pipeline.set_room(wanted)
