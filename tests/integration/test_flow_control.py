@@ -604,7 +604,7 @@ def resident_bytes(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
 
 
-@pytest.mark.parametrize("rule", [DropOldest(), Adaptive(), Grow(4096)], ids=["DropOldest", "Adaptive", "Grow"])
+@pytest.mark.parametrize("rule", [DropOldest(), Adaptive(), Grow(512)], ids=["DropOldest", "Adaptive", "Grow"])
 def test_memory_does_not_grow_however_much_comes(flow, tmp_path, rule):
     burst = Dial(tmp_path / "burst", 1000)
     source = flow.add(Microphone(burst.path), name="mic", placement="process")

@@ -139,8 +139,10 @@ class Run:
                 killed = self.kill()
             else:
                 self.let_drain()
-            report = self.end(killed)
-        check_end(self.folder, self.shape, self.dials, report, killed)
+            drain_s = LIMIT_S if not self.dials.seconds.any() else self.choices.choice([0.0, LIMIT_S])
+            report = self.end(killed, drain_s)
+        given_up = killed is not None or not drain_s
+        check_end(self.folder, self.shape, self.dials, report, killed, given_up=given_up)
         return killed
 
     def kill(self):
@@ -156,8 +158,7 @@ class Run:
                 self.flow.resume(name)
             self.dials.seconds[:] = 0.0
 
-    def end(self, killed):
-        drain_s = self.choices.choice([0.0, LIMIT_S]) if self.dials.seconds.any() else LIMIT_S
+    def end(self, killed, drain_s):
         if killed is None:
             return self.flow.stop(drain_s)
         with pytest.raises(FlowFailed) as caught:
