@@ -180,10 +180,10 @@ def test_a_consumer_that_may_have_waited_is_not_taken_for_slow_at_once():
     service = ServiceRate()
     for reading in busy(1000, waiting=32):
         service.note(reading)
-    for reading in busy(200, from_ms=2000, until_ms=2500, before=2000, waiting=2):
+    for reading in busy(200, from_ms=2000, until_ms=2500, before=2040, waiting=2):
         service.note(reading)
     assert 600 < service.hz < 900
-    for reading in busy(2000, from_ms=2500, until_ms=3000, before=2100, waiting=2):
+    for reading in busy(2000, from_ms=2500, until_ms=3000, before=2200, waiting=2):
         service.note(reading)
     assert service.hz > 1600
 
