@@ -11,7 +11,15 @@ from typing import NamedTuple
 import pytest
 
 from steadyflow.backpressure.averages import AsymmetricAverage
-from steadyflow.backpressure.detection import AllOf, AnyOf, BlockedShare, StandingDelay, TimeToFull, Watermarks
+from steadyflow.backpressure.detection import (
+    AllOf,
+    AnyOf,
+    BlockedShare,
+    GrowingQueue,
+    StandingDelay,
+    TimeToFull,
+    Watermarks,
+)
 from steadyflow.backpressure.reading import Growth, Reading, growth
 from steadyflow.errors import ConfigurationError
 
@@ -545,3 +553,68 @@ def test_every_verdict_says_why(name, detector):
         assert verdict.numbers
         assert {number.rpartition("_")[2] for number, _ in verdict.numbers} <= UNITS
         json.dumps(dict(verdict.numbers), allow_nan=False)
+
+
+# --- what grows -------------------------------------------------------------------------------------------------------
+
+
+def overload(per_s, *, taken_of=0.5, onset_ms=200, until_ms=500, every_ms=10):
+    """Looks at a queue into which blocks come evenly; from the onset on only that share of them is taken."""
+    readings = []
+    for at_ms in range(every_ms // 2, until_ms, every_ms):
+        sent = int(at_ms * per_s / 1000)
+        waiting = int(max(at_ms - onset_ms, 0) * per_s / 1000 * (1 - taken_of))
+        readings.append(look(at_ms, sent=sent, delivered=sent - waiting, waiting=waiting))
+    return readings
+
+
+@pytest.mark.parametrize("per_s", [375, 1000, 10_000, 100_000])
+def test_a_growing_queue_is_found_at_any_rate_and_in_any_room(per_s):
+    (at_ms, congested), *_ = changes(GrowingQueue(), overload(per_s))
+    assert congested
+    assert 200 < at_ms <= 250
+
+
+@pytest.mark.parametrize("name", [*QUIET])
+def test_ordinary_traffic_is_no_growing_queue(name):
+    assert changes(GrowingQueue(), recorded(name).readings) == []
+
+
+def test_a_growing_queue_is_found_in_a_recording_long_before_a_large_room_is_full():
+    trace = recorded("onset_large")
+    (at_ms, congested), *_ = changes(GrowingQueue(), trace.readings)
+    assert congested
+    assert 0 <= at_ms - trace.onset_ms <= 50
+
+
+def test_a_burst_and_a_consumer_that_takes_nothing_are_no_growing_queues():
+    burst = [
+        look(at_ms, sent=100, delivered=100 - waiting, waiting=waiting)
+        for at_ms, waiting in enumerate([0, 60, 50, 40, 30])
+    ]
+    assert changes(GrowingQueue(), burst) == []
+    stands = [look(at_ms, sent=at_ms, waiting=at_ms) for at_ms in range(0, 200, 10)]
+    assert changes(GrowingQueue(), stands) == []
+
+
+def test_a_queue_that_grows_no_more_is_none():
+    grown = overload(1000, until_ms=300)
+    last = grown[-1]
+    stays = [last._replace(at_ns=last.at_ns + number * 10 * MS) for number in range(1, 10)]
+    assert [congested for _, congested in changes(GrowingQueue(), [*grown, *stays])] == [True, False]
+
+
+def test_a_growing_queue_says_by_how_much():
+    verdict = [GrowingQueue().note(each) for each in overload(1000)][-1]
+    assert verdict.level == "OK"
+    detector = GrowingQueue()
+    verdict = [detector.note(each) for each in overload(1000)][-1]
+    assert (verdict.detector, verdict.congested, verdict.level) == ("growing_queue", True, "HIGH")
+    assert "came, and" in verdict.reason
+    assert {name.rpartition("_")[2] for name, _ in verdict.numbers} <= UNITS
+
+
+@pytest.mark.parametrize("options", [{"window_ms": 0}, {"least_share": 0}, {"least_share": 2}, {"window_ms": "30"}])
+def test_impossible_growing_queues_are_refused(options):
+    with pytest.raises(ConfigurationError, match="GrowingQueue: expected"):
+        GrowingQueue(**options)

@@ -15,7 +15,8 @@ class BackpressureDetected(FlowEvent):
 
     Args:
         pipeline: Its id.
-        detector: What found it: ``"watermarks"``, ``"standing_delay"``, ``"time_to_full"`` or ``"blocked_share"``.
+        detector: What found it: ``"watermarks"``, ``"standing_delay"``, ``"time_to_full"``, ``"growing_queue"`` or
+            ``"blocked_share"``.
         reason: What was found, in words.
         numbers: What it was found by, as names, which end with their unit, and values.
         culprit: The module that cannot keep up: the first one downstream that does not wait for another; None: not known.

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from steadyflow._native import Ring
-from steadyflow.backpressure.detection import AnyOf, BlockedShare, Detector, StandingDelay, TimeToFull, Watermarks
+from steadyflow.backpressure.detection import (
+    AnyOf,
+    BlockedShare,
+    Detector,
+    GrowingQueue,
+    StandingDelay,
+    TimeToFull,
+    Watermarks,
+)
 from steadyflow.backpressure.reading import Reading, growth
 from steadyflow.backpressure.rules import Latest, Sample
 from steadyflow.backpressure.service_rate import ServiceRate
@@ -18,6 +26,7 @@ from steadyflow.pipeline import Pipeline
 
 _QUIET_FILL: Final = 0.25  # below that, nothing is to be found
 _LEAST_ROOM: Final = 3  # a pipeline with less room becomes full in ordinary traffic
+_LARGE_ROOM: Final = 16  # a smaller one is full before it has grown at some looks
 _SHARE_OF_BUDGET: Final = 0.2
 _DELAY_INTERVAL_MS: Final = 25.0  # 40 ms and twice the target would be too late for most budgets
 _RELIEF_NS: Final = 100_000_000
@@ -51,6 +60,8 @@ def detectors_for(pipeline: Pipeline) -> Detector:
     if pipeline.config.max_latency_ms is not None:
         target_ms = max(_SHARE_OF_BUDGET * pipeline.config.max_latency_ms, 0.1)
         found.append(StandingDelay(target_ms, _DELAY_INTERVAL_MS))
+    if pipeline.buffer_size >= _LARGE_ROOM:
+        found.append(GrowingQueue())
     return AnyOf(*found)
 
 

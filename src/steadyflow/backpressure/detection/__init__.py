@@ -5,6 +5,7 @@ Detectors: whether a pipeline gets more than its consumer takes, by what looks a
     watermarks      how much of its room is taken
     standing_delay  how long its blocks wait, even the quickest
     time_to_full    how soon it will be full
+    growing_queue   whether more comes than is taken, look after look
     blocked_share   how long its senders wait for room
     combined        any of several, or all of them
 
@@ -16,6 +17,7 @@ from steadyflow.backpressure.detection.blocked_share import BlockedShare as Bloc
 from steadyflow.backpressure.detection.combined import AllOf as AllOf
 from steadyflow.backpressure.detection.combined import AnyOf as AnyOf
 from steadyflow.backpressure.detection.detector import Detector as Detector
+from steadyflow.backpressure.detection.growing_queue import GrowingQueue as GrowingQueue
 from steadyflow.backpressure.detection.standing_delay import StandingDelay as StandingDelay
 from steadyflow.backpressure.detection.time_to_full import TimeToFull as TimeToFull
 from steadyflow.backpressure.detection.watermarks import Watermarks as Watermarks
