@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from steadyflow.runtime.placed import Placed
     from steadyflow.runtime.rewiring import Rewiring
 
+_logger: Final = logging.getLogger("steadyflow.backpressure")
 _LEAST_BYTES: Final = 1 << 16  # less than that is not worth a change
 
 
@@ -210,6 +213,23 @@ class Changing:
                 )
             )
         return changes
+
+    def let_grow(self, run: Execution, link: Pipeline) -> None:
+        """
+        Give a pipeline memory to grow in, by its rule, which was another one when the flow was laid out. Does not wait.
+
+        Where that cannot be, it keeps its room; flow control tells.
+        """
+        # In a thread of its own: workers are told between two blocks, and whoever switches a rule may be one of them.
+        threading.Thread(target=self._let_grow, args=(run, link), name="steadyflow-room", daemon=True).start()
+
+    def _let_grow(self, run: Execution, link: Pipeline) -> None:
+        assert self._rewiring is not None
+        links = [each for each in run.linked if each.source == link.source and each.has_ring]
+        try:
+            self._rewiring.lay_out_again(links)
+        except (ConfigurationError, StateError, SystemShortage) as refusal:
+            _logger.info("%s: it cannot grow: %s", link.id, refusal)
 
     @property
     def is_together(self) -> bool:

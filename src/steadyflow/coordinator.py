@@ -15,7 +15,7 @@ from steadyflow._native import AbortFlag, shut_down
 from steadyflow.arguments import checked_number, checked_seconds, checked_switch
 from steadyflow.audio_config import AudioPipelineConfig
 from steadyflow.audio_pipeline import AudioDataPipeline
-from steadyflow.backpressure.rules import Rule, Spill
+from steadyflow.backpressure.rules import Grow, Rule, Spill
 from steadyflow.changing import Changing
 from steadyflow.clock import Clock, ManualClock, SystemClock
 from steadyflow.config import PipelineConfig
@@ -673,6 +673,9 @@ class DataFlowCoordinator:
             )
         before = link.rule
         link.set_rule(strategy)
+        if self._execution is not None and self._state == "running" and isinstance(strategy, Grow):
+            if strategy.max_blocks > link.buffer_size + link.growth_blocks and link in self._execution.linked:
+                self._changing.let_grow(self._execution, link)
         self._publish(
             StrategyChanged(
                 flow=self.name,

@@ -347,11 +347,25 @@ def test_room_is_given_and_taken_back_and_so_is_memory(flow, tmp_path):
     assert [int(value) for value in gate.values if value != b"-1"] == list(range(200))
 
 
-def test_a_pipeline_that_was_not_made_to_grow_says_so_and_goes_on(flow, tmp_path):
-    """Its ring has no more slots, and its output no more buffers: there is none to take back afterwards either."""
+def test_a_pipeline_that_was_not_made_to_grow_gets_the_memory_for_it(flow, tmp_path):
+    source = flow.add(LargeBlocks(Dial(tmp_path / "pause", 0.0).path), name="live")
+    gate = flow.add(Gate(), name="gate", worker="gate")
+    pipeline = flow.connect(source.out, gate.data, buffer_size=256, backpressure_strategy=DropOldest())
+    flow.start()
+    flow.handle_backpressure(pipeline, Grow(1024))
+    wait_until(lambda: pipeline.growth_blocks > 0, LIMIT_S)
+    gate.opened.set()
+    wait_until(lambda: pipeline.statistics().sent >= 200, LIMIT_S)
+    assert pipeline.statistics().dropped == {}
+    flow.stop()
+    assert [int(value) for value in gate.values if value != b"-1"] == list(range(200))
+
+
+def test_a_pipeline_that_cannot_grow_says_so_and_goes_on(flow, tmp_path):
+    """Rings of replicas do not change places: there are no more slots, and no more buffers to take back afterwards either."""
     source = flow.add(Live(Dial(tmp_path / "pause", 0.001).path), name="live")
     work = Dial(tmp_path / "work", 0.05)
-    slow = flow.add(Slow(work.path), name="slow", worker="slow")
+    slow = flow.add(Slow(work.path), name="slow", placement="process", replicas=2)
     pipeline = flow.connect(source.out, slow.data, buffer_size=8, backpressure_strategy=DropOldest())
     flow.start()
     wait_until(lambda: pipeline.statistics().dropped_total > 0, LIMIT_S)

@@ -592,7 +592,7 @@ def test_a_room_cannot_grow_beyond_its_slots(flow):
     flow.handle_backpressure(pipeline.id, Grow(64))
     control = Control(flow)
     send(pipeline, 4)
-    (told,) = of(StrategyChanged, control.looks(20))
+    (told,) = of(StrategyChanged, control.looks(120))
     assert (told.before, told.after) == ("room for 4 blocks", "room for 4 blocks")
     assert "memory" in told.reason
     assert pipeline.buffer_size == 4

@@ -19,6 +19,7 @@ _DRAIN_SHARE: Final = 0.5  # of a pipeline's budget, that what waits may take
 _DRAIN_MS: Final = 20.0
 _HEADROOM: Final = 0.75  # of that time, for which there is room: so that a full pipeline is within it
 _SHED_SHARE: Final = 0.25  # of it at the last step
+_LIMITED_NS: Final = 1_000_000_000
 _RESIZE_NS: Final = 500_000_000  # from one change of the room to the next
 
 
@@ -130,6 +131,7 @@ class Growing:
         self._hands = hands
         least = controlled.pipeline.config.buffer_size
         self._room = GrowingRoom(least, max(rule.max_blocks, least))
+        self._limited_ns: int | None = None  # since when it would have grown further, if it could
         self._told_limit = False
 
     @property
@@ -146,7 +148,9 @@ class Growing:
             return
         if wanted > most:
             wanted = most
-            if not self._told_limit:
+            self._limited_ns = reading.at_ns if self._limited_ns is None else self._limited_ns
+            # A rule that was just switched to is about to get it.
+            if not self._told_limit and reading.at_ns - self._limited_ns >= _LIMITED_NS:
                 self._told_limit = True
                 yield _changed(flow, pipeline, _blocks(before), _blocks(most), _laid_out_text(most), (), "")
             if wanted <= before:
