@@ -150,6 +150,9 @@ int allocate_pages(int descriptor, FileRange range) noexcept {
 }
 
 int create_shared_memory(const char* label, std::size_t bytes, std::span<const FileRange> holes) noexcept {
+    std::uint64_t needed = bytes;
+    for (const FileRange& hole : holes) needed -= hole.bytes;
+    if (needed > available_memory()) return -ENOMEM;  // see allocate_pages(), which is asked part by part
     const int descriptor = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (descriptor < 0) return -errno;
     int error = ftruncate(descriptor, static_cast<off_t>(bytes)) == 0 ? 0 : errno;

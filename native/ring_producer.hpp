@@ -93,10 +93,11 @@ public:
     // after each round, because one was evicted here, or a consumer was quicker.
     template <class Enough>
     void evict_until(Reason reason, Enough enough) noexcept {
-        for (std::uint64_t index = first_; !enough(); ++index) {
-            index = std::max(index, first_);
+        while (!enough()) {
+            // After that look, which may have found all of them anew.
+            std::uint64_t index = first_;
             while (index < last_ && waiting(index).is_control) ++index;
-            if (index >= last_) return;
+            if (index == last_) return;
             evict(waiting(index).position, reason);
             forget(waiting(index));
             // What stays moves up into its place.
