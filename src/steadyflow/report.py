@@ -130,7 +130,8 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
         drifts = [
             f"{pair}: the clocks of the devices drift by {ppm:+.1f} ppm" for pair, ppm in self.clock_drifts_ppm.items()
         ]
-        told = story(self.events)
+        harmed = [name for name, metrics in self.pipelines.items() if metrics.dropped_total or metrics.late]
+        told = story(self.events, harmed)
         return [*missed, *drifts, *(["", "flow control", *told] if told else [])]
 
     def _pipeline_rows(self) -> Iterable[tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +13,7 @@ from steadyflow import FlowFailed
 from steadyflow.cli.outcome import Outcome
 from steadyflow.cli.screens import Screen, make_screen
 from steadyflow.clock import SystemClock
-from steadyflow.events import FlowEvent
+from steadyflow.events import BackpressureDetected, BackpressureRelieved, FlowEvent
 from steadyflow.events.sentences import TOLD, sentence
 from steadyflow.flow_files.loading import load
 from steadyflow.flow_files.settings import Setting
@@ -52,7 +53,7 @@ def run(file: Path, settings: Sequence[str], *, duration_s: float | None, as_jso
         screen = make_screen(Progress(flow), live=live, quiet=quiet)
         if not live and not quiet:
             for kind in TOLD:
-                flow.events.subscribe(kind, _tell)
+                flow.events.subscribe(kind, partial(_tell, flow))
         _watch(flow, screen, outcome)
     if outcome.report is not None:
         if as_json:
@@ -85,8 +86,12 @@ class Progress:
         return f"{self._flow.report().duration_s:6.1f} s"
 
 
-def _tell(event: FlowEvent) -> None:
-    """Say what flow control does, while it does it."""
+def _tell(flow: FileFlow, event: FlowEvent) -> None:
+    """Say what flow control does, while it does it; not that a source which can wait has to."""
+    if isinstance(event, (BackpressureDetected, BackpressureRelieved)):
+        link = flow.pipelines.get(event.pipeline)
+        if link is not None and link.rule is not None and link.rule.to_native(link.live).waits_for_ever:
+            return
     print(f"           {sentence(event)}", file=sys.stderr, flush=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from steadyflow.events.event import FlowEvent
@@ -65,13 +65,26 @@ def sentence(event: FlowEvent) -> str | None:
     return None
 
 
-def story(events: Iterable[FlowEvent]) -> list[str]:
-    """Return what flow control has told of a run, each with its time since the start; of very much, the beginning and the end."""
+def story(events: Sequence[FlowEvent], harmed: Collection[str]) -> list[str]:
+    """
+    Return what flow control has told of a run, each with its time since the start; of very much, the beginning and the end.
+
+    That a source which can wait had to wait is no news: of pipelines that lost nothing, were not late, and for which nothing was done, nothing
+    is told.
+
+    Args:
+        events: All of the run, in order.
+        harmed: The ids of the pipelines that lost something, or were late.
+    """
     began_ns = 0
     lines = []
+    treated = {event.pipeline for event in events if isinstance(event, (StrategyChanged, QualityChanged))}
     for event in events:
         if isinstance(event, DataFlowStarted):
             began_ns = event.timestamp_ns
+        if isinstance(event, (BackpressureDetected, BackpressureRelieved)) and event.pipeline not in treated:
+            if event.pipeline not in harmed:
+                continue
         text = sentence(event)
         if text is not None:
             lines.append(f"{max(event.timestamp_ns - began_ns, 0) / 1e9 if began_ns else 0.0:8.3f} s  {text}")
