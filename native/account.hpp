@@ -98,8 +98,8 @@ Nanoseconds oldest_sent_ns(const BasicRing<Memory>& ring) noexcept {
         const auto& slot = ring.slot(index);
         const SlotWord word = load(slot);
         if (word.state() != SlotState::ready || word.position() > first) continue;
-        // acquire: the look below comes after it. Taken and written again meanwhile: what was read is of another block.
-        const Nanoseconds sent = slot.sent_ns.load(std::memory_order_acquire);
+        // relaxed: a slot that was taken and written again meanwhile may show the time of a later block, for one look.
+        const Nanoseconds sent = slot.sent_ns.load(std::memory_order_relaxed);
         if (slot.word.load(std::memory_order_relaxed) != word.bits) continue;
         first = word.position();
         oldest = std::max<Nanoseconds>(sent, 0);

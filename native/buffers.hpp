@@ -97,9 +97,10 @@ public:
     std::byte* payload(std::uint32_t buffer) const noexcept { return payload_ + std::size_t{buffer} * capacity_; }
     const std::shared_ptr<Segment>& segment() const noexcept { return segment_; }
 
-    // How many buffers may be given away. acquire: their memory was allocated before.
+    // How many buffers may be given away. relaxed: their pages are there, for every process, before anybody can read that; nothing was
+    // written to them that had to be seen.
     std::uint32_t usable() const noexcept {
-        return std::clamp<std::uint32_t>(usable_->load(std::memory_order_acquire), 1, count_);
+        return std::clamp<std::uint32_t>(usable_->load(std::memory_order_relaxed), 1, count_);
     }
 
     // A free buffer, or nothing. Producer only; wait-free: at most one look at each buffer.
@@ -119,7 +120,7 @@ public:
         wanted = std::min(wanted, count_);
         if (wanted <= before) return;
         segment_->allocate(range_of(offset_, count_, capacity_, before, wanted));
-        usable_->store(wanted, std::memory_order_release);
+        usable_->store(wanted, std::memory_order_relaxed);
     }
     // Lets no more than so many be given away from now on. Control plane only.
     void lower_usable(std::uint32_t wanted) const noexcept {

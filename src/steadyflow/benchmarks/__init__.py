@@ -46,6 +46,7 @@ CASES: Final[Mapping[str, str]] = {
     "events": "from publishing an event to the beginning of its callback, in the three classes, quiet and busy",
     "stats": "what stamps and statistics add to a block",
     "backpressure": "each rule under a producer twice as fast as its consumer: throughput, latency, loss, memory",
+    "adaptive": "a rule that follows the load, for a minute of twice what its consumer takes: p99, capacity, memory",
     "transform": "sample type, layout and rate converted, and how well; ends that agree",
     "import_time": "import steadyflow beside import numpy",
 }
