@@ -951,3 +951,14 @@ def test_nothing_is_slowed_down_where_the_flow_stops(flow):
     assert pace_ms(pipeline) == [0]
     control.looks(3)
     assert pace_ms(pipeline) == [0]
+
+
+def test_nothing_stays_slowed_down_where_flow_control_fails(flow, caplog):
+    pipeline = between(flow, Throttle(10), 4)
+    control = Control(flow)
+    control.controller.start()
+    assert pace_ms(pipeline) == [100]
+    control.failures.append(ZeroDivisionError("of a look"))
+    until(lambda: pace_ms(pipeline) == [0])
+    control.controller.end(LIMIT_S)
+    assert "flow control has ended" in caplog.text

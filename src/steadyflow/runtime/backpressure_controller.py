@@ -159,6 +159,10 @@ class BackpressureController:
                 except FlowError:
                     # A pipeline that was damaged, or closed at this moment: whoever it belongs to tells.
                     _logger.debug("flow %r: a look at its pipelines failed", self._flow, exc_info=True)
+                except Exception:
+                    # The flow goes on as its rules say; nothing may stay slowed down that nobody looks at.
+                    _logger.exception("flow %r: flow control has ended", self._flow)
+                    self.let_go()
 
     def release(self) -> None:
         """Let go of the memory. After the end; nobody asks any more."""
