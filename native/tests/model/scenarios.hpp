@@ -317,6 +317,29 @@ inline std::vector<Explored> scenarios() {
                    "a block was counted twice");
         })
         .dies(0);
+    add("a producer that may die past a claimed slot, all of them delivered", {1, 2},
+        {sends(1, oldest),
+         [](Plane& plane) {
+             Explorer::running()->join(0);
+             plane.finish(0);
+             plane.recover_producer();
+             plane.send(RuleKind::drop_oldest);
+             plane.send(RuleKind::drop_oldest);
+         }})
+        .prepared([](Plane& plane) {
+            plane.send(RuleKind::wait);
+            plane.claim(0);
+            for (unsigned block = 1; block < 4; ++block) {
+                plane.send(RuleKind::wait);
+                plane.receive(1);
+            }
+        })
+        .ends_with([](Plane& plane) {
+            const Account account = plane.account();
+            expect(account.delivered + account.dropped[static_cast<unsigned>(Reason::oldest)] == plane.numbered(),
+                   "a block was counted twice");
+        })
+        .dies(0);
     add_long("a producer that may die, beside a consumer that sleeps", {1, 1},
         {[](Plane& plane) {
              Explorer::running()->join(1);
