@@ -17,6 +17,7 @@ from steadyflow import (
     BytesFormat,
     DataFlowCoordinator,
     DropByPriority,
+    DropNewest,
     DropOldest,
     Grow,
     Input,
@@ -103,6 +104,18 @@ class Live(Source):
             number += 1
             due_ns = max(due_ns + int(float(self.dial.seconds[0]) * 1e9), time.monotonic_ns() - 5_000_000)
             yield due_ns
+
+
+class Waits(Module):
+    """Takes nothing before it may."""
+
+    data = Input(FORMAT)
+
+    def __init__(self, gate):
+        self.gate = gate
+
+    def process(self, block):
+        self.gate.wait(LIMIT_S)
 
 
 class Gate(Module):
@@ -398,6 +411,24 @@ def test_what_takes_the_place_of_a_grown_pipeline_begins_small_and_may_grow(flow
     wait_until(lambda: pipeline.buffer_size == 32, LIMIT_S)
     report = flow.stop()
     assert report.pipelines[pipeline.id].dropped == {}
+
+
+def test_buffers_that_are_shared_do_not_run_out_where_a_room_shrinks(flow):
+    gate = threading.Event()
+    source = Ticks()
+    flow.add(source, name="source", worker="source")
+    ends = {name: flow.add(Waits(gate), name=name, worker=name) for name in ("grown", "beside")}
+    rule = Grow(256, then="drop_newest")
+    grown = flow.connect(source.out, ends["grown"].data, buffer_size=4, backpressure_strategy=rule)
+    beside = flow.connect(source.out, ends["beside"].data, buffer_size=8, backpressure_strategy=DropOldest())
+    flow.start()
+    wait_until(lambda: grown.statistics().fill == 256, LIMIT_S)
+    flow.handle_backpressure(grown.id, DropNewest())
+    wait_until(lambda: grown.buffer_size == 4, LIMIT_S)
+    before = beside.statistics().sent
+    wait_until(lambda: beside.statistics().sent > before + 1000, LIMIT_S)
+    gate.set()
+    flow.stop()
 
 
 def test_the_pace_holds_in_what_takes_the_place_of_a_pipeline(flow):

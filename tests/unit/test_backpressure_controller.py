@@ -576,6 +576,29 @@ def test_a_room_is_what_it_was_when_the_rule_is_switched(flow):
     assert waiting(pipeline) == 4
 
 
+def test_buffers_stay_in_use_as_long_as_more_blocks_wait_than_there_is_room_for(flow):
+    """Other pipelines share them: they would find none that is free."""
+    pipeline = between(flow, Grow(16, then="drop_newest"), 4)
+    control = Control(flow)
+    send(pipeline, 4)
+    control.looks(3)
+    send(pipeline, 4)
+    flow.handle_backpressure(pipeline.id, DropNewest())
+    control.looks(300)
+    assert pipeline.buffer_size == pipeline.rings[0].buffer_size == 4
+    assert waiting(pipeline) == 8
+    assert sum(more for _, more in control.run.more) == 12
+    take(pipeline, 4)
+    control.looks(300)
+    assert control.run.more[-1] == (pipeline.id, -12)
+    assert control.run.given_back == []
+    take(pipeline, 4)
+    send(pipeline, 2)
+    control.looks(300)
+    assert control.run.given_back == [pipeline.id]
+    assert sum(more for _, more in control.run.more) == 0
+
+
 def test_a_room_that_has_not_grown_is_left_as_it_is_when_the_rule_is_switched(flow):
     pipeline = between(flow, Grow(16), 4)
     control = Control(flow)

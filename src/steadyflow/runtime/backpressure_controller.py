@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from steadyflow._native import Segment, monotonic_ns, ring_bell, wait_for_bell
+from steadyflow._native import Ring, Segment, monotonic_ns, ring_bell, wait_for_bell
 from steadyflow.backpressure.reading import Reading
 from steadyflow.errors import FlowError
 from steadyflow.events import (
@@ -73,10 +73,20 @@ class Run(Protocol):
 
 
 class _Shrunk(NamedTuple):
-    """A pipeline that has less room than before, and how many blocks had been sent into it then."""
+    """
+    A pipeline that has less room than before.
+
+    Args:
+        pipeline: The pipeline.
+        rings: Its rings then.
+        allowed: For how many blocks buffers may be used: for more than it has room for, as long as more of them wait.
+        sent: How many had been sent into each ring when that became fewer.
+    """
 
     pipeline: Pipeline
-    sent: int
+    rings: tuple[Ring, ...]
+    allowed: int
+    sent: tuple[int, ...] = ()
 
 
 class BackpressureController:
@@ -358,11 +368,25 @@ class BackpressureController:
         if not self._shrunk or now_ns - self._collected_ns < _COLLECT_NS:
             return
         self._collected_ns = now_ns
-        for name, (pipeline, sent) in list(self._shrunk.items()):
-            reading = self._controlled[name].reading
+        for name, shrunk in list(self._shrunk.items()):
+            if shrunk.pipeline.filling != shrunk.rings:
+                del self._shrunk[name]  # others have taken their place, with buffers of their own
+            elif shrunk.allowed > shrunk.pipeline.buffer_size:
+                self._shrunk[name] = self._lowered(shrunk)
             # Two blocks later its producer has seen that it may not use them.
-            if reading is not None and reading.sent >= sent + 2 and self._run.give_back_buffers(pipeline):
+            elif all(
+                ring.look()[0] >= sent + 2 for ring, sent in zip(shrunk.rings, shrunk.sent, strict=True)
+            ) and self._run.give_back_buffers(shrunk.pipeline):
                 del self._shrunk[name]
+
+    def _lowered(self, shrunk: _Shrunk) -> _Shrunk:
+        """Let no more buffers be used than its room needs, once no more wait: until then, others need those that they share with it."""
+        pipeline, rings, allowed, _ = shrunk
+        blocks = pipeline.buffer_size
+        if any(ring.look()[3] > ring.buffer_size for ring in rings):
+            return shrunk
+        self._run.allow_buffers(pipeline, allowed, blocks)
+        return _Shrunk(pipeline, rings, blocks, tuple(ring.look()[0] for ring in rings))
 
     # --- what its treatments can do -----------------------------------------------------------------------------------
 
@@ -379,18 +403,19 @@ class BackpressureController:
 
     def give_room(self, pipeline: Pipeline, blocks: int) -> None:
         """See `treatments.Hands`."""
-        before = pipeline.buffer_size
         if not pipeline.has_ring:
             return  # it is gone
-        if blocks > before:
-            self._run.allow_buffers(pipeline, before, blocks)
-            pipeline.set_room(blocks)
+        rings, before = pipeline.filling, pipeline.buffer_size
+        shrunk = self._shrunk.get(pipeline.id)
+        allowed = shrunk.allowed if shrunk is not None and shrunk.rings == rings else before
+        if blocks > allowed:
+            self._run.allow_buffers(pipeline, allowed, blocks)
+            allowed = blocks
+        pipeline.set_room(blocks)
+        if blocks < allowed:
+            self._shrunk[pipeline.id] = self._lowered(_Shrunk(pipeline, rings, allowed))
+        else:
             self._shrunk.pop(pipeline.id, None)
-        elif blocks < before:
-            pipeline.set_room(blocks)
-            self._run.allow_buffers(pipeline, before, blocks)
-            reading = self._controlled[pipeline.id].reading
-            self._shrunk[pipeline.id] = _Shrunk(pipeline, 0 if reading is None else reading.sent)
 
     def set_quality(self, pipeline: Pipeline, level: str, reason: str) -> None:
         """See `treatments.Hands`."""
