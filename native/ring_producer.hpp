@@ -113,7 +113,10 @@ public:
     }
 
     // When the next block may be sent by the pace that the control plane has set; 0: at once.
-    Nanoseconds due_ns() const noexcept { return ring_.pace_ns() == 0 ? 0 : due_ns_; }
+    Nanoseconds due_ns() const noexcept {
+        const Nanoseconds pace_ns = ring_.pace_ns();
+        return pace_ns == 0 || paced_from_ns_ == 0 ? 0 : paced_from_ns_ + pace_ns;
+    }
 
     // Makes one block READY. The caller has made room. Returns false if every slot is occupied, which only a damaged
     // segment can cause.
@@ -144,7 +147,7 @@ public:
         note_waiting({position, size, is_control(block)});
         if (const Nanoseconds pace_ns = ring_.pace_ns()) [[unlikely]] {
             // Who slept for too long may catch up by a few blocks, so that the rate is kept.
-            due_ns_ = std::max(due_ns_, sent_ns - std::max(most_caught_up * pace_ns, most_caught_up_ns)) + pace_ns;
+            paced_from_ns_ = std::max(due_ns(), sent_ns - std::max(most_caught_up * pace_ns, most_caught_up_ns));
         }
         // Where there are more slots than buffers for them, none may keep one for a whole lap.
         if (ring_.most_waiting() > ring_.buffer_size()) [[unlikely]] recycle_behind();
@@ -415,7 +418,7 @@ private:
     std::uint64_t bytes_ = 0;   // of those
     std::uint64_t frames_ = 0;  // likewise
     std::uint64_t kept_ = 0;    // control blocks among them
-    Nanoseconds due_ns_ = 0;    // of the next block, by the pace
+    Nanoseconds paced_from_ns_ = 0;  // the next block is due one pace later, whatever that is by then; 0: none was paced
     bool was_full_ = false;
 };
 

@@ -152,6 +152,11 @@ void a_sender_that_can_wait_keeps_the_pace() {
     CHECK(obstacle.kind == OutputRings::Obstacle::Kind::pace);
     CHECK(obstacle.deadline_ns > began && obstacle.deadline_ns <= began + 2 * pace);
     CHECK(!line.rings.decide(header, began, false));
+    // Another pace holds for the next block, too: who was slowed down for long does not wait for that.
+    line.ring.set_pace(60 * pace);
+    CHECK(line.rings.decide(header, began, true).deadline_ns > began + 30 * pace);
+    line.ring.set_pace(1);
+    CHECK(!line.rings.decide(header, began, true));
     line.ring.set_pace(0);
     CHECK(!line.rings.decide(header, began, true));
 }

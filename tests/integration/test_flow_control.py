@@ -413,6 +413,17 @@ def test_what_takes_the_place_of_a_grown_pipeline_begins_small_and_may_grow(flow
     assert report.pipelines[pipeline.id].dropped == {}
 
 
+def test_another_pace_does_not_wait_for_the_one_before(flow):
+    source = Ticks()
+    flow.add(source, name="source", worker="source")
+    collect = flow.add(Collect(), name="end", worker="end")
+    pipeline = flow.connect(source.out, collect.data, buffer_size=8, backpressure_strategy=Throttle(0.01))
+    flow.start()
+    wait_until(lambda: pipeline.statistics().paced_ms > 0)
+    flow.handle_backpressure(pipeline.id, Throttle(1000.0))
+    wait_until(lambda: pipeline.statistics().sent > 20, LIMIT_S)
+
+
 def test_buffers_that_are_shared_do_not_run_out_where_a_room_shrinks(flow):
     gate = threading.Event()
     source = Ticks()
