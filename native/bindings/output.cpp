@@ -350,13 +350,15 @@ OutputRings::Obstacle Output::decide(const Outgoing& block, Nanoseconds began_ns
 }
 
 void Output::decide_all(Outgoing& block) {
-    const Nanoseconds began = block.sent_ns;
+    Nanoseconds began = block.sent_ns;
     // In an event loop nothing may wait here; send_async() keeps the pace.
     const bool keeps_pace = inbox_ == nullptr || !inbox_->in_event_loop();
     while (const OutputRings::Obstacle obstacle = decide(block, began, keeps_pace)) {
         wait_for_room(obstacle, RingProducer::size_of(block.header));
         require_open();
         block.sent_ns = monotonic_ns();
+        // Until it was due, it has not waited for room.
+        if (obstacle.kind == OutputRings::Obstacle::Kind::pace) began = block.sent_ns;
     }
 }
 

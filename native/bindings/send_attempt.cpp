@@ -19,6 +19,7 @@ nb::object SendAttempt::settle() {
         note_wait();
         output_.require_open();
         block_.sent_ns = monotonic_ns();
+        if (paced_) began_ns_ = block_.sent_ns;  // until it was due, it has not waited for room
     }
     while (const OutputRings::Obstacle obstacle = output_.decide(block_, began_ns_, true)) {
         const std::shared_ptr<OutputRings::Link>& link = obstacle.link;

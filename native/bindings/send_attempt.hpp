@@ -31,7 +31,7 @@ private:
     Output& output_;
     nb::object data_;  // what the payload's view shows must stay as it is
     Output::Outgoing block_;
-    const Nanoseconds began_ns_;
+    Nanoseconds began_ns_;  // to wait for room
     Nanoseconds until_ns_ = -1;
     std::shared_ptr<OutputRings::Link> full_;  // the ring that it waits for, since waiting_since_ns_
     bool paced_ = false;                       // and not for room: until the block is due

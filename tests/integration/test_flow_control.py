@@ -424,6 +424,22 @@ def test_another_pace_does_not_wait_for_the_one_before(flow):
     wait_until(lambda: pipeline.statistics().sent > 20, LIMIT_S)
 
 
+def test_room_is_waited_for_from_when_a_block_is_due(flow):
+    pipeline = flow.pipeline(
+        flow.register_pipeline("app", "end", PipelineConfig(1, backpressure_strategy=Wait(300)), format=FORMAT)
+    )
+    flow.start()
+    pipeline.set_pace(400_000_000)
+    for _ in range(4):  # which are made up for
+        pipeline.send(b"")
+        pipeline.receive(timeout_s=LIMIT_S)
+    pipeline.send(b"")
+    taking = threading.Timer(0.55, lambda: pipeline.receive(timeout_s=LIMIT_S))
+    taking.start()
+    assert pipeline.send(b"")
+    taking.join()
+
+
 def test_buffers_that_are_shared_do_not_run_out_where_a_room_shrinks(flow):
     gate = threading.Event()
     source = Ticks()
