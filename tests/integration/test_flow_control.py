@@ -413,6 +413,32 @@ def test_what_takes_the_place_of_a_grown_pipeline_begins_small_and_may_grow(flow
     assert report.pipelines[pipeline.id].dropped == {}
 
 
+def blocks_in_a_second(pipeline):
+    before, began = pipeline.statistics().sent, time.monotonic()
+    time.sleep(1)
+    return (pipeline.statistics().sent - before) / (time.monotonic() - began)
+
+
+def test_a_rate_holds_whatever_was_counted_before(flow):
+    """Of what is connected later, and of what gets another source, which counts anew."""
+    rate_hz = 100.0
+    source, passing = Ticks(), Pass()
+    flow.add(source, name="source", worker="source")
+    flow.add(passing, name="pass", worker="pass")
+    flow.add(Collect(), name="first", worker="first")
+    above = flow.connect(source.out, passing.data, buffer_size=8)
+    flow.connect(passing.out, flow.modules["first"].data, buffer_size=8)
+    flow.start()
+    wait_until(lambda: above.statistics().sent > 2000)
+    late = flow.add(Collect(), name="late", worker="late")
+    below = flow.connect(passing.out, late.data, buffer_size=64, backpressure_strategy=Throttle(rate_hz))
+    time.sleep(0.5)
+    assert blocks_in_a_second(below) == pytest.approx(rate_hz, rel=0.3)
+    flow.replace("source", Ticks())
+    time.sleep(0.5)
+    assert blocks_in_a_second(below) == pytest.approx(rate_hz, rel=0.3)
+
+
 def test_another_pace_does_not_wait_for_the_one_before(flow):
     source = Ticks()
     flow.add(source, name="source", worker="source")

@@ -134,16 +134,11 @@ def test_a_module_that_makes_more_blocks_of_one_is_taken_into_account(flow):
     flow.start()
     first, last = flow.pipeline("app->a.audio"), flow.pipeline("a.out->sink")
     paces = Paces()
-    for counted, expected_ms in (
-        ({first.id: 100, last.id: 400}, 40),
-        ({first.id: 400, last.id: 100}, 2.5),
-        ({first.id: 100, last.id: 0}, 10),
-        ({last.id: 100}, 10),
-    ):
-        paces.want(last, 100, [first], counted)
+    for ratios, expected_ms in (({first.id: 0.25}, 40), ({first.id: 4}, 2.5), ({first.id: None}, 10), ({}, 10)):
+        paces.want(last, 100, [first], ratios)
         paces.apply()
         assert pace_ms(first) == [expected_ms]
-    paces.want(first, 100, [first], {first.id: 7})
+    paces.want(first, 100, [first], {first.id: 1.0})
     paces.apply()
     assert pace_ms(first) == [10]
 

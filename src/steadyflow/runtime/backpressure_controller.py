@@ -24,7 +24,7 @@ from steadyflow.events import (
 from steadyflow.metrics.pressure import Pressure
 from steadyflow.pipeline import Pipeline
 from steadyflow.platform.machine_load import MachineLoad, read_machine_load
-from steadyflow.runtime.controlled import Change, Controlled
+from steadyflow.runtime.controlled import Change, Controlled, blocks_per_block
 from steadyflow.runtime.standstill import Link, waits_in_a_circle
 from steadyflow.runtime.treatments import Treatment, treatment_for
 from steadyflow.runtime.upstream import Paces, first_rings_above
@@ -249,6 +249,7 @@ class BackpressureController:
         if controlled is None:
             # A new one: others may look through it.
             controlled = Controlled(pipeline)
+            controlled.begin_beside(self._controlled.values())
             self._controlled = {**self._controlled, pipeline.id: controlled}
         return controlled
 
@@ -393,13 +394,13 @@ class BackpressureController:
     def pace(self, pipeline: Pipeline, hz: float | None) -> None:
         """See `treatments.Hands`."""
         first = first_rings_above(pipeline, self._pipelines())
-        links = (*first, pipeline)
-        counted = {
-            each.id: reading.sent
-            for each in links
-            if (known := self._controlled.get(each.id)) is not None and (reading := known.reading) is not None
+        below = self._controlled.get(pipeline.id)
+        ratios = {
+            each.id: blocks_per_block(above, below)
+            for each in first
+            if below is not None and (above := self._controlled.get(each.id)) is not None
         }
-        self._paces.want(pipeline, hz, first, counted)
+        self._paces.want(pipeline, hz, first, ratios)
 
     def give_room(self, pipeline: Pipeline, blocks: int) -> None:
         """See `treatments.Hands`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from steadyflow._native import Ring
@@ -30,6 +31,7 @@ _LARGE_ROOM: Final = 16  # a smaller one is full before it has grown at some loo
 _SHARE_OF_BUDGET: Final = 0.2
 _DELAY_INTERVAL_MS: Final = 25.0  # 40 ms and twice the target would be too late for most budgets
 _RELIEF_NS: Final = 100_000_000
+_numbers: Final = itertools.count()
 _ON_PURPOSE: Final = Verdict("watermarks", False, "OK", "its rule loses blocks on purpose now", ())
 
 
@@ -85,8 +87,13 @@ class Controlled:
         self.strategy = ""
         """What is done, where that is not its rule as it stands."""
         self.pace_hz: float | None = None
+        self.come = 0
+        """How many blocks have been sent since it was first looked at, also into rings that other ones have succeeded."""
         self.rests = False
         """Whether nothing waited at this look, nor at the one before, and nothing was lost: then there is nothing to do."""
+        self._number = next(_numbers)  # of those that are made later, it is larger
+        self._come_before: dict[str, int] = {}  # of the others, when this one was made
+        self._sent: int | None = None  # by its counters, at the last look
         self._detector = detector or detectors_for(pipeline)
         self._passed_over: Reading | None = None  # the latest look that its detectors were not bothered with
         self._level = "OK"
@@ -94,6 +101,10 @@ class Controlled:
         self._since_ns = 0
         self._relieved_ns: int | None = None  # since when it would be, if it stays so
         self._dropped_before = (0, 0)
+
+    def begin_beside(self, others: Iterable[Controlled]) -> None:
+        """Note what has come through others until now."""
+        self._come_before = {each.pipeline.id: each.come for each in others}
 
     def look(self, now_ns: int) -> Change | None:
         """Read its counters, and return what has changed. Does not disturb it."""
@@ -104,6 +115,9 @@ class Controlled:
             self.reading = None
             self.service.interrupt()
             return None
+        if self._sent is not None:
+            self.come += reading.sent - (self._sent if reading.sent >= self._sent else 0)
+        self._sent = reading.sent
         last, self.reading = self.reading or reading, reading
         if self._level == "OK" and not self.congested and _is_idle(last, reading):
             self._in_state_ns["OK"] += reading.at_ns - last.at_ns
@@ -191,6 +205,21 @@ class Controlled:
             sum(sum(each["dropped"].values()) for each in counters),
             sum(sum(each["dropped_frames"].values()) for each in counters),
         )
+
+
+def blocks_per_block(above: Controlled, below: Controlled) -> float | None:
+    """
+    Return how many blocks come through one pipeline for each block through another one below it, while both were there; None: it is not
+    known yet.
+    """
+    if above is below:
+        return 1.0
+    sent_above, sent_below = above.come, below.come
+    if below._number > above._number:
+        sent_above -= below._come_before.get(above.pipeline.id, 0)
+    else:
+        sent_below -= above._come_before.get(below.pipeline.id, 0)
+    return sent_above / sent_below if sent_above and sent_below else None
 
 
 def _is_idle(last: Reading, reading: Reading) -> bool:

@@ -64,7 +64,9 @@ class Paces:
         self._wanted: dict[str, dict[str, float]] = {}  # by the pipeline that is paced, and that for whose sake
         self._links: dict[str, Pipeline] = {}
 
-    def want(self, pipeline: Pipeline, hz: float | None, first: Iterable[Pipeline], counted: Mapping[str, int]) -> None:
+    def want(
+        self, pipeline: Pipeline, hz: float | None, first: Iterable[Pipeline], ratios: Mapping[str, float | None]
+    ) -> None:
         """
         Let no more come through a pipeline in a second; None: as it comes.
 
@@ -72,7 +74,8 @@ class Paces:
             pipeline: The pipeline.
             hz: The rate.
             first: Where it is paced, see `first_rings_above`.
-            counted: How many blocks have been sent into each pipeline so far: a module may make more blocks of one, or fewer.
+            ratios: How many blocks come through each of those for one through the pipeline, where that is known: a module may make more
+                blocks of one, or fewer.
         """
         for wanted in self._wanted.values():
             wanted.pop(pipeline.id, None)  # the flow may have been changed, so that something else is first now
@@ -80,9 +83,7 @@ class Paces:
             return
         for link in first:
             self._links[link.id] = link
-            above, below = counted.get(link.id, 0), counted.get(pipeline.id, 0)
-            rate_hz = hz if link is pipeline or not (above and below) else hz * above / below
-            self._wanted.setdefault(link.id, {})[pipeline.id] = rate_hz
+            self._wanted.setdefault(link.id, {})[pipeline.id] = hz * (ratios.get(link.id) or 1.0)
 
     def apply(self) -> None:
         """Let the slowest of what is wanted hold."""
