@@ -212,6 +212,18 @@ def test_what_is_forgotten_comes_as_it_comes(flow):
     paces.apply()
 
 
+def test_what_is_forgotten_is_slowed_down_for_nobody(flow):
+    """It may be looked at anew, because another module takes its blocks, when what it was slowed down for is over."""
+    chain(flow, "a")
+    flow.start()
+    first, last = flow.pipeline("app->a.audio"), flow.pipeline("a.out->sink")
+    paces = Paces()
+    paces.want(last, 50, [first], {})
+    paces.apply()
+    paces.forget(first)
+    assert pace_ms(first) == [0]
+
+
 def test_in_the_end_everything_comes_as_it_comes(flow):
     chain(flow, "a")
     flow.start()

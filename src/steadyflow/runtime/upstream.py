@@ -105,6 +105,7 @@ class Paces:
         """Let everything come again that was slowed down for the sake of a pipeline, or in it."""
         for wanted in self._wanted.values():
             wanted.pop(pipeline.id, None)
+        self._wanted.get(pipeline.id, {}).clear()
         self.apply()
         for kept in (self._wanted, self._links):
             kept.pop(pipeline.id, None)
