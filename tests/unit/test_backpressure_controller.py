@@ -145,6 +145,13 @@ class Ladder(Module):
         return None
 
 
+class WideLadder(Ladder):
+    c = Input(MONO)
+
+    def process_c(self, block):
+        return None
+
+
 @pytest.fixture
 def flow():
     with DataFlowCoordinator("by hand") as flow:
@@ -806,6 +813,25 @@ def test_less_important_inputs_yield_and_come_back(flow):
     send(other, 4)
     assert waiting(other) == 5
     assert other.rule == DropOldest()
+
+
+def test_they_come_back_when_nobody_needs_it_any_more(flow):
+    flow.add(WideLadder(), name="ladder")
+    first = into_ladder(flow, Adaptive(), "a", priority="high")
+    second = into_ladder(flow, Adaptive(), "c", priority="high")
+    other = into_ladder(flow, DropOldest(), "b", priority="low")
+    control = Control(flow)
+    control.looks()
+    send(first, 1)
+    send(second, 1)
+    control.climb(first, "drop by priority")
+    control.climb(second, "drop by priority")
+    for important, left in ((first, 1), (second, 3)):
+        flow.handle_backpressure(important.id, DropOldest())
+        control.looks()
+        send(other, 3)
+        assert waiting(other) == left
+        other.flush()
 
 
 def test_they_come_back_also_where_the_rule_is_switched(flow):

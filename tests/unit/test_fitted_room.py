@@ -25,6 +25,9 @@ class Idle:
     def less_important(self, pipeline):
         return ()
 
+    def let_others_yield(self, pipeline, *, yields):
+        assert not yields
+
     def load(self):
         return MachineLoad(None, None)
 

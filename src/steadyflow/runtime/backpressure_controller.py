@@ -6,6 +6,7 @@ rules say.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple, Protocol
 
 from steadyflow._native import Ring, Segment, monotonic_ns, ring_bell, wait_for_bell
 from steadyflow.backpressure.reading import Reading
+from steadyflow.backpressure.rules import Latest
 from steadyflow.errors import FlowError
 from steadyflow.events import (
     BackpressureDetected,
@@ -128,6 +130,7 @@ class BackpressureController:
         self._standing: dict[str, Reading] = {}  # of full pipelines, what was found when a block was last taken
         self._told_standing: set[str] = set()
         self._shrunk: dict[str, _Shrunk] = {}
+        self._yielding: dict[str, list[Pipeline]] = {}  # which keep only their newest block, for whose sake
         self._collected_ns = 0
         self._ending = False
         self._thread: threading.Thread | None = None
@@ -437,6 +440,19 @@ class BackpressureController:
             flow=self._flow, module=module, pipeline=pipeline.id, before=before, after=level, reason=reason
         )
         self._publish(event)
+
+    def let_others_yield(self, pipeline: Pipeline, *, yields: bool) -> None:
+        """See `treatments.Hands`."""
+        if yields and pipeline.id not in self._yielding:
+            others = self._yielding[pipeline.id] = list(self.less_important(pipeline))
+            for other in others:
+                other.carry_out(Latest().to_native(other.live))
+        elif not yields:
+            others = self._yielding.pop(pipeline.id, [])
+            still = {id(each) for each in itertools.chain(*self._yielding.values())}
+            for other in others:
+                if id(other) not in still and other.rule is not None:
+                    other.carry_out(other.rule.to_native(other.live))
 
     def less_important(self, pipeline: Pipeline) -> Sequence[Pipeline]:
         """See `treatments.Hands`."""

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from steadyflow.backpressure.ladder import Found, Judgement, Ladder, Move, Rung
 from steadyflow.backpressure.pacing import AdditiveIncrease, Credit, FixedRate, Pacer
 from steadyflow.backpressure.room import GrowingRoom, drained_within
-from steadyflow.backpressure.rules import Adaptive, Grow, Latest, Spill, Throttle
+from steadyflow.backpressure.rules import Adaptive, Grow, Spill, Throttle
 from steadyflow.errors import InsufficientMemory
 from steadyflow.events import FlowEvent, StrategyAssessed, StrategyChanged
 from steadyflow.pipeline import Pipeline
@@ -39,6 +39,9 @@ class Hands(Protocol):
 
     def set_quality(self, pipeline: Pipeline, level: str, reason: str) -> None:
         """Let the module that a pipeline leads into work at a level; tells when it does. Does not wait."""
+
+    def let_others_yield(self, pipeline: Pipeline, *, yields: bool) -> None:
+        """Let the inputs of the same module that are less important keep only their newest block, or not for this one any more."""
 
     def less_important(self, pipeline: Pipeline) -> Sequence[Pipeline]:
         """Return the inputs of the same module that are less important, and may lose something."""
@@ -210,7 +213,6 @@ class Adapting:
         self._quality = best
         self._paced: Paced | None = None
         self._resized_ns = 0
-        self._yielding: list[Pipeline] = []
         live = controlled.pipeline.live
         self._rungs = _rungs(
             may_pace=may_pace,
@@ -283,21 +285,10 @@ class Adapting:
         if quality != self._quality:
             self._quality = quality
             self._hands.set_quality(pipeline, quality, reason)
-        self._let_others_yield(BY_PRIORITY.name in names)
+        self._hands.let_others_yield(pipeline, yields=BY_PRIORITY.name in names)
         self._resized_ns = 0
         if LESS_ROOM.name not in names:
             pipeline.set_room(pipeline.config.buffer_size)
-
-    def _let_others_yield(self, yields: bool) -> None:
-        if yields and not self._yielding:
-            self._yielding = list(self._hands.less_important(self._controlled.pipeline))
-            for other in self._yielding:
-                other.carry_out(Latest().to_native(other.live))
-        elif not yields and self._yielding:
-            for other in self._yielding:
-                if other.rule is not None:
-                    other.carry_out(other.rule.to_native(other.live))
-            self._yielding = []
 
     def _fit_room(self, flow: str, now_ns: int) -> Iterable[FlowEvent]:
         """Size the room to what the consumer takes, from the step on that says so."""
