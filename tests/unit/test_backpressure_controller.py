@@ -40,6 +40,7 @@ from steadyflow.events import (
     StrategyChanged,
 )
 from steadyflow.runtime.backpressure_controller import BackpressureController
+from steadyflow.runtime.controlled import Controlled
 from steadyflow.testing import Collect
 
 MS = 1_000_000
@@ -989,6 +990,22 @@ def test_a_look_that_fails_is_not_the_last(flow, caplog):
         until(lambda: of(BackpressureDetected, control.events))
     control.controller.end(LIMIT_S)
     assert "a look at its pipelines failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rule", "buffer_size", "heeds"),
+    [
+        (DropOldest(), 8, True),
+        (DropOldest(), 3, True),
+        (DropOldest(), 2, False),
+        (Wait(), 1, False),
+        (Sample(2), 8, False),
+    ],
+)
+def test_it_is_woken_where_it_says_something_that_a_pipeline_is_full(flow, rule, buffer_size, heeds):
+    pipeline = between(flow, rule, buffer_size)
+    controlled = Controlled(pipeline)
+    assert controlled.heeds_alarms is heeds
 
 
 def test_nothing_is_slowed_down_where_the_flow_stops(flow):

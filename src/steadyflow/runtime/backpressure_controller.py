@@ -259,7 +259,7 @@ class BackpressureController:
     def _look_at(self, pipeline: Pipeline, now_ns: int) -> Change | None:
         controlled = self._controlled_of(pipeline)
         change = controlled.look(now_ns)
-        rings, alarmed = pipeline.rings, not controlled.congested
+        rings, alarmed = pipeline.rings, not controlled.congested and controlled.heeds_alarms
         if self._alarms.get(pipeline.id) != (id(rings), alarmed):  # others may have taken their place
             self._alarms[pipeline.id] = id(rings), alarmed
             for ring in rings:

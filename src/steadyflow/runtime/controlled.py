@@ -106,6 +106,11 @@ class Controlled:
         """Note what has come through others until now."""
         self._come_before = {each.pipeline.id: each.come for each in others}
 
+    @property
+    def heeds_alarms(self) -> bool:
+        """Whether it says something that it becomes full. Others would wake flow control at every block."""
+        return self.pipeline.buffer_size >= _LEAST_ROOM and not isinstance(self.pipeline.rule, (Latest, Sample))
+
     def look(self, now_ns: int) -> Change | None:
         """Read its counters, and return what has changed. Does not disturb it."""
         rings = self.pipeline.rings
