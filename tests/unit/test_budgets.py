@@ -73,6 +73,17 @@ def test_consumers_that_compete_are_judged_together():
     assert watch.look(0, [one, other], True, DEADLINE_NS) == []
 
 
+def test_where_other_consumers_take_their_place_those_are_judged_from_then_on():
+    watch = BudgetWatch()
+    old = ConsumerCycles(5, (2.0,) * 5)
+    assert [each.exceeded for each in watch.look(0, [old], False, 10)] == [True]
+    assert watch.look(1, [ConsumerCycles(3, (0.1,) * 3), old], False, 10) == []
+    both = [ConsumerCycles(7, (0.1,) * 7), ConsumerCycles(6, (0.1,) * 6)]
+    assert watch.look(2, both, False, 10) == []
+    assert watch.look(3, both[:1], False, 10) == []
+    assert [each.exceeded for each in watch.look(4, [ConsumerCycles(12, (0.1,) * 12)], False, 10)] == [False]
+
+
 def test_a_consumer_that_hangs_is_seen_although_it_finishes_nothing():
     watch = BudgetWatch()
     cycles = [ConsumerCycles(5, [0.1] * 5)]

@@ -80,7 +80,7 @@ class BudgetWatch:
 
         Args:
             now_ns: When the look was taken.
-            consumers: The cycles of each consumer, always in the same order.
+            consumers: The cycles of each consumer, in the same order as long as there are as many.
             waiting: Whether blocks are on their way.
             deadline_ns: How long a cycle may take; 0: not known yet.
 
@@ -107,6 +107,9 @@ class BudgetWatch:
     def _fresh(self, consumers: Sequence[ConsumerCycles]) -> list[float]:
         if not self._seen:
             self._seen = [0] * len(consumers)
+        elif len(self._seen) != len(consumers):
+            # A module at the pipeline is being replaced, or has been: what its consumers finish is judged from now on.
+            self._seen = [each.cycles for each in consumers]
         fresh: list[float] = []
         for index, (cycles, shares) in enumerate(consumers):
             new = min(cycles - self._seen[index], len(shares))
