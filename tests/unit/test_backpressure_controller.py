@@ -711,6 +711,29 @@ def test_a_module_that_does_not_change_its_quality_is_left_as_it_is(flow, caplog
     assert of(QualityChanged, control.events) == []
 
 
+def test_of_levels_that_are_asked_for_while_a_module_is_busy_the_last_one_counts(flow):
+    pipeline = into_ladder(flow, Adaptive())
+    free, asked = threading.Event(), threading.Event()
+
+    class Busy(Asked):
+        def set_quality(self, module, level):
+            asked.set()
+            assert free.wait(LIMIT_S)
+            return super().set_quality(module, level)
+
+    control = Control(flow, run=Busy(("full", "half", "fast")))
+    control.controller.set_quality(pipeline, "half", "")
+    assert asked.wait(LIMIT_S)
+    for level in ("fast", "half", "fast"):
+        control.controller.set_quality(pipeline, level, "")
+    free.set()
+    until(lambda: not any(thread.name == "steadyflow-quality" for thread in threading.enumerate()))
+    assert [level for _, level in control.run.set_to] == ["half", "fast"]
+    control.controller.set_quality(pipeline, "fast", "")
+    until(lambda: not any(thread.name == "steadyflow-quality" for thread in threading.enumerate()))
+    assert [each.after for each in of(QualityChanged, control.events)] == ["half", "fast"]
+
+
 def test_all_steps_are_undone_when_the_rule_is_switched(flow):
     pipeline = into_ladder(flow, Adaptive())
     control = Control(flow, run=Asked(("full", "fast")))

@@ -130,6 +130,10 @@ class BackpressureController:
         self._standing: dict[str, Reading] = {}  # of full pipelines, what was found when a block was last taken
         self._told_standing: set[str] = set()
         self._shrunk: dict[str, _Shrunk] = {}
+        self._qualities: dict[
+            str, tuple[Pipeline, str, str]
+        ] = {}  # at which modules are to work, for whose sake, and why
+        self._quality_turns: dict[str, threading.Lock] = {}
         self._yielding: dict[str, list[Pipeline]] = {}  # which keep only their newest block, for whose sake
         self._collected_ns = 0
         self._ending = False
@@ -424,11 +428,18 @@ class BackpressureController:
     def set_quality(self, pipeline: Pipeline, level: str, reason: str) -> None:
         """See `treatments.Hands`."""
         # In a thread of its own: the module may be in the middle of a block, and others cannot wait for that.
-        arguments = (pipeline, level, reason)
-        threading.Thread(target=self._set_quality, args=arguments, name="steadyflow-quality", daemon=True).start()
-
-    def _set_quality(self, pipeline: Pipeline, level: str, reason: str) -> None:
         module = pipeline.target[0]
+        turn = self._quality_turns.setdefault(module, threading.Lock())
+        self._qualities[module] = (pipeline, level, reason)
+        threading.Thread(target=self._set_quality, args=(module, turn), name="steadyflow-quality", daemon=True).start()
+
+    def _set_quality(self, module: str, turn: threading.Lock) -> None:
+        with turn:  # the latest one counts, whichever thread comes first
+            wanted = self._qualities.pop(module, None)
+            if wanted is not None:
+                self._set_quality_now(module, *wanted)
+
+    def _set_quality_now(self, module: str, pipeline: Pipeline, level: str, reason: str) -> None:
         if not self._run.quality_levels(module):
             return  # it is gone
         try:
@@ -436,10 +447,11 @@ class BackpressureController:
         except FlowError as refusal:  # it has ended, or is busy for too long
             _logger.info("flow %r: the quality of %r stays as it is: %s", self._flow, module, refusal)
             return
-        event = QualityChanged(
-            flow=self._flow, module=module, pipeline=pipeline.id, before=before, after=level, reason=reason
-        )
-        self._publish(event)
+        if before != level:  # as that of one that has just taken another one's place
+            event = QualityChanged(
+                flow=self._flow, module=module, pipeline=pipeline.id, before=before, after=level, reason=reason
+            )
+            self._publish(event)
 
     def let_others_yield(self, pipeline: Pipeline, *, yields: bool) -> None:
         """See `treatments.Hands`."""
