@@ -413,6 +413,32 @@ def test_what_takes_the_place_of_a_grown_pipeline_begins_small_and_may_grow(flow
     assert report.pipelines[pipeline.id].dropped == {}
 
 
+class Ready(Source):
+    """Sends whenever it may."""
+
+    out = Output(FORMAT)
+    live = False
+
+    def produce(self):
+        while True:
+            self.out.send(b"")
+            yield
+
+
+def test_a_consumer_that_becomes_fast_is_slowed_down_no_more(flow, tmp_path):
+    dial = Dial(tmp_path / "dial", 0.02)
+    flow.add(Ready(), name="source", worker="source")
+    slow = flow.add(Slow(str(tmp_path / "dial")), name="slow", worker="slow")
+    pipeline = flow.connect(flow.modules["source"].out, slow.data, buffer_size=64)
+    flow.start()
+    wait_until(lambda: (pressure := pipeline.statistics().pressure) is not None and pressure.pace_hz > 0, LIMIT_S)
+    dial.turn(0.0)
+    wait_until(lambda: pipeline.statistics().pressure.service_hz > 2000, LIMIT_S)
+    before = pipeline.statistics().sent
+    time.sleep(1)
+    assert pipeline.statistics().sent > before + 2000
+
+
 def blocks_in_a_second(pipeline):
     before, began = pipeline.statistics().sent, time.monotonic()
     time.sleep(1)

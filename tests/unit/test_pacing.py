@@ -282,3 +282,25 @@ def test_a_queue_under_additive_increase_is_never_full_for_long_and_its_consumer
     assert sum(each.idle for each in settled) <= 0.05 * len(settled)
     assert delivered >= 0.9 * service_hz * 20 - 2
     assert all(each.hz is not None for each in settled)
+
+
+def test_a_consumer_is_as_fast_as_what_it_takes_also_where_nothing_waits():
+    """Else one that was slow would be paced for ever by what it once took: where it is paced, nothing waits."""
+    service = ServiceRate()
+
+    def reading(at_ms, delivered, waiting):
+        return Reading(1 + at_ms * MS, delivered + waiting, delivered, 0, waiting, waiting / 64, 0, 0, 0)
+
+    for at_ms, delivered in ((0, 0), (50, 100)):
+        service.note_taken(reading(at_ms, delivered, 0))
+        service.note(reading(at_ms, delivered, 0))
+    assert service.hz is None  # it may have waited
+    for at_ms in range(100, 1100, 100):
+        service.note_taken(reading(at_ms, 100 + at_ms // 20, 64))
+        service.note(reading(at_ms, 100 + at_ms // 20, 64))
+    assert service.hz == pytest.approx(50, rel=0.2)
+    service.note_taken(reading(1020, 160, 0))
+    service.note_taken(reading(1050, 650, 0))
+    assert service.hz == pytest.approx(10_000, rel=0.2)
+    service.note_taken(reading(1100, 651, 0))
+    assert service.hz == pytest.approx(10_000, rel=0.2)

@@ -8,6 +8,7 @@ from steadyflow.backpressure.reading import Reading, growth
 
 _LOOKS: Final = 16  # over how many of them it is smoothed
 _LEAST_BLOCKS: Final = 8  # that say enough of a rate
+_LEAST_NS: Final = 50_000_000  # likewise, of fewer
 
 
 class ServiceRate:
@@ -22,6 +23,22 @@ class ServiceRate:
         self.hz: float | None = None
         """Blocks per second; None: it has never been busy for long enough."""
         self._since: Reading | None = None
+        self._taken_since: Reading | None = None
+
+    def note_taken(self, reading: Reading) -> None:
+        """
+        Take in what a look found, also where nothing waits: a consumer that is known is at least as fast as what it has taken in 50 ms.
+
+        Else one that has become faster would be taken for slow for as long as it is slowed down for that.
+        """
+        since = self._taken_since
+        if since is None:
+            self._taken_since = reading
+        elif reading.at_ns - since.at_ns >= _LEAST_NS:
+            self._taken_since = reading
+            happened = growth(since, reading)
+            if self.hz is not None and happened.delivered >= _LEAST_BLOCKS:
+                self.hz = max(self.hz, happened.delivered * 1e9 / happened.elapsed_ns)
 
     def interrupt(self) -> None:
         """Leave out the time until the next look: nothing could be taken."""
@@ -36,7 +53,7 @@ class ServiceRate:
         happened = growth(since, reading)
         if happened.elapsed_ns <= 0 or happened.delivered == 0:
             return
-        if happened.delivered < _LEAST_BLOCKS and happened.elapsed_ns < 50_000_000:
+        if happened.delivered < _LEAST_BLOCKS and happened.elapsed_ns < _LEAST_NS:
             return
         measured = happened.delivered * 1e9 / happened.elapsed_ns
         weight = min(1.0, happened.elapsed_ns / (_LOOKS * 10_000_000))

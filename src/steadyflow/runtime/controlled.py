@@ -123,6 +123,7 @@ class Controlled:
         if self._sent is not None:
             self.come += reading.sent - (self._sent if reading.sent >= self._sent else 0)
         self._sent = reading.sent
+        self.service.note_taken(reading)
         last, self.reading = self.reading or reading, reading
         if self._level == "OK" and not self.congested and _is_idle(last, reading):
             self._in_state_ns["OK"] += reading.at_ns - last.at_ns
