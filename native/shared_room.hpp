@@ -39,7 +39,7 @@ public:
         std::uint64_t room = own.ring().buffer_size();
         std::uint64_t taken = own.waiting_blocks();
         for (const Other& other : others_) {
-            if (other.ring.rule().kind != RuleKind::drop_by_priority) continue;  // it has been switched to another one
+            if (!shares(other)) continue;
             room += other.ring.buffer_size();
             taken += waiting_in(other.ring);
         }
@@ -68,9 +68,14 @@ private:
     bool take() const noexcept {
         for (const Other& other : others_) {  // the least important come first
             if (other.rank <= rank_) return false;
-            if (other.ring.rule().kind == RuleKind::drop_by_priority && evict_oldest(other.ring, Reason::outranked)) return true;
+            if (shares(other) && evict_oldest(other.ring, Reason::outranked)) return true;
         }
         return false;
+    }
+
+    // Not where it has been switched to another rule, or has ended, because another ring has taken its place.
+    static bool shares(const Other& other) noexcept {
+        return other.ring.rule().kind == RuleKind::drop_by_priority && other.ring.header().ended.load(std::memory_order_relaxed) == 0;
     }
 
     static std::uint64_t waiting_in(const Ring& ring) noexcept {

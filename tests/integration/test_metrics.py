@@ -551,7 +551,8 @@ def test_the_report_survives_json(report):
     kinds = [kind for kind in told if kind not in ("ModuleAdded", "ModuleReady", "ModuleStarted")]
     assert kinds[:4] == ["PipelineRegistered"] * 4
     assert kinds[4] == "DataFlowStarted"
-    assert sorted(kinds[5:-1]) == ["ModuleEnded"] * 2
+    # A source that sends as fast as it can fills what it sends into.
+    assert sorted(kind for kind in kinds[5:-1] if not kind.startswith("Backpressure")) == ["ModuleEnded"] * 2
     assert kinds[-1] == "DataFlowStopped"
     stamps = [event["timestamp_ns"] for event in again["events"]]
     assert stamps == sorted(stamps)

@@ -698,16 +698,20 @@ def test_below_a_live_source_the_last_step_is_dropping(flow):
 
 
 @pytest.mark.parametrize("refusal", [StateError("it is busy"), FlowError("it does not")], ids=repr)
-def test_a_module_that_does_not_change_its_quality_is_left_as_it_is(flow, caplog, refusal):
+def test_that_a_module_does_not_change_its_quality_is_told(flow, refusal):
     pipeline = into_ladder(flow, Adaptive())
     control = Control(flow, run=Asked(("full", "fast")))
     control.run.refusal = refusal
     control.looks()
     send(pipeline, 1)
-    with caplog.at_level(logging.INFO, "steadyflow.backpressure"):
-        control.climb(pipeline, "quality fast")
-        until(lambda: caplog.records)
-    assert f"the quality of 'ladder' stays as it is: {refusal}" in caplog.text
+    control.climb(pipeline, "quality fast")
+    until(
+        lambda: any(
+            event.strategy == "quality fast" and not event.helped for event in of(StrategyAssessed, control.events)
+        )
+    )
+    told = next(event for event in of(StrategyAssessed, control.events) if event.strategy == "quality fast")
+    assert told.reason == f"the module works as before: {refusal}"
     assert of(QualityChanged, control.events) == []
 
 

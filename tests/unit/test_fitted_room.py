@@ -70,5 +70,5 @@ def test_one_block_more_or_less_is_no_reason(rooms):
     assert rooms(210.0, 320.0, 210.0) == [3, 6, 4]
 
 
-def test_a_room_of_one_block_is_left_again(rooms):
-    assert rooms(20.0, 110.0) == [1, 2]
+def test_two_blocks_have_room_however_slow_it_is(rooms):
+    assert rooms(20.0, 110.0) == [2, 2]

@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from steadyflow._native import Ring, Segment, monotonic_ns, ring_bell, wait_for_bell
 from steadyflow.backpressure.reading import Reading
@@ -22,6 +22,7 @@ from steadyflow.events import (
     FlowEvent,
     QualityChanged,
     StandstillDetected,
+    StrategyAssessed,
 )
 from steadyflow.metrics.pressure import Pressure
 from steadyflow.pipeline import Pipeline
@@ -30,6 +31,9 @@ from steadyflow.runtime.controlled import Change, Controlled, blocks_per_block
 from steadyflow.runtime.standstill import Link, waits_in_a_circle
 from steadyflow.runtime.treatments import Treatment, treatment_for
 from steadyflow.runtime.upstream import Paces, first_rings_above
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 LOOK_NS: Final = 10_000_000
 """From one look to the next."""
@@ -179,7 +183,15 @@ class BackpressureController:
                 except Exception:
                     # The flow goes on as its rules say; nothing may stay slowed down that nobody looks at.
                     _logger.exception("flow %r: flow control has ended", self._flow)
-                    self.let_go()
+                    self._undo()
+
+    def _undo(self) -> None:
+        self._ending = True
+        with self._looking:
+            for treatment in self._treatments.values():
+                with contextlib.suppress(FlowError):  # of a pipeline that is damaged, or closed
+                    treatment.end()
+            self._paces.clear()
 
     def release(self) -> None:
         """Let go of the memory. After the end; nobody asks any more."""
@@ -201,19 +213,29 @@ class BackpressureController:
             pipelines = [each for each in self._pipelines() if each.has_ring]
             self._forget_others(pipelines)
             changes = [
-                (self._controlled_of(each), change) for each in pipelines if (change := self._look_at(each, now_ns))
+                (self._controlled_of(each), change)
+                for each in pipelines
+                if (change := self._unless_broken(each, self._look_at, each, now_ns))
             ]
             # After the look at all of them: who is to blame is seen at the others.
             news = [self._told(controlled, change) for controlled, change in changes]
             busy = [each for each in map(self._controlled_of, pipelines) if not self._may_rest(each)]
             for controlled in busy:
-                news += self._treat(controlled)
+                news += self._unless_broken(controlled.pipeline, self._treat, controlled) or ()
             if busy:
                 self._paces.apply()
                 news += self._look_for_standstill(pipelines)
             self._collect(now_ns)
         for event in news:
             self._publish(event)
+
+    def _unless_broken(self, pipeline: Pipeline, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Do something for a pipeline; None where it is damaged, or closed at this moment, which whoever it belongs to tells."""
+        try:
+            return do(*args, **kwargs)
+        except FlowError:
+            _logger.debug("flow %r: a look at %s failed", self._flow, pipeline.id, exc_info=True)
+            return None
 
     def standing_by(self) -> contextlib.AbstractContextManager[object]:
         """Do nothing meanwhile. Any thread; waits for no more than a look."""
@@ -445,7 +467,16 @@ class BackpressureController:
         try:
             before = self._run.set_quality(module, level)
         except FlowError as refusal:  # it has ended, or is busy for too long
-            _logger.info("flow %r: the quality of %r stays as it is: %s", self._flow, module, refusal)
+            self._publish(
+                StrategyAssessed(
+                    flow=self._flow,
+                    pipeline=pipeline.id,
+                    strategy=f"quality {level}",
+                    helped=False,
+                    reason=f"the module works as before: {refusal}",
+                    numbers=(),
+                )
+            )
             return
         if before != level:  # as that of one that has just taken another one's place
             event = QualityChanged(

@@ -202,6 +202,9 @@ class Spool(Module):
 
     async def process(self, data: Block) -> None:
         """Pass a block on, or let it wait. May block on the disk; with ``then="wait"`` it awaits room there."""
+        if self._instead == "wait":
+            while self._waits and self._drainer is not None and not self._drainer.done():
+                await self._wait_for_change(data)
         if self._instead is not None and not self._waits and not self._abandoned:
             if self._instead == "wait":
                 await self.out.wait_for_room(_payload_bytes(data), data.frames)
@@ -209,11 +212,13 @@ class Spool(Module):
         elif self._passes(data):
             self._pass(data)
         else:
+            if self._instead == "send":
+                self._drop_oldest()  # it takes its place: what waits on disk grows no more, and the order is kept
             await self._keep(data)
 
     def bypass(self, instead: Literal["wait", "send"] | None) -> None:
         """
-        Let nothing more wait on disk, once what is there has gone on. Any thread; does not wait.
+        Let no more wait on disk than does, and nothing once that has gone on. Any thread; does not wait.
 
         Args:
             instead: What is done with a block that finds no room: ``"wait"`` for it, or ``"send"``, so that the rule of the pipeline decides.
@@ -326,6 +331,15 @@ class Spool(Module):
             self._drop(oldest)
             self._lost_ahead = True
         return True
+
+    def _drop_oldest(self) -> None:
+        store = self._store
+        if store is not None and self._failed_ns is None and store.depth_blocks and self._hand is None:
+            oldest = self._take(store)
+            if oldest is not None and not oldest.flags & _CONTROL:
+                store.forget()
+                self._drop(oldest)
+                self._lost_ahead = True
 
     def _replace_hand(self, block: SpooledBlock) -> None:
         if self._hand is not None:
