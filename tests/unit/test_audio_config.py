@@ -199,6 +199,6 @@ def test_the_pipeline_knows_how_much_audio_may_wait():
         config = AudioPipelineConfig(8, max_buffer_ms=45, backpressure_strategy=DropOldest())
         pipe = flow.pipeline(flow.register_pipeline("app", "reader", config, FORMAT))
         assert isinstance(pipe, AudioDataPipeline)
-        assert (pipe.buffer_size, pipe.buffer_ms) == (8, 40.0)
+        assert (pipe.buffer_size, pipe.buffer_ms) == (8, 45.0)
         plain = flow.pipeline(flow.register_pipeline("app", "other", PipelineConfig(8), FORMAT))
         assert type(plain) is Pipeline
