@@ -146,6 +146,7 @@ class Pipeline:
         self._no_more_pauses = ""  # why, once the flow stops
         self._closed = ""  # why, once it is
         self._rings: tuple[Ring, ...] = ()  # one, or one for each replica of its source
+        self._coming: tuple[Ring, ...] = ()  # those that will take their place, once every producer sends there
         self._draining: list[
             Ring
         ] = []  # those of them that nobody sends into any more, because others took their place
@@ -230,6 +231,11 @@ class Pipeline:
         with self._switching:
             self._changes = False
 
+    def expect(self, rings: Sequence[Ring]) -> None:
+        """Count what is in rings that are to succeed these, as producers begin there one by one; none: it comes to nothing. Coordinator only."""
+        with self._switching:
+            self._coming = tuple(rings)
+
     def succeed(
         self,
         rings: Sequence[Ring],
@@ -250,7 +256,7 @@ class Pipeline:
             self._draining += earlier
             assert self.format is not None
             self.apply_rule(rings, self.format)
-            self._rings = (*rings, *self._rings)
+            self._rings, self._coming = (*rings, *self._rings), ()
             self.room_blocks, self.growth_blocks = None, growth_blocks
             self._producer_bells = (*producer_bells, *self._producer_bells)
             self._consumer_bells = (*consumer_bells, *self._consumer_bells)
@@ -440,8 +446,9 @@ class Pipeline:
 
     @property
     def counted(self) -> list[Counted]:
-        """Its rings, and what is left of those that other ones have succeeded."""
-        return [*self._rings, *filter(None, [self._earlier])]
+        """Its rings, those that are about to succeed them, and what is left of those that other ones have succeeded."""
+        with self._switching:
+            return [*self._coming, *self._rings, *filter(None, [self._earlier])]
 
     @property
     def has_metrics(self) -> bool:
@@ -663,7 +670,7 @@ class Pipeline:
             raise FlowNotRunning(f"{self.id}: nothing has been counted yet; start the flow first.")
         until = self._ended_ns or self.clock.monotonic_ns()
         seconds = (until - self._opened_ns) / 1e9
-        in_turn = bool(self._draining or self._earlier)
+        in_turn = bool(self._coming or self._draining or self._earlier)
         fmt = self.format
         return read_flow_metrics(
             counted,
@@ -687,7 +694,7 @@ class Pipeline:
         self._output = self._inbox = self._converting = None
         self._alarm = self.watched_by = None
         self._sender = self._receiver = None
-        self._rings = self._producer_bells = self._consumer_bells = ()
+        self._rings = self._coming = self._producer_bells = self._consumer_bells = ()
         self._draining = []
         self._earlier = None
         self.send = self.loan = self._refuse_send
@@ -718,8 +725,8 @@ class Pipeline:
 
 
 def _is_drained(ring: Ring) -> bool:
-    if not ring.counters()["ended"]:
-        return False
+    if ring.paused or not ring.counters()["ended"]:
+        return False  # while it is paused, its consumer does not see the end: it is still to be resumed
     counters = ring.counters()  # after the end was seen: nothing is sent any more
     return bool(counters["sent"] == counters["delivered"] + sum(counters["dropped"].values()))
 

@@ -364,14 +364,33 @@ def test_a_pipeline_that_was_not_made_to_grow_gets_the_memory_for_it(flow, tmp_p
     source = flow.add(LargeBlocks(Dial(tmp_path / "pause", 0.0).path), name="live")
     gate = flow.add(Gate(), name="gate", worker="gate")
     pipeline = flow.connect(source.out, gate.data, buffer_size=256, backpressure_strategy=DropOldest())
+    pipeline.pause()  # the gate is told between two blocks, so it may not have one in hand
     flow.start()
     flow.handle_backpressure(pipeline, Grow(1024))
     wait_until(lambda: pipeline.growth_blocks > 0, LIMIT_S)
+    pipeline.resume()
     gate.opened.set()
     wait_until(lambda: pipeline.statistics().sent >= 200, LIMIT_S)
     assert pipeline.statistics().dropped == {}
     flow.stop()
     assert [int(value) for value in gate.values if value != b"-1"] == list(range(200))
+
+
+def test_a_pipeline_that_gets_other_memory_while_it_is_paused_and_empty_goes_on_when_it_is_resumed(flow, tmp_path):
+    source = flow.add(LargeBlocks(Dial(tmp_path / "pause", 0.0).path), name="live")
+    gate = flow.add(Gate(), name="gate", worker="gate")
+    gate.opened.set()
+    pipeline = flow.connect(source.out, gate.data, buffer_size=256, backpressure_strategy=DropOldest())
+    pipeline.pause()
+    flow.start()
+    wait_until(lambda: pipeline.statistics().sent > 0, LIMIT_S)
+    flow.handle_backpressure(pipeline, Grow(1024))
+    wait_until(lambda: pipeline.growth_blocks > 0, LIMIT_S)
+    pipeline.flush()
+    assert set(pipeline.statistics().dropped) == {"flushed"}  # and the look keeps what drained rings have counted
+    pipeline.resume()
+    wait_until(lambda: pipeline.statistics().delivered > 0, LIMIT_S)
+    flow.stop()
 
 
 def test_a_pipeline_that_cannot_grow_says_so_and_goes_on(flow, tmp_path):

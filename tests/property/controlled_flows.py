@@ -424,7 +424,7 @@ def check_end(folder, shape, dials, report, killed, *, given_up):
         assert counted <= metrics.sent <= counted + (killed == link.source), f"{where}, but {counted} were sent"
         got = came[link.source, link.target, INPUTS[link.input]]
         numbers = [number for number, _ in got]
-        assert all(a < b for a, b in pairwise(numbers)), where
+        assert all(a < b for a, b in pairwise(numbers)), f"{where}, but {numbers} came"
         assert not any(flags & BlockFlag.REPEATED for _, flags in got), where
         assert not numbers or numbers[-1] < metrics.sent, where
         in_hand = len(numbers) - metrics.delivered

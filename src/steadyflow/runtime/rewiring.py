@@ -302,8 +302,13 @@ class Rewiring:
                 self._announce(layout, outputs)
                 if isinstance(placed.module, Source) or not inputs:
                     self._require_done(old_worker, [EndModule(name)], may_be_over=True)
+                places = {pipeline.id: run.places_of(layout.wirings[pipeline.id]) for pipeline in links}
+                for pipeline in links:
+                    pipeline.expect(places[pipeline.id][0])
                 self._switch(layout, inputs)
             except BaseException:
+                for pipeline in links:
+                    pipeline.expect(())
                 for pipeline in inputs:
                     pipeline.conversion = conversions[pipeline.id]
                 if layout is not None:
@@ -321,7 +326,7 @@ class Rewiring:
                 earlier = {}
                 for pipeline in links:
                     wiring = layout.wirings[pipeline.id]
-                    earlier[pipeline.id] = pipeline.succeed(*run.places_of(wiring), wiring.growth)
+                    earlier[pipeline.id] = pipeline.succeed(*places[pipeline.id], wiring.growth)
                 run.wirings.update(layout.wirings)
             for pipeline in outputs:
                 for worker in () if pipeline.target_open else self._workers_of(pipeline.target[0]):
@@ -338,8 +343,7 @@ class Rewiring:
             run.begin(workers, [])
             for pipeline in links:
                 _forget_pipeline(old_worker, pipeline.id)
-                _, producers, consumers = run.places_of(layout.wirings[pipeline.id])
-                pipeline.settle(producers, consumers)
+                pipeline.settle(*places[pipeline.id][1:])
                 pipeline.end_change()
             if {each.name for each in old_worker.wiring.modules} == {name} and old_worker.join(_PATIENCE_S):
                 run.dismiss(old_worker)
@@ -422,18 +426,22 @@ class Rewiring:
             self._check_ends([run.modules[name] for name in ends if name in run.modules], pipelines)
             order = topological(run.modules, run.linked)
             layout = self._lay_out_anew(run.modules, order, [], pipelines)
+            places = {pipeline.id: run.places_of(layout.wirings[pipeline.id]) for pipeline in pipelines}
             try:
                 self._announce(layout, pipelines)
+                for pipeline in pipelines:
+                    pipeline.expect(places[pipeline.id][0])
                 self._switch(layout, pipelines)
             except BaseException:
+                for pipeline in pipelines:
+                    pipeline.expect(())
                 self._end_rings(layout.wirings[pipeline.id] for pipeline in pipelines)
                 self._give_back([layout])
                 raise
             with run.without_flow_control():
                 for pipeline in pipelines:
-                    wiring = layout.wirings[pipeline.id]
-                    rings, producers, consumers = run.places_of(wiring)
-                    pipeline.succeed(rings, producers, consumers, wiring.growth)
+                    rings, producers, consumers = places[pipeline.id]
+                    pipeline.succeed(rings, producers, consumers, layout.wirings[pipeline.id].growth)
                     pipeline.settle(producers, consumers)
                     run.pools.succeed(pipeline, run.wirings[pipeline.id])
                 run.wirings.update(layout.wirings)
