@@ -158,13 +158,20 @@ class PoolWatch:
         return self._demands.setdefault(pipeline.id, ViewDemand(pipeline.format.max_payload_bytes))
 
     def _give_back(self) -> None:
-        left, self._left = self._left, []
-        for pipeline, segment, offset in left:
+        # The pipelines of an output share its buffers: what waits for one of them lies there too. Asked first, because what waits
+        # may be kept by a view as soon as it has been taken.
+        in_use = {(segment, offset) for pipeline, segment, offset in self._left if pipeline.is_draining}
+        # Those of one output are succeeded one after the other.
+        lanes = [lane for wiring in [*self._run.wirings.values()] for lane in wiring.lanes]
+        in_use |= {self._run.at(lane.pool) for lane in lanes if lane.pool is not None}
+        places = {(segment, offset) for _, segment, offset in self._left}
+        for segment, offset in places - in_use:
             try:
                 *_, held, _ = pool_state(segment, offset, 0)
             except CorruptedSegment:
-                continue  # it was given back with another pipeline of its output
-            if held or pipeline.is_draining:
-                self._left.append((pipeline, segment, offset))
+                continue  # it went with its whole segment
+            if held:
+                in_use.add((segment, offset))
             else:
                 give_back_pool(segment, offset)
+        self._left = [each for each in self._left if each[1:] in in_use]
