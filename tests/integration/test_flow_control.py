@@ -393,6 +393,25 @@ def test_a_pipeline_that_gets_other_memory_while_it_is_paused_and_empty_goes_on_
     flow.stop()
 
 
+def test_what_waits_in_earlier_memory_stays_whole_while_another_pipeline_of_its_output_has_drained(flow, tmp_path):
+    source = flow.add(LargeBlocks(Dial(tmp_path / "pause", 0.0).path), name="live")
+    quick, gate = flow.add(Gate(), name="quick", worker="quick"), flow.add(Gate(), name="gate", worker="gate")
+    growing = flow.connect(source.out, quick.data, buffer_size=256, backpressure_strategy=DropOldest())
+    waiting = flow.connect(source.out, gate.data, buffer_size=256, backpressure_strategy=DropOldest())
+    quick.opened.set()
+    gate.opened.set()
+    waiting.pause()
+    flow.start()
+    wait_until(lambda: waiting.statistics().sent > 20, LIMIT_S)
+    flow.handle_backpressure(growing, Grow(1024))
+    wait_until(lambda: growing.growth_blocks > 0 and not growing.is_draining, LIMIT_S)
+    flow._execution.pools.look(flow.name, time.monotonic_ns() + 2_000_000_000)  # the look that gives memory back
+    waiting.resume()
+    wait_until(lambda: waiting.statistics().delivered > 30, LIMIT_S)
+    flow.stop()
+    assert [int(value.rstrip(b"\0")) for value in gate.values[:30]] == list(range(30))
+
+
 def test_a_pipeline_that_cannot_grow_says_so_and_goes_on(flow, tmp_path):
     """Rings of replicas do not change places: there are no more slots, and no more buffers to take back afterwards either."""
     source = flow.add(Live(Dial(tmp_path / "pause", 0.001).path), name="live")
