@@ -346,8 +346,9 @@ class DataFlowCoordinator:
                 None if output is None else pipeline_id, name, spool.out, target_name, input, config, None
             )
         behind = self._description.pipelines[out_of]
-        for link in (behind, self._description.pipelines[into]):
-            link.spool_counts = spool.counts
+        self._description.pipelines[
+            pipeline_id
+        ].spool_counts = spool.counts  # told once, by the name that the user knows
         self._spilled[pipeline_id] = Spilled(spool, behind, rule)
         return into if output is None else out_of
 

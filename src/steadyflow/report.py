@@ -127,12 +127,17 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def _remarks(self) -> list[str]:
         missed = [line for name, metrics in self.pipelines.items() for line in missed_lines(name, metrics)]
+        spools = [line for name, metrics in self.pipelines.items() for line in _spool_lines(name, metrics)]
         drifts = [
             f"{pair}: the clocks of the devices drift by {ppm:+.1f} ppm" for pair, ppm in self.clock_drifts_ppm.items()
         ]
-        harmed = [name for name, metrics in self.pipelines.items() if metrics.dropped_total or metrics.late]
+        harmed = [
+            name
+            for name, metrics in self.pipelines.items()
+            if metrics.dropped_total or metrics.late or spill_dropped(metrics)
+        ]
         told = story(self.events, harmed)
-        return [*missed, *drifts, *(["", "flow control", *told] if told else [])]
+        return [*missed, *spools, *drifts, *(["", "flow control", *told] if told else [])]
 
     def _pipeline_rows(self) -> Iterable[tuple[str, ...]]:
         for name, metrics in self.pipelines.items():
@@ -183,6 +188,19 @@ def missed_lines(pipeline: str, metrics: FlowMetrics) -> list[str]:
     worst = "" if metrics.worst_block is None else f"; {metrics.worst_block}"
     load = f", load {metrics.load_p99:.0%} at p99" if metrics.load_max else ""
     return [f"{pipeline}: {metrics.missed_deadlines} deadlines missed{concealed}{load}{worst}"]
+
+
+def spill_dropped(metrics: FlowMetrics) -> int:
+    """Return how many blocks the spool of a pipeline has dropped, which its own counts do not hold."""
+    return 0 if metrics.pressure is None else metrics.pressure.spill_dropped
+
+
+def _spool_lines(pipeline: str, metrics: FlowMetrics) -> list[str]:
+    dropped = spill_dropped(metrics)
+    waiting = 0 if metrics.pressure is None else metrics.pressure.spilled_blocks
+    if not (dropped or waiting):
+        return []
+    return [f"{pipeline}: its spool dropped {dropped} blocks, and {waiting} wait on disk"]
 
 
 def device_rows(devices: Mapping[str, DeviceReport]) -> Iterable[tuple[str, ...]]:

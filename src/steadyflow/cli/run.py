@@ -17,6 +17,7 @@ from steadyflow.events import BackpressureDetected, BackpressureRelieved, FlowEv
 from steadyflow.events.sentences import TOLD, sentence
 from steadyflow.flow_files.loading import load
 from steadyflow.flow_files.settings import Setting
+from steadyflow.report import spill_dropped
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -74,7 +75,8 @@ class Progress:
         """Return the time, the blocks so far, and the pipeline that is worst off."""
         report = self._flow.report()
         pipelines = report.pipelines.values()
-        delivered, dropped = (sum(getattr(each, name) for each in pipelines) for name in ("delivered", "dropped_total"))
+        delivered = sum(each.delivered for each in pipelines)
+        dropped = sum(each.dropped_total + spill_dropped(each) for each in pipelines)
         line = f"{report.duration_s:7.2f} s  {delivered} delivered, {dropped} dropped"
         if not report.pipelines:
             return line
