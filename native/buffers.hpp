@@ -126,16 +126,18 @@ public:
     void lower_usable(std::uint32_t wanted) const noexcept {
         usable_->store(std::clamp<std::uint32_t>(wanted, 1, usable()), std::memory_order_relaxed);
     }
-    // Gives the memory of the others back, unless one of them is in use; returns how many bytes. Control plane only, when the producer has
-    // sent two blocks since lower_usable(): then it has seen that.
-    std::size_t give_back_unusable() const noexcept {
+    // Gives the memory of the others back, unless one of them is in use; returns whether none is. Control plane only, when the producer
+    // has sent two blocks since the last lower_usable(): then it has seen that.
+    bool give_back_unusable() const noexcept {
         for (std::uint32_t buffer = usable(); buffer < count_; ++buffer) {
-            if (!is_free(buffer)) return 0;
+            // acquire: pairs with clear_branch(). A view that was made before it is seen below.
+            if (branches_[buffer].load(std::memory_order_acquire) != 0 || is_held(buffer)) return false;
         }
-        return segment_->give_back(range_of(offset_, count_, capacity_, usable(), count_));
+        segment_->give_back(range_of(offset_, count_, capacity_, usable(), count_));
+        return true;
     }
 
-    // relaxed: the producer is the only writer and, after attach, the only reader of branch bits.
+    // relaxed: the producer is the only writer. Others read them in give_back_unusable() alone, when it gives that buffer away no more.
     void set_branches(std::uint32_t buffer, std::uint32_t bits) noexcept {
         branches_[buffer].store(bits, std::memory_order_relaxed);
     }
@@ -152,7 +154,8 @@ public:
     }
     void clear_branch(std::uint32_t buffer, unsigned branch) noexcept {
         const std::uint32_t bits = branches_[buffer].load(std::memory_order_relaxed);
-        branches_[buffer].store(bits & ~(std::uint32_t{1} << branch), std::memory_order_relaxed);
+        // release: whoever held the buffer did so before its slot was given back.
+        branches_[buffer].store(bits & ~(std::uint32_t{1} << branch), std::memory_order_release);
     }
     std::uint32_t branches(std::uint32_t buffer) const noexcept {
         return branches_[buffer].load(std::memory_order_relaxed);

@@ -320,7 +320,7 @@ void register_shared_memory(nb::module_& module) {
                    return BufferPool(segment, pool_offset).give_back_unusable();
                },
                "segment"_a, "pool_offset"_a,
-               "Gives the memory of buffers back that may not be used, unless one still is; returns how many bytes. When the producer has sent\n"
+               "Gives the memory of buffers back that may not be used, unless one still is; returns whether none is. When the producer has sent\n"
                "two blocks since set_usable_buffers.");
     module.def("create_ring",
                [](const SegmentPointer& segment, std::uint64_t offset, std::uint32_t buffer_size, std::uint32_t slots,

@@ -151,6 +151,7 @@ void Output::commit() {
         if (!taken) raise_error("StateError", name_ + ": expected a device that runs, to change where it sends; no cycle of it came");
     }
     for (const auto& link : removed) OutputRings::end(*link);
+    if (bell()) bell().ring(room_bit);  // who waits for room in a ring that is removed finds another one
 }
 
 // Flattened: its parts are used elsewhere too, so the compiler would call them.

@@ -287,9 +287,9 @@ def set_usable_buffers(segment: Segment, pool_offset: int, count: int) -> None:
 def usable_buffers(segment: Segment, pool_offset: int) -> int:
     """How many buffers of a pool may be used."""
 
-def give_back_unusable_buffers(segment: Segment, pool_offset: int) -> int:
+def give_back_unusable_buffers(segment: Segment, pool_offset: int) -> bool:
     """
-    Gives the memory of buffers back that may not be used, unless one still is; returns how many bytes. When the producer has sent
+    Gives the memory of buffers back that may not be used, unless one still is; returns whether none is. When the producer has sent
     two blocks since set_usable_buffers.
     """
 

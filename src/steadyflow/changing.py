@@ -12,7 +12,7 @@ import msgspec
 
 from steadyflow._native import pool_bytes
 from steadyflow.description import Description
-from steadyflow.errors import ConfigurationError, StateError, SystemShortage
+from steadyflow.errors import ConfigurationError, FlowError, StateError, SystemShortage
 from steadyflow.events import FlowEvent, ModuleReplaced, PipelineDisconnected, PipelineRegistered, PoolTuned
 from steadyflow.metrics.flow_metrics import FlowMetrics
 from steadyflow.metrics.pools import PoolChange
@@ -194,7 +194,7 @@ class Changing:
                 tuned.kept_views = before
                 continue
             try:
-                self._rewiring.lay_out_again(links)
+                self._rewiring.lay_out_again(tuned)
             except (ConfigurationError, StateError, SystemShortage) as refusal:
                 tuned.kept_views = before
                 changes.append(msgspec.structs.replace(change, refused=str(refusal)))
@@ -225,10 +225,9 @@ class Changing:
 
     def _let_grow(self, run: Execution, link: Pipeline) -> None:
         assert self._rewiring is not None
-        links = [each for each in run.linked if each.source == link.source and each.has_ring]
         try:
-            self._rewiring.lay_out_again(links)
-        except (ConfigurationError, StateError, SystemShortage) as refusal:
+            self._rewiring.lay_out_again(link)
+        except FlowError as refusal:
             _logger.info("%s: it cannot grow: %s", link.id, refusal)
 
     @property

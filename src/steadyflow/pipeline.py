@@ -232,8 +232,17 @@ class Pipeline:
             self._changes = False
 
     def expect(self, rings: Sequence[Ring]) -> None:
-        """Count what is in rings that are to succeed these, as producers begin there one by one; none: it comes to nothing. Coordinator only."""
+        """
+        Count what is in rings that are to succeed these, as producers begin there one by one; none: it comes to nothing. Coordinator only.
+
+        What is in force holds there from the first block on: the rule, the limits, the pace, and a pause.
+        """
         with self._switching:
+            assert self.format is not None
+            self.apply_rule(rings, self.format)
+            if self.paused:
+                for ring in rings:
+                    ring.pause()
             self._coming = tuple(rings)
 
     def succeed(
@@ -244,7 +253,7 @@ class Pipeline:
         growth_blocks: int,
     ) -> tuple[Ring, ...]:
         """
-        Tell where its rings are from now on, because a module at one end is replaced; see `attach`. Coordinator only.
+        Tell where its rings are from now on, which were expected; see `attach`. Coordinator only.
 
         They have the room that the pipeline had at first; flow control finds what they need.
 
@@ -252,10 +261,8 @@ class Pipeline:
             Those until now, which drain; `settle` them then.
         """
         with self._switching:
-            earlier = tuple(ring for ring in self._rings if ring not in self._draining)
-            self._draining += earlier
-            assert self.format is not None
-            self.apply_rule(rings, self.format)
+            earlier = self._rings
+            self._draining += self.filling
             self._rings, self._coming = (*rings, *self._rings), ()
             self.room_blocks, self.growth_blocks = None, growth_blocks
             self._producer_bells = (*producer_bells, *self._producer_bells)
@@ -297,9 +304,10 @@ class Pipeline:
 
     def set_pace(self, pace_ns: int) -> None:
         """Let no more than one block come in so many ns; 0: as they come. Also in rings that succeed these. Coordinator only."""
-        self._pace_ns = pace_ns
-        for ring in self._rings:
-            ring.set_pace(pace_ns)
+        with self._switching:
+            self._pace_ns = pace_ns
+            for ring in self._all_rings:
+                ring.set_pace(pace_ns)
 
     def switch_source(
         self, ring: tuple[Segment, int], pool: tuple[Segment, int], consumer: tuple[Segment, int, int]
@@ -371,17 +379,19 @@ class Pipeline:
 
     def set_rule(self, rule: Rule) -> None:
         """Switch the rule; takes effect at the next send, also of one that waits. Coordinator only."""
-        self.rule = rule
-        limits, rings = self.limits, self.filling
-        for ring in rings:
-            ring.set_limits(*(-(-limit // len(rings)) for limit in limits))
+        with self._switching:
+            self.rule = rule
+            for rings in (self._coming, self.filling):
+                for ring in rings:
+                    ring.set_limits(*(-(-limit // len(rings)) for limit in self.limits))
         self.carry_out(rule.to_native(self.live))
 
     def carry_out(self, native: NativeRule) -> None:
         """Let the data plane do this, by the rule in force or by flow control. Coordinator only."""
-        self._carried_out = native
-        for ring in self._rings:
-            ring.set_rule(*native)
+        with self._switching:
+            self._carried_out = native
+            for ring in self._all_rings:
+                ring.set_rule(*native)
         for bell in self._producer_bells:
             ring_bell(*bell, ROOM_BIT)
 
@@ -448,7 +458,7 @@ class Pipeline:
     def counted(self) -> list[Counted]:
         """Its rings, those that are about to succeed them, and what is left of those that other ones have succeeded."""
         with self._switching:
-            return [*self._coming, *self._rings, *filter(None, [self._earlier])]
+            return [*self._all_rings, *filter(None, [self._earlier])]
 
     @property
     def has_metrics(self) -> bool:
@@ -467,7 +477,11 @@ class Pipeline:
     @property
     def filling(self) -> tuple[Ring, ...]:
         """Those of its rings that somebody sends into, so without those that other ones have succeeded."""
-        return tuple(ring for ring in self._rings if ring not in self._draining)
+        return tuple(ring for ring in self._rings if ring not in self._draining) if self._draining else self._rings
+
+    @property
+    def _all_rings(self) -> tuple[Ring, ...]:
+        return (*self._coming, *self._rings)
 
     # --- for users ---------------------------------------------------------------------------------------------------------
 
@@ -581,7 +595,7 @@ class Pipeline:
             PipelineClosed: The flow has been closed.
         """
         self._refuse_if_closed()
-        rings, producer_bells = self._rings, self._producer_bells  # close() may take them away
+        rings, producer_bells = self._all_rings, self._producer_bells  # close() may take them away
         if self._converting is not None:
             self._converting.forget()
         flushed = sum(ring.flush() for ring in rings)
@@ -623,7 +637,7 @@ class Pipeline:
                 self._pauses_at_start = True
             elif not self._consumer_bells:
                 raise StateError(self._fused_text())
-            for ring in self._rings:
+            for ring in self._all_rings:
                 ring.pause()
         self._announce_pause(self.id, True)
 
@@ -642,7 +656,7 @@ class Pipeline:
             if not self.paused:
                 return
             self._pauses_at_start = False
-            for ring in self._rings:
+            for ring in self._all_rings:
                 ring.resume(self.clock.monotonic_ns())
             for bell in self._consumer_bells:
                 ring_bell(*bell)

@@ -94,6 +94,11 @@ class _Shrunk(NamedTuple):
     allowed: int
     sent: tuple[int, ...] = ()
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether its producer has seen what it may not use: two blocks later."""
+        return all(ring.look()[0] >= sent + 2 for ring, sent in zip(self.rings, self.sent, strict=False))
+
 
 class BackpressureController:
     """
@@ -130,7 +135,7 @@ class BackpressureController:
         self._paces = Paces()
         self._load = MachineLoad(None, None)
         self._load_ns = 0
-        self._alarms: dict[str, tuple[int, bool]] = {}  # which rings ring the bell, and whether they do
+        self._alarms: dict[str, tuple[tuple[Ring, ...], bool]] = {}  # which rings ring the bell, and whether they do
         self._standing: dict[str, Reading] = {}  # of full pipelines, what was found when a block was last taken
         self._told_standing: set[str] = set()
         self._shrunk: dict[str, _Shrunk] = {}
@@ -188,10 +193,12 @@ class BackpressureController:
     def _undo(self) -> None:
         self._ending = True
         with self._looking:
-            for treatment in self._treatments.values():
-                with contextlib.suppress(FlowError):  # of a pipeline that is damaged, or closed
-                    treatment.end()
-            self._paces.clear()
+            try:
+                for treatment in self._treatments.values():
+                    with contextlib.suppress(FlowError):  # of a pipeline that is damaged, or closed
+                        treatment.end()
+            finally:
+                self._paces.clear()
 
     def release(self) -> None:
         """Let go of the memory. After the end; nobody asks any more."""
@@ -258,20 +265,20 @@ class BackpressureController:
         with self._looking:
             if self._controlled.pop(pipeline.id, None) is not None:
                 treatment = self._treatments.pop(pipeline.id, None)
-                if treatment is not None:
-                    treatment.end()  # others may do something for its sake
                 self._rules.pop(pipeline.id, None)
                 self._alarms.pop(pipeline.id, None)
                 self._standing.pop(pipeline.id, None)
                 self._told_standing.discard(pipeline.id)
                 self._shrunk.pop(pipeline.id, None)
                 self._paces.forget(pipeline)
+                if treatment is not None:
+                    treatment.end()  # others may do something for its sake
 
     def _forget_others(self, pipelines: Sequence[Pipeline]) -> None:
         known = {id(pipeline) for pipeline in pipelines}
         for controlled in list(self._controlled.values()):
             if id(controlled.pipeline) not in known:
-                self.forget(controlled.pipeline)
+                self._unless_broken(controlled.pipeline, self.forget, controlled.pipeline)
 
     def _controlled_of(self, pipeline: Pipeline) -> Controlled:
         controlled = self._controlled.get(pipeline.id)
@@ -285,9 +292,9 @@ class BackpressureController:
     def _look_at(self, pipeline: Pipeline, now_ns: int) -> Change | None:
         controlled = self._controlled_of(pipeline)
         change = controlled.look(now_ns)
-        rings, alarmed = pipeline.rings, not controlled.congested and controlled.heeds_alarms
-        if self._alarms.get(pipeline.id) != (id(rings), alarmed):  # others may have taken their place
-            self._alarms[pipeline.id] = id(rings), alarmed
+        rings, alarmed = pipeline.filling, not controlled.congested and controlled.heeds_alarms
+        if self._alarms.get(pipeline.id) != (rings, alarmed):  # others may have taken their place
+            self._alarms[pipeline.id] = rings, alarmed
             for ring in rings:
                 ring.set_alarmed(alarmed)
         return change
@@ -402,11 +409,14 @@ class BackpressureController:
             if shrunk.pipeline.filling != shrunk.rings:
                 del self._shrunk[name]  # others have taken their place, with buffers of their own
             elif shrunk.allowed > shrunk.pipeline.buffer_size:
-                self._shrunk[name] = self._lowered(shrunk)
-            # Two blocks later its producer has seen that it may not use them.
-            elif all(
-                ring.look()[0] >= sent + 2 for ring, sent in zip(shrunk.rings, shrunk.sent, strict=True)
-            ) and self._run.give_back_buffers(shrunk.pipeline):
+                self._shrunk[name] = self._unless_broken(shrunk.pipeline, self._lowered, shrunk) or shrunk
+        # The pipelines of an output share its buffers: they are given back when the producer has seen all that it may not use.
+        unseen = {each.pipeline.source for each in self._shrunk.values() if not each.is_seen}
+        for name, shrunk in list(self._shrunk.items()):
+            pipeline = shrunk.pipeline
+            if pipeline.source in unseen or shrunk.allowed > pipeline.buffer_size:
+                continue
+            if self._unless_broken(pipeline, self._run.give_back_buffers, pipeline):
                 del self._shrunk[name]
 
     def _lowered(self, shrunk: _Shrunk) -> _Shrunk:
@@ -473,7 +483,7 @@ class BackpressureController:
                     pipeline=pipeline.id,
                     strategy=f"quality {level}",
                     helped=False,
-                    reason=f"the module works as before: {refusal}",
+                    reason=str(refusal),
                     numbers=(),
                 )
             )

@@ -113,7 +113,8 @@ class Controlled:
 
     def look(self, now_ns: int) -> Change | None:
         """Read its counters, and return what has changed. Does not disturb it."""
-        rings = self.pipeline.rings
+        # Without those that drain: what they have counted goes with them, and would come again.
+        rings = self.pipeline.filling
         reading = read(rings, self.pipeline, now_ns) if rings else None
         self.rests = False
         if reading is None:
@@ -182,7 +183,7 @@ class Controlled:
         """Return what is known of it. Any thread."""
         reading, room = self.reading, self.pipeline.buffer_size
         waiting = 0 if reading is None else reading.waiting
-        rings = self.pipeline.rings
+        rings = self.pipeline.filling
         spool = None if self.pipeline.spool_counts is None else self.pipeline.spool_counts()
         return Pressure(
             state=self._level,

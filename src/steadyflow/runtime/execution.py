@@ -396,16 +396,23 @@ class Execution:
         Let a module work at a level, between two blocks; blocks until all of its replicas do. Returns the level until then.
 
         Raises:
-            StateError: One has ended, does not come to a place between two blocks, or refuses.
+            StateError: One has ended, does not come to a place between two blocks, or refuses; the others go back to the level until then.
         """
         before = self._quality.get(module, self.quality_levels(module)[0])
+        changed: list[str] = []
         for name in self.modules[module].workers:
-            change = Change(next(self.change_numbers), (SetQuality(module, level),))
-            problem = ask_to_change(self.workers[name], change, _ANSWER_TIMEOUT_S)
+            problem = self._ask_for_quality(name, module, level)
             if problem is not None:
+                for other in changed:
+                    self._ask_for_quality(other, module, before)
                 raise StateError(f"module {module!r}: expected to work at {level!r}, but {problem}.")
+            changed.append(name)
         self._quality[module] = level
         return before
+
+    def _ask_for_quality(self, worker: str, module: str, level: str) -> str | None:
+        change = Change(next(self.change_numbers), (SetQuality(module, level),))
+        return ask_to_change(self.workers[worker], change, _ANSWER_TIMEOUT_S)
 
     def allow_buffers(self, pipeline: Pipeline, before: int, after: int) -> None:
         """

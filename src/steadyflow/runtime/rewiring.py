@@ -408,20 +408,27 @@ class Rewiring:
 
     # --- other memory in the place of some ----------------------------------------------------------------------------
 
-    def lay_out_again(self, pipelines: Sequence[Pipeline]) -> None:
+    def lay_out_again(self, link: Pipeline) -> None:
         """
         Let other buffers and rings take the place of those of an output, by what its pipelines say now. Nothing that lies there moves.
 
         Args:
-            pipelines: All of the output that have buffers.
+            link: One of the pipelines that come from the output. All of them that have buffers get others.
 
         Raises:
             ConfigurationError: A device or replicas are at them. Nothing has changed.
-            StateError: A worker is not told in time, or the flow stops. Nothing has changed.
+            StateError: A worker is not told in time, the flow stops, or the pipeline is not there any more. Nothing has changed.
         """
         with self._changing:
             run = self._run
             self._require_run()
+            pipelines = [
+                each for each in run.linked if each.source == link.source and each.has_ring and each.id in run.wirings
+            ]
+            if link not in pipelines:
+                raise StateError(
+                    f"{link.id}: expected a pipeline of the flow between modules, to give it other memory."
+                )
             ends = {name for pipeline in pipelines for name in (pipeline.source[0], pipeline.target[0])}
             self._check_ends([run.modules[name] for name in ends if name in run.modules], pipelines)
             order = topological(run.modules, run.linked)
