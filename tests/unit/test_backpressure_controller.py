@@ -537,6 +537,31 @@ def test_memory_is_given_back_when_the_sender_has_seen_that_it_may_not_be_used(f
     assert len(control.run.given_back) == 4
 
 
+def test_memory_of_an_output_is_given_back_when_its_sender_has_seen_all_that_may_not_be_used(flow):
+    """The pipelines of an output share its buffers: what is no longer usable for one of them, the sender may be writing for another."""
+    first, second = between(flow, Grow(8), 4), between(flow, Grow(8), 4, target="other")
+    assert first.source == second.source
+    control = Control(flow)
+    control.run.in_use = True
+    for pipeline in (first, second):
+        send(pipeline, 2)
+        control.looks()
+        take(pipeline, 2)
+        control.looks(700)
+        assert pipeline.buffer_size == 4
+        control.run.given_back.clear()
+        for _ in range(2 if pipeline is first else 1):
+            send(pipeline, 1)
+            take(pipeline, 1)
+        control.looks(300)
+        assert (len(control.run.given_back) > 0) == (pipeline is first)
+    send(second, 1)
+    take(second, 1)
+    control.run.in_use = False
+    control.looks(300)
+    assert sorted(control.run.given_back) == sorted([first.id, second.id])
+
+
 def test_what_grows_again_keeps_its_memory(flow):
     pipeline = between(flow, Grow(8), 4)
     control = Control(flow)
