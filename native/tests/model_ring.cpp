@@ -29,6 +29,7 @@ constexpr Unnoticed unnoticed[] = {
     {"ring_producer.hpp", "header.published.store", false, "for who looks from the count to the slots, as no account does"},
     {"recovery.hpp", "header.published.store", false, "as in publish()"},
     {"ring_producer.hpp", "slot.origin.store", false, "the fence in recycle() does it, but where a predecessor had tallied"},
+    {"buffers.hpp", "bits & ~(std::uint32_t{1} << branch)", false, "as for the origin of a slot"},
     {"ring_producer.hpp", "header.oldest.store", true, "it only shortens the way of a consumer that was lapped"},
     {"ring_producer.hpp", "void cancel_wake()", true, "it only saves a consumer from ringing for nothing"},
     {"bell.hpp", "void disarm()", true, "it only saves a ringer from waking for nothing"},

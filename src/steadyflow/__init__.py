@@ -12,6 +12,7 @@ The layout, in the order in which data flows:
     converting_end                     an open end that converts
     realtime, aligned, module          who works on it
     events, metrics, report            what is known about it
+    backpressure                       what is done where it comes too fast
     lifecycle, registry                where each module is, and what it can do
     runtime                            where it runs: layout, workers, processes
     recording, spooling                what went through a pipeline, or waits for one, in a file

@@ -473,14 +473,15 @@ def test_a_consumer_that_becomes_fast_is_slowed_down_no_more(flow, tmp_path):
     dial.turn(0.0)
     wait_until(lambda: pipeline.statistics().pressure.service_hz > 2000, LIMIT_S)
     before = pipeline.statistics().sent
-    time.sleep(1)
-    assert pipeline.statistics().sent > before + 2000
+    wait_until(lambda: pipeline.statistics().sent > before + 20_000, LIMIT_S)  # at the pace until then: minutes
 
 
-def blocks_in_a_second(pipeline):
-    before, began = pipeline.statistics().sent, time.monotonic()
-    time.sleep(1)
-    return (pipeline.statistics().sent - before) / (time.monotonic() - began)
+def rate_of_what_comes(collect, count):
+    """Return at what rate, in Hz, so many more blocks come to a module, by their stamps, after the first few."""
+    first = len(collect.arrivals) + 50
+    wait_until(lambda: len(collect.arrivals) > first + count, LIMIT_S)
+    came = [arrival.timestamp_ns for arrival in collect.arrivals[first : first + count + 1]]
+    return count * 1e9 / (came[-1] - came[0])
 
 
 def test_a_rate_holds_whatever_was_counted_before(flow):
@@ -495,12 +496,10 @@ def test_a_rate_holds_whatever_was_counted_before(flow):
     flow.start()
     wait_until(lambda: above.statistics().sent > 2000)
     late = flow.add(Collect(), name="late", worker="late")
-    below = flow.connect(passing.out, late.data, buffer_size=64, backpressure_strategy=Throttle(rate_hz))
-    time.sleep(0.5)
-    assert blocks_in_a_second(below) == pytest.approx(rate_hz, rel=0.3)
+    flow.connect(passing.out, late.data, buffer_size=64, backpressure_strategy=Throttle(rate_hz))
+    assert rate_of_what_comes(late, 100) < 1.3 * rate_hz
     flow.replace("source", Ticks())
-    time.sleep(0.5)
-    assert blocks_in_a_second(below) == pytest.approx(rate_hz, rel=0.3)
+    assert rate_of_what_comes(late, 100) < 1.3 * rate_hz
 
 
 def test_another_pace_does_not_wait_for_the_one_before(flow):
@@ -511,20 +510,20 @@ def test_another_pace_does_not_wait_for_the_one_before(flow):
     flow.start()
     wait_until(lambda: pipeline.statistics().paced_ms > 0)
     flow.handle_backpressure(pipeline.id, Throttle(1000.0))
-    wait_until(lambda: pipeline.statistics().sent > 20, LIMIT_S)
+    wait_until(lambda: pipeline.statistics().sent > 20, 30)  # the pace before is a minute
 
 
 def test_room_is_waited_for_from_when_a_block_is_due(flow):
     pipeline = flow.pipeline(
-        flow.register_pipeline("app", "end", PipelineConfig(1, backpressure_strategy=Wait(300)), format=FORMAT)
+        flow.register_pipeline("app", "end", PipelineConfig(1, backpressure_strategy=Wait(900)), format=FORMAT)
     )
     flow.start()
-    pipeline.set_pace(400_000_000)
+    pipeline.set_pace(1_000_000_000)
     for _ in range(4):  # which are made up for
         pipeline.send(b"")
         pipeline.receive(timeout_s=LIMIT_S)
     pipeline.send(b"")
-    taking = threading.Timer(0.55, lambda: pipeline.receive(timeout_s=LIMIT_S))
+    taking = threading.Timer(1.3, lambda: pipeline.receive(timeout_s=LIMIT_S))
     taking.start()
     assert pipeline.send(b"")
     taking.join()

@@ -13,6 +13,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 import pytest
+from tests.integration.changing_flows import wait_until
 
 from steadyflow import (
     ArrayFormat,
@@ -178,12 +179,10 @@ class Run:
         return self.flow.get_flow_metrics(self.into.id).delivered
 
     def wait_until(self, condition):
-        until = threading.Event()
-        for _ in range(LIMIT_S * 200):
-            if condition():
-                return
-            until.wait(0.005)
-        raise AssertionError(f"{self.counts()}, {self.delivered} taken")
+        try:
+            wait_until(condition, LIMIT_S)
+        except AssertionError as error:
+            raise AssertionError(f"{self.counts()}, {self.delivered} taken") from error
 
     def end(self):
         self.source.end()
@@ -314,9 +313,7 @@ def sent_through(path, fmt, script, **options):
         behind = flow.connect(spool.out, collect.data, buffer_size=1)
         behind.pause()
         flow.start()
-        until = threading.Event()
-        while spool.counts().stored + spool.counts().passed + spool.counts().dropped_blocks < len(script):
-            until.wait(0.005)
+        wait_until(lambda: spool.counts().stored + spool.counts().passed + spool.counts().dropped_blocks >= len(script))
         behind.resume()
         assert flow.wait(LIMIT_S)
         flow.stop()
@@ -424,11 +421,9 @@ def test_a_block_that_can_never_be_stored_drops_none_that_can(path):
         behind.pause()
         flow.start()
         script = [b"1", b"2", b"3", b"4", b"5", bytes(1000), b"6", b"7"]
-        until = threading.Event()
-        for number, block in enumerate(script, 1):
+        for block in script:
             pipe.send(block)
-            while flow.get_flow_metrics(pipe.id).delivered < number:
-                until.wait(0.005)
+            wait_until(lambda: not flow.get_flow_metrics(pipe.id).in_flight)
         pipe.end()
         behind.resume()
         assert flow.wait(LIMIT_S)
@@ -462,9 +457,7 @@ def test_a_control_block_is_never_dropped(path, then):
         behind = flow.connect(spool.out, collect.data, buffer_size=1)
         behind.pause()
         flow.start()
-        until = threading.Event()
-        while flow.get_flow_metrics(into.id).in_flight < 3:
-            until.wait(0.005)
+        wait_until(lambda: flow.get_flow_metrics(into.id).in_flight >= 3)
         behind.resume()
         assert flow.wait(LIMIT_S)
         flow.stop()
@@ -486,9 +479,7 @@ def test_room_is_that_of_all_limits(path, limit):
         behind = flow.connect(spool.out, collect.data, buffer_size=16, **limit)
         behind.pause()
         flow.start()
-        until = threading.Event()
-        while spool.counts().stored + spool.counts().passed < 200:
-            until.wait(0.005)
+        wait_until(lambda: spool.counts().stored + spool.counts().passed >= 200)
         behind.resume()
         assert flow.wait(LIMIT_S)
         flow.stop()
@@ -506,9 +497,7 @@ def test_what_is_dropped_is_counted_in_frames_too(path):
         flow.start()
         for block in script:
             pipe.send(block)
-        until = threading.Event()
-        while flow.get_flow_metrics(pipe.id).delivered < len(script):
-            until.wait(0.005)
+        wait_until(lambda: flow.get_flow_metrics(pipe.id).delivered >= len(script))
         pipe.end()
         behind.resume()
         assert flow.wait(LIMIT_S)
@@ -546,21 +535,23 @@ def test_a_flow_that_is_stopped_leaves_the_rest_to_the_next_run(path):
         run.end()
 
 
+def run_and_spool(flow, source, spool, consumer, count):
+    """Start a flow that spools so many blocks, which are in the spool when this returns."""
+    into = flow.connect(source.out, spool.data, buffer_size=8)
+    flow.connect(spool.out, consumer.data, buffer_size=4)
+    flow.start()
+    source.feed(count)
+    wait_until(lambda: flow.get_flow_metrics(into.id).delivered >= count)
+
+
 def test_a_spool_in_a_process_tells_what_it_leaves(path):
     with DataFlowCoordinator() as flow:
         source = flow.add(Fed())
         spool = flow.add(Spool(path, max_bytes=ROOMY), name="spool", placement="process")
         consumer = flow.add(Gated())
-        into = flow.connect(source.out, spool.data, buffer_size=8)
-        flow.connect(spool.out, consumer.data, buffer_size=4)
-        flow.start()
-        source.feed(300)
-        until = threading.Event()
-        while flow.get_flow_metrics(into.id).delivered < 300:
-            until.wait(0.005)
+        run_and_spool(flow, source, spool, consumer, 300)
         consumer.let(1)
-        while len(consumer.blocks) < 1:
-            until.wait(0.005)
+        wait_until(lambda: len(consumer.blocks) >= 1)
         with contextlib.suppress(FlowFailed):
             flow.stop(0)
         consumer.let()
@@ -583,13 +574,7 @@ def test_a_failed_consumer_leaves_the_rest_to_the_next_run(path):
         source = flow.add(Fed())
         spool = flow.add(Spool(path, max_bytes=ROOMY), name="spool")
         consumer = flow.add(Fragile())
-        into = flow.connect(source.out, spool.data, buffer_size=8)
-        flow.connect(spool.out, consumer.data, buffer_size=4)
-        flow.start()
-        source.feed(400)
-        until = threading.Event()
-        while flow.get_flow_metrics(into.id).delivered < 400:
-            until.wait(0.005)
+        run_and_spool(flow, source, spool, consumer, 400)
         consumer.let()
         with pytest.raises(FlowFailed):
             flow.wait(LIMIT_S)
@@ -606,13 +591,7 @@ def test_what_a_killed_worker_has_stored_comes_in_the_next_run(path):
         source = flow.add(Fed())
         spool = flow.add(Spool(path, max_bytes=ROOMY), name="spool", placement="process")
         consumer = flow.add(Gated())
-        into = flow.connect(source.out, spool.data, buffer_size=8)
-        flow.connect(spool.out, consumer.data, buffer_size=4)
-        flow.start()
-        source.feed(1000)
-        until = threading.Event()
-        while flow.get_flow_metrics(into.id).delivered < 1000:
-            until.wait(0.005)
+        run_and_spool(flow, source, spool, consumer, 1000)
         os.kill(flow.workers["spool"].pid, signal.SIGKILL)
         consumer.let()
         with pytest.raises(FlowFailed):

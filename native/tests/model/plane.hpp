@@ -93,6 +93,7 @@ public:
         next_ = 0;
         looks_ = 0;
         observed_ = {};
+        all_buffers_.raise_usable(buffers_);
         for (std::uint32_t index = 0; index < shape_.rings; ++index) {
             std::memcpy(segment_->at<std::byte>(rings_[index], sizeof(Image)), &images_[index], sizeof(Image));
         }
@@ -249,6 +250,13 @@ public:
     }
     // As for a block that was published.
     void ring_one() { consumer_bells_[0].ring_one(); }
+    // From now on the producer gives the first three buffers away only.
+    void lower_usable() { all_buffers_.lower_usable(3); }
+    // Who reads a buffer whose memory is gone finds something else in it.
+    void give_back_unusable() {
+        if (!all_buffers_.give_back_unusable()) return;
+        for (std::uint32_t buffer = all_buffers_.usable(); buffer < buffers_; ++buffer) payload_[buffer].write(most_blocks);
+    }
     void resume() {
         ring().resume(2);
         consumer_bells_[0].ring_all();

@@ -96,6 +96,27 @@ inline std::vector<Explored> scenarios() {
              plane.release(0);
          }})
         .prepared(claims_the_first);
+    const auto claims_from_the_fourth_buffer = [](Plane& plane) {
+        for (unsigned block = 0; block < 3; ++block) {
+            plane.send(RuleKind::wait);
+            plane.receive(0);
+        }
+        plane.send(RuleKind::wait);
+        plane.claim(0);
+        plane.lower_usable();
+    };
+    add("memory of buffers is given back beside a claim", {1, 1, 1, 5},
+        {sends(3, oldest), [](Plane& plane) { plane.finish(0); }, [](Plane& plane) { plane.give_back_unusable(); }})
+        .prepared(claims_from_the_fourth_buffer);
+    add("memory of buffers is given back beside a view", {1, 1, 1, 5},
+        {sends(3, oldest),
+         [](Plane& plane) {
+             plane.hold(0);
+             plane.finish(0);
+             plane.release(0);
+         },
+         [](Plane& plane) { plane.give_back_unusable(); }})
+        .prepared(claims_from_the_fourth_buffer);
     add("views of one buffer from two rings", {1, 1, 2, 4},
         {sends(2, oldest),
          [](Plane& plane) {

@@ -48,7 +48,7 @@ class FixedRate:
 
 class AdditiveIncrease:
     """
-    A little more all the time, and a sixth less where more than half of the room is taken (Chiu and Jain, 1989).
+    A little more all the time, and 15 % less where more than half of the room is taken (Chiu and Jain, 1989).
 
     It begins with what the consumer takes, when more than half of the room is taken for the first time.
     """

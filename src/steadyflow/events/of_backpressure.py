@@ -104,7 +104,7 @@ class StrategyAssessed(FlowEvent):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StandstillDetected(FlowEvent):
     """
-    Modules wait for each other, so that nothing moves any more. Published by the coordinator after half a second of that, once.
+    Modules wait for each other, so that nothing moves any more. Published by the coordinator after half a second of that (two at a join), once.
 
     Args:
         modules: Those that wait, each for the next one, and the last for the first.

@@ -13,8 +13,8 @@ class Adaptive(msgspec.Struct, frozen=True):
     The mildest of these that helps: less room, slower sources, a lower quality, the least important inputs, dropping.
 
     One step is taken after the other while the pressure lasts, and taken back one by one when it is gone; each says why
-    (`StrategyChanged`), and afterwards it is looked at whether it helped. What may wait is sized to what the consumer takes within
-    `drain_ms`. Sources are slowed down where none of them is live; the quality is lowered where the consumer has a ladder
+    (`StrategyChanged`), and afterwards it is looked at whether it helped. What may wait is sized to what the consumer takes within three
+    quarters of `drain_ms`. Sources are slowed down where none of them is live; the quality is lowered where the consumer has a ladder
     (`Module.quality_levels`). Without a live source nothing is dropped; below one, the oldest goes where there is no room.
 
     Args:
