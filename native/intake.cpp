@@ -92,7 +92,7 @@ bool Intake::closed(Lanes& lanes, bool drain) {
     if (held_) return true;
     // What will never be more is enough; so is what cannot become more.
     const bool filled = staged_frames_ >= rules_.target_frames || staged_blocks() == rules_.most_staged;
-    if (filled || (staged_blocks() != 0 && lanes.at_end())) filling_ = false;
+    if (filled || (staged_blocks() != 0 && !goes_on_ && lanes.at_end())) filling_ = false;
     return filling_;
 }
 

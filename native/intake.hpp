@@ -55,6 +55,9 @@ public:
     bool take(Lanes& lanes, Nanoseconds now_ns, bool drain, Next& next);
     // Whether the stream has ended and nothing comes any more.
     bool at_end(Lanes& lanes);
+    // Whether it goes on in other lanes when these have ended. What is kept back stays, and so have the lanes it came from to.
+    void goes_on(bool elsewhere) noexcept { goes_on_ = elsewhere; }
+    bool is_empty() const noexcept { return staged_blocks() == 0 && !behind_gap_ && gap_frames_ == 0; }
 
     // While held, nothing comes out, and the newest frames are kept. Blocks are not late for having been held.
     bool can_hold() const noexcept { return rules_.most_staged != 0; }
@@ -108,6 +111,7 @@ private:
     bool held_ = false;
     bool filling_;
     bool broken_ = false;  // something was dropped before the next block
+    bool goes_on_ = false;
     Nanoseconds let_go_ns_ = 0;
     // Where the stream goes on, for gaps.
     bool placed_ = false;

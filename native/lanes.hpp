@@ -127,6 +127,13 @@ public:
         return std::any_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.consumer.misses_the_last(); });
     }
 
+    // From where numbers go on in a ring that follows, so that none comes twice: lanes number their own. Once at_end() is true.
+    std::uint64_t sequence_after() const noexcept {
+        std::uint64_t latest = 0;
+        for (const Lane& lane : lanes_) latest = std::max(latest, lane.consumer.sequence_after());
+        return latest;
+    }
+
     // For whoever waits in vain: the next look does not trust the shared positions. Throws Corrupted if a ring was
     // overwritten.
     void look_again() {

@@ -184,7 +184,7 @@ struct alignas(cache_line) BasicRingHeader {
     template <class T>
     using Atomic = typename Memory::template Atomic<T>;
 
-    // Constants, and the two words that are written once: nobody writes to this line while blocks flow.
+    // Constants, and the words that are written once: nobody writes to this line while blocks flow.
     std::uint32_t magic;
     std::uint32_t slots;  // 0: a fused pipeline, statistics only
     std::uint32_t consumers;
@@ -193,6 +193,7 @@ struct alignas(cache_line) BasicRingHeader {
     std::uint64_t check;  // fingerprint() of the above and of the place
     Atomic<std::uint32_t> ended;      // 0 or end_mark; by the producer, or by the control plane for one that is gone
     Atomic<std::uint32_t> abandoned;  // 0 or abandoned_mark; by the control plane: nobody will ever consume, send drops
+    Counter first_sequence;           // what numbers go on from, of the ring before it; by whoever comes from there, before it takes a block
 
     // Written by the producer.
     alignas(cache_line) Atomic<std::uint64_t> tail;

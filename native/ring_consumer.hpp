@@ -124,7 +124,19 @@ public:
         const auto& header = ring_.header();
         const std::uint64_t sent = header.published.load(std::memory_order_relaxed) +
                                    header.drops.now().refused.load(std::memory_order_relaxed);
-        return ring_.consumers() == 1 && next_sequence_ != unknown_sequence && next_sequence_ < sent;
+        if (ring_.consumers() != 1 || next_sequence_ == unknown_sequence) return false;
+        return next_sequence_ == no_sequence || next_sequence_ < sent;
+    }
+    // How many blocks the pipeline has had when this ring has ended. Once at_end() is true.
+    std::uint64_t sequence_after() const noexcept {
+        const auto& header = ring_.header();
+        return header.first_sequence.load(std::memory_order_relaxed) + header.published.load(std::memory_order_relaxed) +
+               header.drops.now().refused.load(std::memory_order_relaxed);
+    }
+    // The ring follows one after which so many had come. Before a block of it is claimed here. relaxed: each consumer says so
+    // itself, and all say the same; who attaches later does so after that.
+    void continues(std::uint64_t sequence) noexcept {
+        ring_.header().first_sequence.store(sequence, std::memory_order_relaxed);
     }
     // The next block is said to come after dropped ones, whatever its number.
     void expect_a_gap() noexcept { next_sequence_ = no_sequence; }
@@ -167,6 +179,8 @@ private:
         check(claim);  // before the number is noted: the block behind one that is refused here comes after a dropped one
         if (claim.header.sequence == next_sequence_) [[likely]] ++next_sequence_;
         else claim.header.flags |= flags_after_jump(claim.header.sequence, mine.attempt() != 0);
+        // relaxed: see continues().
+        claim.header.sequence += ring_.header().first_sequence.load(std::memory_order_relaxed);
         return true;
     }
 

@@ -77,15 +77,23 @@ void Inbox::add_successor(const std::string& pipeline, std::shared_ptr<Segment> 
         return consumer_of(std::move(segment), ring_offset, pool_offset, std::move(bell_segment), producer_bell_offset,
                            consumer);
     }));
+    if (link.intake != nullptr) link.intake->goes_on(true);
     pending_ |= std::uint64_t{1} << link.bit;  // its ring may have ended already
 }
 
 // Out of the way of the hot path.
 [[gnu::noinline, gnu::cold]] void Inbox::move_on(Link& link) {
     const bool misses_the_last = link.lanes.misses_the_last();
+    const std::uint64_t sequence = link.lanes.sequence_after();
+    if (link.intake != nullptr) {
+        if (link.intake->is_empty()) link.kept_back.clear();
+        link.kept_back.push_back(std::move(link.lanes));
+        link.intake->goes_on(link.successors.size() > 1);
+    }
     link.lanes = std::move(link.successors.front());
     link.successors.pop_front();
-    // A successor's numbers begin anew: they do not show what was dropped at the end of the ring before it.
+    link.lanes.first().consumer.continues(sequence);
+    // Within a ring blocks are numbered from 0: that does not show what was dropped at the end of the ring before it.
     if (misses_the_last) link.lanes.first().consumer.expect_a_gap();
 }
 
@@ -237,6 +245,7 @@ void Inbox::regulate(const IntakeRules& rules) {
     if (!newest_) throw Corrupted("rules need an input that they belong to");
     Link& link = *newest_;
     link.intake = make_intake(rules, link.target->spec, link.target->name);
+    link.intake->goes_on(!link.successors.empty());
 }
 
 // Out of the way of the hot path.

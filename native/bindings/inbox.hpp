@@ -131,6 +131,7 @@ private:
 
         Lanes lanes;
         std::deque<Lanes> successors;  // what follows them, in this order
+        std::deque<Lanes> kept_back;   // what came before them, where the intake still has blocks of it
         std::unique_ptr<Intake> intake;  // null: everything at once
         std::shared_ptr<Target> target;
         nb::object on_end;
@@ -166,12 +167,12 @@ private:
         return link.intake == nullptr ? link.lanes.peek_sent_ns() : link.intake->peek_sent_ns(link.lanes, drains(link));
     }
     // Whether nothing comes any more.
-    static bool at_end(Link& link) { return link.successors.empty() && ended_here(link); }
-    static bool ended_here(Link& link) {
+    static bool at_end(Link& link) {
+        if (!link.successors.empty()) return false;
         return link.intake == nullptr ? link.lanes.at_end() : link.intake->at_end(link.lanes);
     }
-    // Goes on with what follows, where the ring has ended. Nobody may have a block of the link in hand.
-    static bool follow(Link& link) { return !link.successors.empty() && ended_here(link) && (move_on(link), true); }
+    // Goes on with what follows, where the ring has ended. Nobody may have a block of the link in hand, but its intake.
+    static bool follow(Link& link) { return !link.successors.empty() && link.lanes.at_end() && (move_on(link), true); }
     static void move_on(Link& link);
     static bool drains(const Link& link) noexcept { return link.target->discard.has_value(); }
     nb::object build_made_up(Link& link, const Lanes::Lane& lane, const Claim& claim);

@@ -150,7 +150,11 @@ void Output::commit() {
         }
         if (!taken) raise_error("StateError", name_ + ": expected a device that runs, to change where it sends; no cycle of it came");
     }
-    for (const auto& link : removed) OutputRings::end(*link);
+    for (const auto& link : removed) {
+        link->producer.settle_tally();  // nobody does later, and others may need the buffers
+        OutputRings::end(*link);
+    }
+    if (ended_ || !closed_.empty()) rings_.end();  // what was added comes too late for anything
     if (bell()) bell().ring(room_bit);  // who waits for room in a ring that is removed finds another one
 }
 

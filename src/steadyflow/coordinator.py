@@ -349,7 +349,7 @@ class DataFlowCoordinator:
         self._description.pipelines[
             pipeline_id
         ].spool_counts = spool.counts  # told once, by the name that the user knows
-        self._spilled[pipeline_id] = Spilled(spool, behind, rule)
+        self._spilled[pipeline_id] = Spilled(spool, self._description.pipelines[into], behind, rule)
         return into if output is None else out_of
 
     def _register(
@@ -439,7 +439,8 @@ class DataFlowCoordinator:
         Args:
             pipeline: The pipeline, or its id.
             discard: Drop what waits in it (counted as flushed).
-            drain_timeout_s: What has not been taken by then is dropped, too.
+            drain_timeout_s: What has not been taken by then is dropped, too. What waits on disk by the rule `Spill` stays there (`SpillLeft`),
+                and comes where a pipeline with that file is connected.
 
         Raises:
             UnknownName: No such pipeline; offers the nearest.
@@ -450,13 +451,25 @@ class DataFlowCoordinator:
         discard = checked_switch("disconnect", "discard", discard)
         self._require_changeable("disconnect a pipeline")
         link = self.pipeline(pipeline)
+        spilled = self._spilled.get(link.id)
+        links = [link] if spilled is None else [each for each in (spilled.into, spilled.behind) if self._has(each)]
         if self._state == "running" and not (link.source_open and link.target_open):
-            self._changing.unlink(link, discard=discard, drain_timeout_s=drain_timeout_s)
-            self._pausing.forget(link)
-            return
-        self._description.remove(link)
-        self._opened.pop(link.id, None)
-        link.detach(f"{link.id}: it was disconnected")
+            for each in links:
+                self._changing.unlink(each, discard=discard, drain_timeout_s=drain_timeout_s)
+                if spilled is not None and each is spilled.into:
+                    spilled.leave(0.0 if discard else drain_timeout_s)
+                self._pausing.forget(each)
+        else:
+            for each in links:
+                self._description.remove(each)
+                self._opened.pop(each.id, None)
+                each.detach(f"{each.id}: it was disconnected")
+            if spilled is not None:
+                del self._description.modules[spilled.into.target[0]]
+        self._spilled.pop(link.id, None)
+
+    def _has(self, link: Pipeline) -> bool:
+        return self._description.pipelines.get(link.id) is link
 
     def replace(
         self,

@@ -239,6 +239,8 @@ class Pipeline:
         """
         with self._switching:
             assert self.format is not None
+            for ring in self._coming if not rings else ():
+                ring.resume(self.clock.monotonic_ns())  # its consumer has to pass by it, and nobody resumes it later
             self.apply_rule(rings, self.format)
             if self.paused:
                 for ring in rings:
@@ -384,14 +386,21 @@ class Pipeline:
             for rings in (self._coming, self.filling):
                 for ring in rings:
                     ring.set_limits(*(-(-limit // len(rings)) for limit in self.limits))
-        self.carry_out(rule.to_native(self.live))
+            self._carry_out(rule.to_native(self.live))
+        self._wake_senders()
 
     def carry_out(self, native: NativeRule) -> None:
         """Let the data plane do this, by the rule in force or by flow control. Coordinator only."""
         with self._switching:
-            self._carried_out = native
-            for ring in self._all_rings:
-                ring.set_rule(*native)
+            self._carry_out(native)
+        self._wake_senders()
+
+    def _carry_out(self, native: NativeRule) -> None:
+        self._carried_out = native
+        for ring in self._all_rings:
+            ring.set_rule(*native)
+
+    def _wake_senders(self) -> None:
         for bell in self._producer_bells:
             ring_bell(*bell, ROOM_BIT)
 
@@ -409,8 +418,9 @@ class Pipeline:
         """
         if self._output is not None:
             self._output.close(reason)
-            for ring in self._rings:
-                ring.set_ended()
+            with self._switching:
+                for ring in self._all_rings:
+                    ring.set_ended()
             for bell in self._consumer_bells:
                 ring_bell(*bell)
 

@@ -14,6 +14,7 @@ from tests.integration.changing_flows import Pass, Ticks, numbers, wait_until
 from steadyflow import (
     Adaptive,
     AudioFormat,
+    BlockFlag,
     BytesFormat,
     DataFlowCoordinator,
     DropByPriority,
@@ -410,6 +411,21 @@ def test_what_waits_in_earlier_memory_stays_whole_while_another_pipeline_of_its_
     wait_until(lambda: waiting.statistics().delivered > 30, LIMIT_S)
     flow.stop()
     assert [int(value.rstrip(b"\0")) for value in gate.values[:30]] == list(range(30))
+
+
+def test_numbers_go_on_where_a_pipeline_gets_other_rings(flow):
+    source, collect = flow.add(Ticks(), name="source", worker="source"), flow.add(Collect(), name="end")
+    pipeline = flow.connect(source.out, collect.data, buffer_size=8)
+    flow.start()
+    wait_until(lambda: pipeline.statistics().delivered > 20, LIMIT_S)
+    flow.handle_backpressure(pipeline, Grow(1024))
+    wait_until(lambda: pipeline.growth_blocks > 0 and not pipeline.is_draining, LIMIT_S)
+    flow.replace("source", Ticks())
+    before = pipeline.statistics().delivered
+    wait_until(lambda: pipeline.statistics().delivered > before + 20, LIMIT_S)
+    flow.stop()
+    assert [arrival.sequence for arrival in collect.arrivals] == list(range(len(collect.arrivals)))
+    assert not any(arrival.flags & BlockFlag.DISCONTINUITY for arrival in collect.arrivals)
 
 
 def test_a_pipeline_that_cannot_grow_says_so_and_goes_on(flow, tmp_path):

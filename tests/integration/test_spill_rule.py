@@ -9,7 +9,8 @@ import pytest
 from tests.integration.changing_flows import wait_until
 
 from steadyflow import BytesFormat, DataFlowCoordinator, DropOldest, Input, Module, Output, Source, Spill
-from steadyflow.events import SpillFailed, StrategyChanged
+from steadyflow.events import PipelineDisconnected, SpillFailed, SpillLeft, StrategyChanged
+from steadyflow.testing import Collect
 
 LIMIT_S = 60
 BLOCKS = 2_000
@@ -104,3 +105,58 @@ def test_the_rule_can_be_switched_to_another_one_and_back(flow, tmp_path):
     flow.stop()
     assert held.values == sorted(set(held.values))
     assert [event for event in flow.events.history if isinstance(event, StrategyChanged)]
+
+
+class InTwoParts(Numbers):
+    """Sends one half, and the other one when it is told to."""
+
+    def __init__(self):
+        self.goes_on = False
+
+    def produce(self):
+        for number in range(BLOCKS):
+            while number == BLOCKS // 2 and not self.goes_on:
+                yield time.monotonic_ns() + 1_000_000
+            self.out.send(b"%d" % number)
+            yield time.monotonic_ns() + 100_000
+
+
+def test_what_is_on_disk_stays_there_where_its_pipeline_is_taken_away(flow, tmp_path):
+    rule = Spill(tmp_path / "late.spool", 10_000_000)
+    source, held = flow.add(InTwoParts(), name="numbers"), flow.add(Held(), name="held", worker="held")
+    other = flow.connect(source.out, flow.add(Collect(), worker="other").data, buffer_size=BLOCKS)
+    pipeline = flow.connect(source.out, held.data, buffer_size=4, backpressure_strategy=rule)
+    flow.start()
+    wait_until(lambda: other.statistics().sent == BLOCKS // 2, LIMIT_S)
+    held.opened.set()
+    wait_until(lambda: held.values, LIMIT_S)
+    flow.disconnect(pipeline, discard=True)
+    (left,) = [event for event in flow.events.history if isinstance(event, SpillLeft)]
+    assert left.blocks > 0
+    assert not [each for each in flow.pipelines if "spool" in each]
+    again = flow.connect(source.out, held.data, buffer_size=4, backpressure_strategy=rule)
+    source.goes_on = True
+    assert flow.wait(LIMIT_S)
+    report = flow.stop()
+    dropped = sum(event.dropped for event in flow.events.history if isinstance(event, PipelineDisconnected))
+    assert len(held.values) == BLOCKS - dropped
+    assert held.values == sorted(set(held.values))
+    assert held.values[-BLOCKS // 2 :] == list(range(BLOCKS // 2, BLOCKS))
+    assert report.pipelines[other.id].delivered == BLOCKS
+    assert report.pipelines[again.id].dropped == {}
+
+
+def test_a_spool_that_is_empty_leaves_no_file_open_and_nothing_behind(flow, tmp_path):
+    rule = Spill(tmp_path / "late.spool", 10_000_000)
+    held, pipeline = link(flow, rule)
+    flow.disconnect(pipeline)
+    assert list(flow.modules) == ["numbers", "held"]
+    pipeline = flow.connect("numbers.out", "held.data", buffer_size=4, backpressure_strategy=rule)
+    held.opened.set()
+    flow.start()
+    wait_until(lambda: len(held.values) > 10, LIMIT_S)
+    flow.disconnect(pipeline)
+    assert not any(isinstance(event, SpillLeft) for event in flow.events.history)
+    assert flow.wait(LIMIT_S)
+    flow.stop()
+    assert held.values == list(range(len(held.values)))

@@ -45,7 +45,7 @@ MOST_FRAMES = 1100  # more than 4 KiB: a view
 AUDIO = AudioFormat(RATE_HZ, 1, max_block_frames=MOST_FRAMES)
 BYTES = BytesFormat(max_bytes=256)
 FRAMES = (2, 2, 64, 7, 2, MOST_FRAMES)
-STAMP = struct.Struct("<II")  # who sent it, and its number
+STAMP = struct.Struct("<II")  # who sent it, from 1 on, and its number
 RECORD = struct.Struct("<IIII")  # by which input it came, who sent it, its number, and its flags
 
 
@@ -76,8 +76,8 @@ class Sending:
 
     def next_block(self, audio):
         if not audio:
-            return STAMP.pack(self.number, self.sent) + bytes(self.sent % 100)
-        samples = np.full((frames_of(self.sent), 1), self.number, np.float32)
+            return STAMP.pack(self.number + 1, self.sent) + bytes(self.sent % 100)
+        samples = np.full((frames_of(self.sent), 1), self.number + 1, np.float32)
         samples[0] = self.sent
         return samples
 
@@ -112,7 +112,8 @@ class Noting:
             sent, sender = int(data[0, 0]), int(data[-1, 0])
         else:
             sender, sent = STAMP.unpack(bytes(data)[: STAMP.size])
-        os.write(self.notes, RECORD.pack(input_number, sender, sent, int(block.flags)))
+        assert sender != 0, f"block {block.sequence} was read as zeros"
+        os.write(self.notes, RECORD.pack(input_number, sender - 1, sent, int(block.flags)))
 
     def teardown(self):
         os.close(self.notes)

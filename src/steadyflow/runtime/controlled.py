@@ -231,7 +231,9 @@ def blocks_per_block(above: Controlled, below: Controlled) -> float | None:
 
 def _is_idle(last: Reading, reading: Reading) -> bool:
     """Tell whether nothing has waited, and nothing was lost."""
-    return not (reading.waiting or last.waiting) and last[3:4] + last[7:] == reading[3:4] + reading[7:]
+    if reading.waiting or last.waiting or reading.dropped != last.dropped:
+        return False
+    return reading.blocked_ns == last.blocked_ns and reading.full_events == last.full_events
 
 
 def read(rings: Sequence[Ring], pipeline: Pipeline, now_ns: int) -> Reading | None:

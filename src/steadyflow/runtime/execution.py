@@ -581,7 +581,9 @@ class Execution:
         self._publish(WorkerUnresponsive(flow=self._flow, worker=worker.name))
         for wiring in outputs:
             for lane in wiring.lanes:
-                Ring(*self.at(lane.ring), wiring.id).set_ended()
+                ring = Ring(*self.at(lane.ring), wiring.id)
+                ring.set_abandoned()  # else it waits for room there, and everything else in its worker for it
+                ring.set_ended()
             self.ring_consumers(wiring)
 
     def put_in_place(self, placed: Placed) -> None:

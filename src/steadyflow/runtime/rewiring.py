@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from steadyflow._native import Ring
+from steadyflow.backpressure.rules import DropByPriority
 from steadyflow.errors import ConfigurationError, FormatClash, StateError, concerning
 from steadyflow.formats import AnyFormat, Format
 from steadyflow.module import Module, Source, aligned_inputs, input_ports, is_device_driven, output_ports
@@ -416,7 +417,7 @@ class Rewiring:
             link: One of the pipelines that come from the output. All of them that have buffers get others.
 
         Raises:
-            ConfigurationError: A device or replicas are at them. Nothing has changed.
+            ConfigurationError: A device or replicas are at them, or they share their room with inputs from elsewhere. Nothing has changed.
             StateError: A worker is not told in time, the flow stops, or the pipeline is not there any more. Nothing has changed.
         """
         with self._changing:
@@ -431,6 +432,7 @@ class Rewiring:
                 )
             ends = {name for pipeline in pipelines for name in (pipeline.source[0], pipeline.target[0])}
             self._check_ends([run.modules[name] for name in ends if name in run.modules], pipelines)
+            self._check_shared_room(pipelines)
             order = topological(run.modules, run.linked)
             layout = self._lay_out_anew(run.modules, order, [], pipelines)
             places = {pipeline.id: run.places_of(layout.wirings[pipeline.id]) for pipeline in pipelines}
@@ -604,6 +606,17 @@ class Rewiring:
                 if not ended_too and self._run.replicas_ended(placed.name):
                     raise StateError(f"module {placed.name!r}: expected a module that runs; it has ended.")
 
+    def _check_shared_room(self, pipelines: Sequence[Pipeline]) -> None:
+        """Refuse to move rings which those of other outputs lend room to: the others would go on with those that are gone."""
+        sharing = [each for each in self._run.linked if isinstance(each.rule, DropByPriority) and each.has_ring]
+        for pipeline in pipelines:
+            for other in sharing if pipeline in sharing else ():
+                if other.target[0] == pipeline.target[0] and other.source != pipeline.source:
+                    raise ConfigurationError(
+                        f"{pipeline.id}: expected a pipeline with room of its own, to give it other memory; by DropByPriority it shares its "
+                        f"room with {other.id}."
+                    )
+
     def _check_workers(self, added: Mapping[str, Placed]) -> None:
         for placed in added.values():
             for worker in placed.workers:
@@ -712,6 +725,7 @@ def _tell_ports(added: Mapping[str, Placed], found: FoundFormats) -> None:
 def _places(wiring: PipelineWiring) -> Iterable[Place]:
     for lane in wiring.lanes:
         yield lane.ring
+        yield lane.producer_bell
     yield from wiring.consumer_bells
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import time
+from typing import Final, NamedTuple
 
 from steadyflow.backpressure.rules import Rule, Spill
 from steadyflow.errors import ConfigurationError
 from steadyflow.pipeline import Pipeline
 from steadyflow.spooling.spool import Spool
+
+_LOOK_S: Final = 0.01
 
 
 class Spilled(NamedTuple):
@@ -16,11 +19,13 @@ class Spilled(NamedTuple):
 
     Args:
         spool: Where they do.
+        into: What leads into that.
         behind: What leads out of that.
         rule: What it was connected with.
     """
 
     spool: Spool
+    into: Pipeline
     behind: Pipeline
     rule: Spill
 
@@ -38,3 +43,10 @@ class Spilled(NamedTuple):
             )
         waits = strategy.to_native(self.behind.live).waits
         self.spool.bypass(None if isinstance(strategy, Spill) else "wait" if waits else "send")
+
+    def leave(self, timeout_s: float) -> None:
+        """Let go on what waits, for so long, when nothing more comes; the rest stays in the file (`SpillLeft`), which is closed."""
+        deadline = time.monotonic() + timeout_s
+        while self.spool.counts().depth_blocks and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+        self.spool.leave()

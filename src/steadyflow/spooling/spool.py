@@ -7,13 +7,14 @@ import contextlib
 import logging
 import os
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 
 from steadyflow._native import monotonic_ns
 from steadyflow.arguments import checked_path
+from steadyflow.backpressure.rules.spill import MAX_SPILLED, THENS, Then
 from steadyflow.codec import Codec, codec_for
 from steadyflow.data import Block, BlockFlag, decode_metadata
 from steadyflow.errors import ConfigurationError, DataError, FlowError, PipelineClosed, SpoolUnavailable, UnknownName
@@ -22,9 +23,6 @@ from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, chec
 from steadyflow.module import Input, Module, Output, name_in_flow, tell
 from steadyflow.spooling.store import RETRY_NS, SpooledBlock, SpoolStore
 
-Then: TypeAlias = Literal["drop_oldest", "drop_newest", "wait"]
-
-_THEN: Final = get_args(Then)
 _DISCONTINUITY: Final = int(BlockFlag.DISCONTINUITY)
 # On the next pipeline a block is neither repeated nor the last.
 _KEPT_FLAGS: Final = int(BlockFlag.DISCONTINUITY | BlockFlag.GAP | BlockFlag.CORRUPTED | BlockFlag.CONTROL)
@@ -33,7 +31,6 @@ _LOOK_S: Final = 0.05
 _FAILED_S: Final = 1.0
 _AT_ONCE: Final = 32  # blocks that are sent on before new ones get their turn
 _DAMAGED_RETRY_NS: Final = 60_000_000_000  # each try may read the file as a whole, and it does not heal by itself
-_MOST: Final = 1 << 46
 _REASON: Final = 1000  # characters: an event has to be short
 
 _logger: Final = logging.getLogger("steadyflow.spooling")
@@ -104,6 +101,7 @@ class Spool(Module):
     _store: SpoolStore | None = None
     _minder: asyncio.Task[None] | None = None
     _drainer: asyncio.Task[None] | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(
         self,
@@ -115,10 +113,12 @@ class Spool(Module):
         needs_file: bool = True,
     ) -> None:
         self._path: Path = checked_path("Spool", path)
-        self._max_bytes = checked_integer("Spool", "max_bytes", max_bytes, _MOST)
-        self._max_blocks = None if max_blocks is None else checked_integer("Spool", "max_blocks", max_blocks, _MOST)
-        if then not in _THEN:
-            raise UnknownName("rule", then, _THEN, where="Spool")
+        self._max_bytes = checked_integer("Spool", "max_bytes", max_bytes, MAX_SPILLED)
+        self._max_blocks = (
+            None if max_blocks is None else checked_integer("Spool", "max_blocks", max_blocks, MAX_SPILLED)
+        )
+        if then not in THENS:
+            raise UnknownName("rule", then, THENS, where="Spool")
         self._then: Then = then
         self._needs_file = needs_file
         self._instead: Literal["wait", "send"] | None = (
@@ -183,6 +183,7 @@ class Spool(Module):
         self._format: Format = fmt
         self._codec: Codec | None = codec_for(fmt, where=str(self._path))
         self._stirred = asyncio.Event()  # something waits that did not before, or it is the end
+        self._loop = asyncio.get_running_loop()
         self._ending = asyncio.Event()
         self._moved = asyncio.Event()  # something that waited has gone, or the disk works again
         self._minded = asyncio.Event()  # there is something to write soon, or to try again
@@ -226,11 +227,22 @@ class Spool(Module):
         """
         self._instead = instead
 
+    def leave(self) -> None:
+        """
+        Send nothing more, and close the file; what waits stays in it. Any thread but the module's; blocks until that is done.
+
+        For when nothing comes any more. Before it is set up, and after it has ended, there is nothing to do.
+        """
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self.teardown(), loop).result()
+
     async def finish(self) -> None:
         """Deliver all that waits; it is given up only where the file cannot be read any more."""
+        if self._drainer is None:
+            return  # it has been left
         self._ending.set()
         self._stirred.set()
-        assert self._drainer is not None
         await self._drainer
 
     async def teardown(self) -> None:
@@ -241,7 +253,7 @@ class Spool(Module):
                 # What it met is told already, or was raised by finish().
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
-        self._drainer = self._minder = None
+        self._drainer = self._minder = self._loop = None
         self._shut()
 
     # --- where a block goes ---------------------------------------------------------------------------------------------------------

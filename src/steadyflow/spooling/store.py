@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from steadyflow._native import monotonic_ns
 from steadyflow.arguments import checked_path
+from steadyflow.backpressure.rules.spill import MAX_SPILLED
 from steadyflow.data import METADATA_MAX_BYTES
 from steadyflow.errors import (
     BlockTooLarge,
@@ -41,7 +42,6 @@ RETRY_NS: Final = 1_000_000_000
 BLOCK_OVERHEAD_BYTES: Final = 64
 """What a block takes in the file beside its payload and metadata, about."""
 
-_MOST_BYTES: Final = 1 << 46
 _MOST_BLOCKS: Final = 1 << 40
 _MOST_POSITION: Final = 1 << 62
 _READ_AHEAD_BYTES: Final = 1 << 18
@@ -131,7 +131,7 @@ class SpoolStore:
                 f"SpoolStore: expected a complete format such as AudioFormat(48_000, 1), got {format}."
             )
         self._format = format
-        self._max_bytes = checked_integer("SpoolStore", "max_bytes", max_bytes, _MOST_BYTES)
+        self._max_bytes = checked_integer("SpoolStore", "max_bytes", max_bytes, MAX_SPILLED)
         self._max_blocks = (
             _MOST_BLOCKS
             if max_blocks is None

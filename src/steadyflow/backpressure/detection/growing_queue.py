@@ -24,7 +24,7 @@ class GrowingQueue:
     one, because less waits at the next look; nor is a consumer that takes nothing at all: that is found when room becomes scarce.
 
     Args:
-        window_ms: How long it has to grow.
+        window_ms: How long it has to grow at least. By how much is counted over twice that: in a slow stream few blocks come in that time.
         least_share: By what share of what came.
 
     Raises:
@@ -48,7 +48,7 @@ class GrowingQueue:
         if growing and (reading.waiting <= growing[-1].waiting or reading.sent < growing[-1].sent):
             growing.clear()
         growing.append(reading)
-        while len(growing) > LEAST_LOOKS + 1 and growing[1].at_ns <= reading.at_ns - self._window_ns:
+        while len(growing) > LEAST_LOOKS + 1 and growing[1].at_ns <= reading.at_ns - 2 * self._window_ns:
             growing.popleft()
         first = growing[0]
         happened = growth(first, reading)

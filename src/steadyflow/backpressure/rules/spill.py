@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -12,8 +12,11 @@ from steadyflow.backpressure.rules.carried_out import NativeRule, native
 from steadyflow.errors import UnknownName
 from steadyflow.formats import checked_integer
 
-THENS: Final = ("drop_oldest", "drop_newest", "wait")
-_MOST: Final = 1 << 46
+Then: TypeAlias = Literal["drop_oldest", "drop_newest", "wait"]
+"""What happens where a spool is full, or cannot be used."""
+
+THENS: Final = get_args(Then)
+MAX_SPILLED: Final = 1 << 46  # blocks, and bytes
 
 
 class Spill(msgspec.Struct, frozen=True):
@@ -34,13 +37,13 @@ class Spill(msgspec.Struct, frozen=True):
     path: str
     max_bytes: int
     max_blocks: int | None = None
-    then: Literal["drop_oldest", "drop_newest", "wait"] = "drop_oldest"
+    then: Then = "drop_oldest"
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "path", os.fspath(checked_path("Spill", self.path)))
-        checked_integer("Spill", "max_bytes", self.max_bytes, _MOST)
+        checked_integer("Spill", "max_bytes", self.max_bytes, MAX_SPILLED)
         if self.max_blocks is not None:
-            checked_integer("Spill", "max_blocks", self.max_blocks, _MOST)
+            checked_integer("Spill", "max_blocks", self.max_blocks, MAX_SPILLED)
         then: object = self.then  # not checked yet
         if not isinstance(then, str) or then not in THENS:
             raise UnknownName("value of then", self.then, THENS, where="Spill")
