@@ -165,6 +165,7 @@ struct Pace {
         return {ns | check(ns) << 48};
     }
     constexpr Nanoseconds ns() const noexcept {
+        if (bits == 0) [[likely]] return 0;  // asked for each block
         const std::uint64_t ns = bits & last_position;
         return bits >> 48 == check(ns) && ns <= static_cast<std::uint64_t>(longest_pace_ns) ? static_cast<Nanoseconds>(ns) : 0;
     }

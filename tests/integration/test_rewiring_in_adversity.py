@@ -413,6 +413,45 @@ def test_a_module_that_never_comes_back_is_left_behind(flow, impatient):
     assert is_gapless(numbers(last.values))
 
 
+def test_a_module_that_never_comes_back_is_left_behind_by_all_who_feed_it(flow, impatient):
+    """One of them sends now and then, the other one waits for room: what fills its pipeline is dropped."""
+
+    class Both(Module):
+        one = Input(FORMAT)
+        two = Input(FORMAT)
+        blocking = True
+
+        def __init__(self):
+            self.entered = threading.Event()
+            self.leave = threading.Event()
+            self.heard = []
+
+        def process_one(self, block):
+            self.entered.set()
+            assert self.leave.wait(30)
+
+        def process_two(self, block):
+            self.heard.append(int(bytes(block.data)))
+
+    flow.add(Ticks(), name="quick", worker="quick")
+    flow.add(Ticks(period_ns=20_000_000), name="a_slow_one", worker="a_slow_one")
+    hangs, comes = Both(), Both()
+    comes.leave.set()
+    flow.add(hangs, name="both", worker="both")
+    flow.connect("a_slow_one.out", hangs.one, buffer_size=500)
+    full = flow.connect("quick.out", hangs.two, buffer_size=4)
+    flow.start()
+    assert hangs.entered.wait(10)
+    wait_until(lambda: full.statistics().in_flight >= 4)
+    flow.replace("both", comes, drain_timeout_s=0.2)
+    wait_until(lambda: len(comes.heard) > 20)
+    hangs.leave.set()
+    report = flow.stop()
+    dropped = report.pipelines[full.id].dropped
+    assert set(dropped) == {"flushed"}
+    assert is_gapless(comes.heard)
+
+
 # --- somebody dies ----------------------------------------------------------------------------------------------------
 
 
@@ -452,6 +491,7 @@ def test_changes_leave_nothing_behind(flow):
     before = descriptors(child), descriptors(own)
     failing_changes(10, 2)
     wait_until(lambda: descriptors(child) <= before[0])
+    gc.collect()  # what failed refers to itself, through its traceback
     wait_until(lambda: descriptors(own) <= before[1] + 3)  # ten would have left thirty
     flow.stop()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -139,8 +139,7 @@ class Rewiring:
                     for worker in senders
                 ]
                 self._let_send(
-                    [(worker, [AddOutput(wiring) for wiring in sent], sent) for worker, sent in theirs if sent],
-                    revocable=True,
+                    [(worker, [AddOutput(wiring) for wiring in sent], sent) for worker, sent in theirs if sent]
                 )
             except BaseException:
                 self._undo(layout, workers, told, added, pipelines)
@@ -306,7 +305,7 @@ class Rewiring:
                 places = {pipeline.id: run.places_of(layout.wirings[pipeline.id]) for pipeline in links}
                 for pipeline in links:
                     pipeline.expect(places[pipeline.id][0])
-                self._switch(layout, inputs)
+                self._switch(layout, inputs, drain_timeout_s)
             except BaseException:
                 for pipeline in links:
                     pipeline.expect(())
@@ -378,9 +377,11 @@ class Rewiring:
             if pipeline.target_open:
                 pipeline.follow(self._run.lane_of(layout.wirings[pipeline.id].lanes[0]))
 
-    def _switch(self, layout: Layout, inputs: Sequence[Pipeline]) -> None:
+    def _switch(self, layout: Layout, inputs: Sequence[Pipeline], drain_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         """
         Let the producers of a module send to another one from the next block on.
+
+        Where one of them does not come to that because it waits for room, when others have, what fills its pipelines is dropped after that time.
 
         Raises:
             StateError: See `_let_send`.
@@ -390,12 +391,20 @@ class Rewiring:
             (worker, [layout.wirings[each.id] for each in inputs if each.source[0] in self._names(worker)])
             for worker in producers
         ]
+        deadline = time.monotonic() + drain_timeout_s
+
+        def make_room(sent: Sequence[PipelineWiring]) -> None:
+            names = {wiring.id for wiring in sent}
+            for pipeline in inputs if time.monotonic() >= deadline else ():
+                if pipeline.id in names:
+                    pipeline.flush()
+
         self._let_send(
             [
                 (worker, [step for wiring in sent for step in (RemoveOutput(wiring.id), AddOutput(wiring))], sent)
                 for worker, sent in theirs
             ],
-            revocable=False,
+            make_room,
         )
         running = {name for worker in producers for name in self._names(worker)}
         ended = [each for each in inputs if not each.source_open and each.source[0] not in running]
@@ -462,14 +471,17 @@ class Rewiring:
     # --- telling workers ----------------------------------------------------------------------------------------------
 
     def _let_send(
-        self, told: Iterable[tuple[Worker, Sequence[Step], Sequence[PipelineWiring]]], *, revocable: bool
+        self,
+        told: Iterable[tuple[Worker, Sequence[Step], Sequence[PipelineWiring]]],
+        make_room: Callable[[Sequence[PipelineWiring]], None] | None = None,
     ) -> None:
         """
         Let workers send where others wait for it already; where one has ended, so has what it would send.
 
         Args:
             told: Workers, what they are to do, and where they send then.
-            revocable: Whether those that have begun can stop again, where another one does not begin. Else the others are waited for.
+            make_room: Where those that have begun cannot stop again: called with where another one sends that does not come to it, before that
+                one is told again. None: they can, and do.
 
         Raises:
             StateError: One does not come to a place between two blocks, or refuses; nothing has changed.
@@ -477,9 +489,10 @@ class Rewiring:
         begun: list[tuple[Worker, Sequence[PipelineWiring]]] = []
         for worker, steps, sent in told:
             problem = self._tell(worker, steps)
-            while problem == WITHDRAWN and begun and not revocable and not self._run.ended_ns:
+            while problem == WITHDRAWN and begun and make_room is not None and not self._run.ended_ns:
+                make_room(sent)
                 problem = self._tell(worker, steps)
-            if problem not in (None, OVER) and (revocable or not begun):
+            if problem not in (None, OVER) and (make_room is None or not begun):
                 for other, theirs in begun:
                     self._tell(other, [RemoveOutput(wiring.id) for wiring in theirs])
                 raise StateError(f"flow {self._flow!r}: worker {worker.name!r} cannot be changed: {problem}.")
