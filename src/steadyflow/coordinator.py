@@ -338,7 +338,10 @@ class DataFlowCoordinator:
         together = self._state == "running" and not self._changing.is_together
         with self.changes() if together else contextlib.nullcontext():
             self.add(spool, name=name)
-            before = PipelineConfig(buffer_size=config.buffer_size, priority=config.priority)
+            limits: dict[str, Any] = {"max_buffer_bytes": config.max_buffer_bytes}
+            if isinstance(config, AudioPipelineConfig):
+                limits["max_buffer_ms"] = config.max_buffer_ms
+            before = type(config)(buffer_size=config.buffer_size, priority=config.priority, **limits)
             into = self._register(
                 pipeline_id if output is None else None, source_name, output, name, spool.data, before, format
             )
@@ -661,11 +664,18 @@ class DataFlowCoordinator:
         """
         Switch the rule of a pipeline, also while it runs; a send that waits follows the new rule at once.
 
+        Any thread; does not wait. The memory that `Grow` needs for a pipeline that was connected with another rule comes a little later, from a
+        thread of its own; where it cannot come, `StrategyChanged` says so.
+
         Raises:
             UnknownName: No such pipeline; offers the nearest.
-            ConfigurationError: That is no rule.
+            ConfigurationError: That is no rule, or it cannot be carried out there: a live source cannot be slowed down, a device cannot wait,
+                a module has no levels of quality, limits are below what they limit, or blocks would wait in a file that the pipeline was not
+                connected with.
+            PipelineClosed: The flow has been closed.
+            StateError: It is another process's, which this one was forked from.
         """
-        from steadyflow.runtime.layout import ChosenRule, check_rule
+        from steadyflow.runtime.layout import ChosenRule, check_device_rules, check_rule, holds_with_room
 
         named = self.pipeline(pipeline)
         spilled = self._spilled.get(named.id)
@@ -677,7 +687,16 @@ class DataFlowCoordinator:
             raise ConfigurationError(f"{link.id}: expected a rule such as DropOldest(), got {strategy!r}.")
         target = self._description.modules.get(link.target[0])
         levels = () if target is None or link.target_open else target.module.quality_levels
-        check_rule(link, ChosenRule(strategy, link.live), levels)
+        chosen = ChosenRule(strategy, link.live)
+        check_rule(link, chosen, levels)
+        check_device_rules(self._description.modules, [link], {link.id: chosen})
+        running = self._execution if self._state == "running" else None
+        if running is not None and holds_with_room(strategy) and link.id in running.wirings:
+            if running.wirings[link.id].fused:
+                raise ConfigurationError(
+                    f"{link.id}: expected a rule for a pipeline without room, because both ends are in one worker, and a block is passed on by a "
+                    f"call; got {strategy!r}. Connect it with that rule, or give one of them another worker."
+                )
         if spilled is not None:
             spilled.switch(strategy)
         elif isinstance(strategy, Spill):

@@ -200,7 +200,9 @@ def _spool_lines(pipeline: str, metrics: FlowMetrics) -> list[str]:
     waiting = 0 if metrics.pressure is None else metrics.pressure.spilled_blocks
     if not (dropped or waiting):
         return []
-    return [f"{pipeline}: its spool dropped {dropped} blocks, and {waiting} wait on disk"]
+    lost_ms = 0.0 if metrics.pressure is None else metrics.pressure.spill_dropped_ms
+    sound = f" ({lost_ms:.0f} ms)" if lost_ms else ""
+    return [f"{pipeline}: its spool dropped {dropped} blocks{sound}, and {waiting} wait on disk"]
 
 
 def device_rows(devices: Mapping[str, DeviceReport]) -> Iterable[tuple[str, ...]]:

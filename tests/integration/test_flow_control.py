@@ -37,6 +37,7 @@ from steadyflow.events import (
     StrategyAssessed,
     StrategyChanged,
 )
+from steadyflow.runtime import backpressure_controller
 from steadyflow.testing import Collect
 
 PLACEMENTS = ("thread", "process")
@@ -411,6 +412,43 @@ def test_what_waits_in_earlier_memory_stays_whole_while_another_pipeline_of_its_
     wait_until(lambda: waiting.statistics().delivered > 30, LIMIT_S)
     flow.stop()
     assert [int(value.rstrip(b"\0")) for value in gate.values[:30]] == list(range(30))
+
+
+def test_what_becomes_full_is_looked_at_at_once(flow, monkeypatch):
+    monkeypatch.setattr(backpressure_controller, "LOOK_NS", 3_600_000_000_000)  # it sleeps until something wakes it
+    gate = flow.add(Gate(), name="gate", worker="gate")
+    config = PipelineConfig(8, backpressure_strategy=DropNewest())
+    pipeline = flow.pipeline(flow.register_pipeline("app", gate.data, config, format=FORMAT))
+    flow.start()
+    flow._execution.flow_control.look()  # from here on it rings
+    for _ in range(20):
+        pipeline.send(b"")
+    wait_until(lambda: told(flow, BackpressureDetected, pipeline), LIMIT_S)
+    gate.opened.set()
+    flow.stop()
+
+
+def test_room_grows_up_to_a_limit_in_ms(flow):
+    class Quiet(Source):
+        out = Output(AudioFormat(48_000, 1, max_block_frames=48))
+        live = True
+
+        def produce(self):
+            while True:
+                self.out.send(np.zeros((48, 1), np.float32))
+                yield time.monotonic_ns() + 1_000_000
+
+    class Held(Gate):
+        data = Input(AudioFormat(48_000, 1))
+
+    source, gate = flow.add(Quiet(), worker="source"), flow.add(Held(), worker="gate")
+    pipeline = flow.connect(source.out, gate.data, buffer_size=8, backpressure_strategy=Grow(512, max_ms=40.0))
+    flow.start()
+    wait_until(lambda: pipeline.buffer_size > 40, LIMIT_S)
+    wait_until(lambda: pipeline.statistics().dropped_total > 50, LIMIT_S)
+    assert pipeline.statistics().in_flight <= 40 + 1  # blocks of 1 ms, and the one in hand
+    gate.opened.set()
+    flow.stop()
 
 
 def test_numbers_go_on_where_a_pipeline_gets_other_rings(flow):

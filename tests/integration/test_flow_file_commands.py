@@ -50,7 +50,65 @@ def flow_file(tmp_path):
     return write
 
 
+OVERLOADED = """\
+[flow]
+name = "overloaded"
+
+[modules.stage]
+use = "loaded_modules:Stage"
+worker = "stage"
+
+[modules.model]
+use = "loaded_modules:Model"
+worker = "model"
+
+[[pipelines]]
+from = "stage"
+to = "model"
+buffer_size = 64
+max_latency_ms = 50
+backpressure_strategy = { kind = "adaptive" }
+"""
+LOADED_MODULES = """\
+import time
+
+from steadyflow import BytesFormat, Input, Module, Output, Source
+
+
+class Stage(Source):
+    out = Output(BytesFormat(16))
+    live = True
+
+    def produce(self):
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            self.out.send(b"x")
+            yield time.monotonic_ns() + 500_000
+
+
+class Model(Module):
+    data = Input(BytesFormat(16))
+
+    def process(self, block):
+        time.sleep(0.002)
+"""
+
+
 # --- run ----------------------------------------------------------------------------------------------------------
+
+
+def test_run_says_what_is_done_about_an_overload_and_why(flow_file, tmp_path):
+    (tmp_path / "loaded_modules.py").write_text(LOADED_MODULES)
+    done = run("run", flow_file(OVERLOADED), env=os.environ | {"PYTHONPATH": str(tmp_path)})
+
+    assert done.returncode == 0, done.stderr
+    for told in (done.stderr, done.stdout):  # while it happens, and in the report
+        assert "stage.out->model.data is under pressure: " in told
+        assert "'model' cannot keep up" in told
+        assert "stage.out->model.data: normal -> less room, because the oldest block has waited for " in told
+        assert "; expected: that blocks wait for less long" in told
+        assert "'less room' has " in told
+    assert "flow control" in done.stdout
 
 
 def test_run_prints_the_report(flow_file):

@@ -9,7 +9,7 @@ import pytest
 from tests.integration.changing_flows import wait_until
 
 from steadyflow import BytesFormat, DataFlowCoordinator, DropOldest, Input, Module, Output, Source, Spill
-from steadyflow.events import PipelineDisconnected, SpillFailed, SpillLeft, StrategyChanged
+from steadyflow.events import PipelineDisconnected, SpillFailed, SpillFull, SpillLeft, StrategyChanged
 from steadyflow.testing import Collect
 
 LIMIT_S = 60
@@ -74,11 +74,23 @@ def test_what_a_full_spool_drops_is_told_at_its_pipeline_alone(flow, tmp_path):
     dropped = report.pipelines[pipeline.id].pressure.spill_dropped
     assert len(held.values) + dropped == BLOCKS
     assert held.values == sorted(held.values)
+    full = [event for event in flow.events.history if isinstance(event, SpillFull)]
+    assert [(event.blocks, event.then) for event in full] == [(500, "drop_oldest")]
     assert str(report).count(f"its spool dropped {dropped} blocks, and 0 wait on disk") == 1
 
 
-def test_where_there_is_no_folder_the_rule_behind_it_holds_and_its_losses_are_told(flow, tmp_path):
-    held, pipeline = link(flow, Spill(tmp_path / "missing" / "late.spool", 10_000_000, then="drop_oldest"))
+def missing(folder):
+    return folder / "missing" / "late.spool"
+
+
+def not_a_folder(folder):
+    (folder / "file").write_text("")
+    return folder / "file" / "late.spool"
+
+
+@pytest.mark.parametrize("place", [missing, not_a_folder])
+def test_where_the_file_cannot_be_used_the_rule_behind_it_holds_and_its_losses_are_told(flow, tmp_path, place):
+    held, pipeline = link(flow, Spill(place(tmp_path), 10_000_000, then="drop_oldest"))
     flow.start()
     wait_until(lambda: any(isinstance(event, SpillFailed) for event in flow.events.history), LIMIT_S)
     wait_until(lambda: pipeline.statistics().pressure.spill_dropped > BLOCKS // 2, LIMIT_S)
@@ -90,6 +102,22 @@ def test_where_there_is_no_folder_the_rule_behind_it_holds_and_its_losses_are_to
     assert held.values == sorted(held.values)
     assert held.values[-1] == BLOCKS - 1
     assert f"its spool dropped {dropped} blocks" in str(report)
+
+
+def test_a_full_disk_is_told_and_the_rule_behind_it_holds(flow, small_disk):
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "filler").write_bytes(bytes(2 << 20))
+    held, pipeline = link(flow, Spill(small_disk / "late.spool", 10_000_000, then="drop_newest"))
+    flow.start()
+    wait_until(lambda: pipeline.statistics().pressure.spill_dropped > BLOCKS // 2, LIMIT_S)
+    (failed, *_) = [event for event in flow.events.history if isinstance(event, SpillFailed)]
+    assert failed.then == "drop_newest"
+    assert "full" in failed.reason
+    held.opened.set()
+    assert flow.wait(LIMIT_S)
+    report = flow.stop()
+    assert len(held.values) + report.pipelines[pipeline.id].pressure.spill_dropped == BLOCKS
+    assert held.values == sorted(held.values)
 
 
 def test_the_rule_can_be_switched_to_another_one_and_back(flow, tmp_path):

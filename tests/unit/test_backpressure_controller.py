@@ -819,7 +819,7 @@ def test_a_smaller_share_of_the_time_is_left_at_the_last_step(flow):
 
 @pytest.mark.parametrize(
     ("options", "rule", "target_ms"),
-    [({}, Adaptive(), 20), ({"max_latency_ms": 5}, Adaptive(), 2.5), ({"max_latency_ms": 5}, Adaptive(drain_ms=7), 7)],
+    [({}, Adaptive(), 20), ({"max_latency_ms": 5}, Adaptive(), 2.5), ({"max_latency_ms": 20}, Adaptive(drain_ms=7), 7)],
 )
 def test_how_soon_what_waits_is_to_be_taken_goes_by_the_rule_or_half_of_the_budget(flow, options, rule, target_ms):
     pipeline = between(flow, rule, **options)

@@ -72,3 +72,25 @@ def test_one_block_more_or_less_is_no_reason(rooms):
 
 def test_two_blocks_have_room_however_slow_it_is(rooms):
     assert rooms(20.0, 110.0) == [2, 2]
+
+
+def test_a_busy_machine_is_named_where_a_step_is_taken():
+    class Busy(Idle):
+        def load(self):
+            return MachineLoad(cpu_pressure_share=0.9, runnable_per_core=5.0)
+
+    told = {}
+    for hands in (Idle(), Busy()):
+        pipe = Pipe(id="a->b", live=True, buffer_size=256, config=SimpleNamespace(buffer_size=256, max_latency_ms=50.0))
+        controlled = SimpleNamespace(
+            pipeline=pipe, reading=None, service=SimpleNamespace(hz=1_000.0), lost_share=0.0, pace_hz=None, strategy=""
+        )
+        adapting = Adapting(controlled, hands, Adaptive(), may_pace=False, qualities=(), best="")
+        for number in range(1, 100):
+            controlled.reading = Reading(number * 10 * MS, 1000, 500, 0, 200, 0.8, 40 * MS, 0, 0)
+            if news := list(adapting.note("flow")):
+                told[type(hands)] = news[0]
+                break
+    assert "while the machine is busy" not in told[Idle].reason
+    assert "while the machine is busy with other things, too" in told[Busy].reason
+    assert dict(told[Busy].numbers)["cpu_pressure_share"] == 0.9

@@ -1,7 +1,5 @@
 """What flow control tells, in words."""
 
-import typing
-
 import pytest
 
 from steadyflow import events
@@ -37,6 +35,7 @@ STANDSTILL = events.StandstillDetected(
 )
 SPILLED = [
     events.SpillFailed(flow="talk", module="spool", path="x", reason="no room", then="drop_oldest"),
+    events.SpillFull(flow="talk", module="spool", path="x", blocks=4, then="wait"),
     events.SpillRestored(flow="talk", module="spool", path="x", lasted_s=2.0, dropped=3),
     events.SpillLeft(flow="talk", module="spool", path="x", blocks=7, frames=0, lost=0),
 ]
@@ -65,7 +64,10 @@ def test_there_is_a_sentence_of_all_that_is_told_and_of_nothing_else():
     assert {type(event) for event in told} == set(TOLD)
     assert all(sentence(event) for event in told)
     assert sentence(STARTED) is None
-    assert typing.cast(str, sentence(SPILLED[2])).startswith("spool has left 7 blocks in x")
+    left = SPILLED[-1]
+    assert sentence(left) == "spool has left 7 blocks in x for the next run"
+    lost = events.SpillLeft(flow="talk", module="spool", path="x", blocks=7, frames=0, lost=3)
+    assert sentence(lost) == "spool has left 7 blocks in x for the next run; 3 more could not be written, and are lost"
 
 
 def test_a_story_has_times_since_the_start():

@@ -52,20 +52,6 @@ def time(monkeypatch):
     return clock
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", place]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no file system may be mounted here")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
-
-
 def opened(path, **options):
     return SpoolStore(path, **{"format": FORMAT, "max_bytes": ROOMY} | options)
 

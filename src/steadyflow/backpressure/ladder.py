@@ -199,9 +199,7 @@ class Ladder:
     def _descend(self, found: Found, patience_ns: int) -> Move:
         self._descended_ns = found.at_ns
         self._unjudged = False
-        reason = (
-            f"nothing was lost, and no block waited for more than {GOOD:.0%} of its time, for {patience_ns / 1e9:.0f} s"
-        )
+        reason = f"blocks waited for less than {GOOD:.0%} of what they may, on average, and hardly any was lost, for {patience_ns / 1e9:.0f} s"
         return self._move(-1, found, reason, "that it stays so with less effort")
 
     def _move(self, by: int, found: Found, reason: str, expected: str) -> Move:

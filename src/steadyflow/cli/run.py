@@ -92,7 +92,7 @@ def _tell(flow: FileFlow, event: FlowEvent) -> None:
     """Say what flow control does, while it does it; not that a source which can wait has to."""
     if isinstance(event, (BackpressureDetected, BackpressureRelieved)):
         link = flow.pipelines.get(event.pipeline)
-        if link is not None and link.rule is not None and link.rule.to_native(link.live).waits_for_ever:
+        if link is not None and link.rule is not None and not link.live and link.rule.to_native(False).waits_for_ever:
             return
     print(f"           {sentence(event)}", file=sys.stderr, flush=True)
 

@@ -9,7 +9,7 @@ What happens in a flow, as frozen records, and the bus that brings them to whoev
 - `ModuleAdded`, `ModuleReady`, `ModuleStarted`, `ModulePaused`, `ModuleResumed`, `ModuleEnded`, `ModuleStopped`, `PipelineFailure`, `RealtimeRefused`, `RealtimeRevoked`, `WorkerUnresponsive`: of modules and workers
 - `BackpressureDetected`, `BackpressureRelieved`, `StrategyChanged`, `StrategyAssessed`, `QualityChanged`,
   `StandstillDetected`: of flow control
-- `SpillFailed`, `SpillRestored`, `SpillLeft`: of blocks that wait on disk
+- `SpillFailed`, `SpillFull`, `SpillRestored`, `SpillLeft`: of blocks that wait on disk
 - `DeviceLost`, `DeviceRecovered`, `DeviceXrun`: of devices
 - `SubscriberStalled`, `DeliveryMissed`, `EventsLost`: of the events themselves
 """
@@ -23,6 +23,7 @@ from steadyflow.events.of_backpressure import BackpressureDetected as Backpressu
 from steadyflow.events.of_backpressure import BackpressureRelieved as BackpressureRelieved
 from steadyflow.events.of_backpressure import QualityChanged as QualityChanged
 from steadyflow.events.of_backpressure import SpillFailed as SpillFailed
+from steadyflow.events.of_backpressure import SpillFull as SpillFull
 from steadyflow.events.of_backpressure import SpillLeft as SpillLeft
 from steadyflow.events.of_backpressure import SpillRestored as SpillRestored
 from steadyflow.events.of_backpressure import StandstillDetected as StandstillDetected
@@ -99,6 +100,7 @@ __all__ = [
     "RealtimeRefused",
     "RealtimeRevoked",
     "SpillFailed",
+    "SpillFull",
     "SpillLeft",
     "SpillRestored",
     "StandstillDetected",

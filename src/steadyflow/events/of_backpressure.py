@@ -162,6 +162,26 @@ class SpillFailed(FlowEvent):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SpillFull(FlowEvent):
+    """
+    As many blocks wait on disk as may. Published by the `Spool`, once until no more than half of them do.
+
+    Args:
+        module: Its name.
+        path: The file.
+        blocks: How many wait.
+        then: What is done with what comes meanwhile: ``"drop_oldest"``, ``"drop_newest"`` or ``"wait"``.
+    """
+
+    delivery: ClassVar[Delivery] = "high"
+
+    module: str
+    path: str
+    blocks: int
+    then: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SpillRestored(FlowEvent):
     """
     Blocks can wait on disk again. Published by the `Spool`, which tries once a second; ends a `SpillFailed`.

@@ -11,6 +11,7 @@ from steadyflow.events.of_backpressure import (
     BackpressureRelieved,
     QualityChanged,
     SpillFailed,
+    SpillFull,
     SpillLeft,
     SpillRestored,
     StandstillDetected,
@@ -27,6 +28,7 @@ TOLD: Final = (
     QualityChanged,
     StandstillDetected,
     SpillFailed,
+    SpillFull,
     SpillRestored,
     SpillLeft,
 )
@@ -58,10 +60,13 @@ def sentence(event: FlowEvent) -> str | None:
             return f"standstill: {event.reason}"
         case SpillFailed():
             return f"{event.module} cannot use {event.path}, so that {event.then!r} holds: {event.reason}"
+        case SpillFull():
+            return f"{event.module} has no room for more than the {event.blocks} blocks in {event.path}, so that {event.then!r} holds"
         case SpillRestored():
             return f"{event.module} uses {event.path} again after {event.lasted_s:.2f} s, in which {event.dropped} blocks were dropped"
         case SpillLeft():
-            return f"{event.module} has left {event.blocks} blocks in {event.path} for the next run"
+            lost = f"; {event.lost} more could not be written, and are lost" if event.lost else ""
+            return f"{event.module} has left {event.blocks} blocks in {event.path} for the next run{lost}"
     return None
 
 

@@ -23,6 +23,7 @@ class Pressure(msgspec.Struct, frozen=True, kw_only=True):
         spilled_blocks: How many wait on disk, before it.
         spilled_bytes: How much that is.
         spill_dropped: How many were dropped there.
+        spill_dropped_ms: How much audio that was.
     """
 
     state: str
@@ -38,3 +39,4 @@ class Pressure(msgspec.Struct, frozen=True, kw_only=True):
     spilled_blocks: int = 0
     spilled_bytes: int = 0
     spill_dropped: int = 0
+    spill_dropped_ms: float = 0.0

@@ -23,6 +23,7 @@ from steadyflow.events import (
     QualityChanged,
     StandstillDetected,
     StrategyAssessed,
+    StrategyChanged,
 )
 from steadyflow.metrics.pressure import Pressure
 from steadyflow.pipeline import Pipeline
@@ -500,12 +501,33 @@ class BackpressureController:
             others = self._yielding[pipeline.id] = list(self.less_important(pipeline))
             for other in others:
                 other.carry_out(Latest().to_native(other.live))
+                self._tell_of_yielding(
+                    other,
+                    repr(other.rule),
+                    "only its newest block",
+                    f"{pipeline.id} is under pressure, and more important",
+                )
         elif not yields:
             others = self._yielding.pop(pipeline.id, [])
             still = {id(each) for each in itertools.chain(*self._yielding.values())}
             for other in others:
                 if id(other) not in still and other.rule is not None:
                     other.carry_out(other.rule.to_native(other.live))
+                    reason = f"{pipeline.id} has enough without that"
+                    self._tell_of_yielding(other, "only its newest block", repr(other.rule), reason)
+
+    def _tell_of_yielding(self, pipeline: Pipeline, before: str, after: str, reason: str) -> None:
+        self._publish(
+            StrategyChanged(
+                flow=self._flow,
+                pipeline=pipeline.id,
+                before=before,
+                after=after,
+                reason=reason,
+                numbers=(),
+                expected="",
+            )
+        )
 
     def less_important(self, pipeline: Pipeline) -> Sequence[Pipeline]:
         """See `treatments.Hands`."""

@@ -199,6 +199,7 @@ class Controlled:
             spilled_blocks=0 if spool is None else spool.depth_blocks,
             spilled_bytes=0 if spool is None else spool.depth_bytes,
             spill_dropped=0 if spool is None else spool.dropped_blocks,
+            spill_dropped_ms=0.0 if spool is None else self.dropped_ms(spool.dropped_frames),
         )
 
     def dropped_ms(self, frames: int) -> float:

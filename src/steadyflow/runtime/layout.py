@@ -33,7 +33,19 @@ from steadyflow.audio_config import (
     staged_blocks,
 )
 from steadyflow.backpressure.room import divided
-from steadyflow.backpressure.rules import Adaptive, DropByPriority, DropOldest, Grow, NativeRule, Rule, Throttle, Wait
+from steadyflow.backpressure.rules import (
+    Adaptive,
+    DropByPriority,
+    DropOldest,
+    Grow,
+    NativeRule,
+    Rule,
+    Sample,
+    Spill,
+    Throttle,
+    Wait,
+)
+from steadyflow.backpressure.rules.spill import BLOCK_OVERHEAD_BYTES
 from steadyflow.errors import ConfigurationError, CycleRefused, InsufficientMemory, LimitExceeded, concerning
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, class_path, format_to_wire
 from steadyflow.module import (
@@ -255,12 +267,41 @@ def check_rule(pipeline: Pipeline, chosen: ChosenRule, quality_levels: Sequence[
         config, fmt = pipeline.config, pipeline.format
         if rule.max_blocks < config.buffer_size:
             raise ConfigurationError(
-                f"{pipeline.id}: expected max_blocks of at least buffer_size={config.buffer_size}, with which it begins, got {rule!r}."
+                f"{pipeline.id}: expected max_blocks of at least buffer_size={config.buffer_size}, with which it begins, got {rule!r}; "
+                f"raise it, or begin with less."
             )
         if fmt is not None and rule.max_bytes is not None and rule.max_bytes < fmt.max_payload_bytes:
             raise ConfigurationError(
                 f"{pipeline.id}: expected max_bytes of at least one block, which may have {fmt.max_payload_bytes} bytes; got {rule!r}."
             )
+        if fmt is not None and rule.max_ms is not None:
+            if not isinstance(fmt, AudioFormat):
+                raise ConfigurationError(
+                    f"{pipeline.id}: expected audio where a limit is in ms; {fmt} has no duration, and the rule is {rule!r}. Use max_bytes or "
+                    f"max_blocks."
+                )
+            longest_ms = 1e3 * fmt.max_block_frames / fmt.sample_rate_hz if fmt.sample_rate_hz else 0.0
+            if rule.max_ms < longest_ms:
+                raise ConfigurationError(
+                    f"{pipeline.id}: expected max_ms of at least one block, which may last {longest_ms:g} ms; got {rule!r}."
+                )
+    if isinstance(rule, Spill) and pipeline.format is not None:
+        least = pipeline.format.max_payload_bytes + BLOCK_OVERHEAD_BYTES
+        if rule.max_bytes < least:
+            raise ConfigurationError(
+                f"{pipeline.id}: expected max_bytes of at least one block, which takes up to {least} bytes on disk; got {rule!r}."
+            )
+    if isinstance(rule, Adaptive) and rule.drain_ms is not None and pipeline.config.max_latency_ms is not None:
+        if rule.drain_ms > pipeline.config.max_latency_ms:
+            raise ConfigurationError(
+                f"{pipeline.id}: expected drain_ms of at most max_latency_ms={pipeline.config.max_latency_ms:g}, within which a block has to "
+                f"come through; got {rule!r}. Leave it out, for half of that."
+            )
+
+
+def holds_with_room(rule: Rule | None) -> bool:
+    """Tell whether a rule decides of blocks that there is room for, too, so that a pipeline without room, a mere call, cannot have it."""
+    return isinstance(rule, (Sample, Throttle))
 
 
 def check_device_rules(
@@ -658,15 +699,15 @@ class Layout:
         Tell whether both ends are in one worker, so that a block is handed over by a call.
 
         Not in a loop, where the call would come back to itself; not into an aligned input, which may be held back, so that
-        something has to fill; not in an event loop, where a call cannot wait; not from a device, whose thread calls no Python; and
-        not where blocks may be kept back or dropped on the way.
+        something has to fill; not in an event loop, where a call cannot wait; not from a device, whose thread calls no Python; not
+        where blocks may be kept back or dropped on the way; and not by a rule that holds whether there is room or not.
         """
         source, target = pipeline.source[0], pipeline.target[0]
         if pipeline.source_open or pipeline.target_open or self._workers_of[source] != self._workers_of[target]:
             return False
         if not {source, target} <= self._added:  # a worker that runs makes no call where there was none
             return False
-        if regulates(pipeline.config):
+        if regulates(pipeline.config) or holds_with_room(pipeline.rule):
             return False
         if source in self._asynchronous or pipeline.target in self._aligned:
             return False

@@ -18,7 +18,7 @@ from steadyflow.backpressure.rules.spill import MAX_SPILLED, THENS, Then
 from steadyflow.codec import Codec, codec_for
 from steadyflow.data import Block, BlockFlag, decode_metadata
 from steadyflow.errors import ConfigurationError, DataError, FlowError, PipelineClosed, SpoolUnavailable, UnknownName
-from steadyflow.events.of_backpressure import SpillFailed, SpillLeft, SpillRestored
+from steadyflow.events.of_backpressure import SpillFailed, SpillFull, SpillLeft, SpillRestored
 from steadyflow.formats import AnyFormat, ArrayFormat, AudioFormat, Format, checked_integer
 from steadyflow.module import Input, Module, Output, name_in_flow, tell
 from steadyflow.spooling.store import RETRY_NS, SpooledBlock, SpoolStore
@@ -132,6 +132,7 @@ class Spool(Module):
         # Whether the next block that comes, and the next one that goes out, has lost the one before it.
         self._lost_behind = self._lost_ahead = False
         self._failed_ns: int | None = None
+        self._full_blocks = 0  # how many waited when its limit was reached; 0: there has been room since
         self._dropped_before = 0
         self._retry_ns = 0
         self._given_up = False  # whether what is in the file was counted as dropped
@@ -323,14 +324,25 @@ class Spool(Module):
             return False
         try:
             if not self._store.append(block):
+                self._note_full(self._store)
                 return False
         except SpoolUnavailable as problem:
             self._note_failure(problem)
             return False
         self._stored += 1
+        if self._store.depth_blocks <= self._full_blocks // 2:
+            self._full_blocks = 0
         self._note_works()
         self._minded.set()
         return True
+
+    def _note_full(self, store: SpoolStore) -> None:
+        if self._full_blocks == 0 and store.depth_blocks > 0:
+            self._full_blocks = store.depth_blocks
+            tell(
+                self,
+                SpillFull(module=name_in_flow(self), path=str(self._path), blocks=store.depth_blocks, then=self._then),
+            )
 
     def _drop_oldest_for(self, block: SpooledBlock) -> bool:
         """Drop the oldest block of a store that is full; False where that would make no room."""

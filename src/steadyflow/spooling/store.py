@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from steadyflow._native import monotonic_ns
 from steadyflow.arguments import checked_path
-from steadyflow.backpressure.rules.spill import MAX_SPILLED
+from steadyflow.backpressure.rules.spill import BLOCK_OVERHEAD_BYTES, MAX_SPILLED
 from steadyflow.data import METADATA_MAX_BYTES
 from steadyflow.errors import (
     BlockTooLarge,
@@ -38,9 +38,6 @@ COMMIT_BYTES: Final = 1 << 20
 
 RETRY_NS: Final = 1_000_000_000
 """How long after a failure the disk is tried again."""
-
-BLOCK_OVERHEAD_BYTES: Final = 64
-"""What a block takes in the file beside its payload and metadata, about."""
 
 _MOST_BLOCKS: Final = 1 << 40
 _MOST_POSITION: Final = 1 << 62

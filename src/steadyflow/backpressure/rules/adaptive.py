@@ -21,6 +21,9 @@ class Adaptive(msgspec.Struct, frozen=True):
         drain_ms: How soon what waits is to be taken; None: within half of ``max_latency_ms`` or, without that, within 20 ms.
         lower_quality: Whether the module that the pipeline leads into may be told to work at a lower level; True: it has to have
             levels. None: where it has any.
+
+    Raises:
+        ConfigurationError: That is no time above 0, or neither True nor False.
     """
 
     drain_ms: float | None = None

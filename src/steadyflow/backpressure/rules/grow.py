@@ -28,6 +28,10 @@ class Grow(msgspec.Struct, frozen=True):
         max_ms: How much audio they may be; None: no limit.
         then: What happens to a block that finds no room: ``"wait"``, ``"drop_oldest"``, ``"drop_newest"`` or ``"fail"``. None:
             ``"drop_oldest"`` below a live source, else ``"wait"``.
+
+    Raises:
+        ConfigurationError: A limit is no number above 0.
+        UnknownName: Nothing of that name can happen then.
     """
 
     max_blocks: int

@@ -16,6 +16,9 @@ class Sample(msgspec.Struct, frozen=True):
 
     Args:
         one_of: Of how many, 2 or more: the first of each.
+
+    Raises:
+        ConfigurationError: That is no integer of 2 or more.
     """
 
     one_of: int

@@ -17,6 +17,8 @@ Then: TypeAlias = Literal["drop_oldest", "drop_newest", "wait"]
 
 THENS: Final = get_args(Then)
 MAX_SPILLED: Final = 1 << 46  # blocks, and bytes
+BLOCK_OVERHEAD_BYTES: Final = 64
+"""What a block takes in the file beside its payload and metadata, about."""
 
 
 class Spill(msgspec.Struct, frozen=True):
@@ -24,7 +26,7 @@ class Spill(msgspec.Struct, frozen=True):
     What finds no room waits in a file, and comes from there in its order; also when the flow is started anew.
 
     It is for where a pipeline is connected: a module `steadyflow.spooling.Spool` is put before its target, with a pipeline into it that has as
-    much room. `handle_backpressure` can switch to another rule, and back.
+    much room; below a live source that one drops the oldest where the spool itself does not keep up. `handle_backpressure` can switch to another rule, and back.
 
     Args:
         path: The file, of SQLite; made where there is none.
@@ -32,6 +34,10 @@ class Spill(msgspec.Struct, frozen=True):
         max_blocks: How many blocks may wait there; None: as many as fit.
         then: What happens where that is reached, or where the file cannot be used (`SpillFailed` says why): ``"drop_oldest"``,
             ``"drop_newest"`` or ``"wait"``.
+
+    Raises:
+        ConfigurationError: That is no path; or a limit is no number above 0.
+        UnknownName: Nothing of that name can happen then.
     """
 
     path: str

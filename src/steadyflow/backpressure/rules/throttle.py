@@ -17,6 +17,9 @@ class Throttle(msgspec.Struct, frozen=True):
     Args:
         blocks_per_second: How much may come through this pipeline; None: what its consumer takes. That is found by additive increase and
             multiplicative decrease, as TCP does it (Chiu and Jain, 1989): a little more every look, and 15 % less when it fills.
+
+    Raises:
+        ConfigurationError: That is no rate above 0.
     """
 
     blocks_per_second: float | None = None

@@ -8,7 +8,7 @@ import msgspec
 
 from steadyflow.arguments import check_duration
 from steadyflow.backpressure.rules.carried_out import THEN, NativeRule, native
-from steadyflow.errors import UnknownName
+from steadyflow.errors import ConfigurationError, UnknownName
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -19,6 +19,10 @@ class Wait(msgspec.Struct, frozen=True):
         timeout_ms: How long; None waits for as long as the flow runs.
         then: What happens after that time: ``"fail"`` raises `SendTimeout`, ``"drop_newest"`` drops the block that
             is being sent, ``"drop_oldest"`` drops the oldest one of the pipeline.
+
+    Raises:
+        ConfigurationError: That is no time above 0; or there is none, after which something could happen.
+        UnknownName: Nothing of that name can happen then.
     """
 
     timeout_ms: float | None = None
@@ -30,6 +34,10 @@ class Wait(msgspec.Struct, frozen=True):
         then: object = self.then  # not checked yet
         if not isinstance(then, str) or then not in THEN:
             raise UnknownName("value of then", self.then, THEN, where="Wait")
+        if self.timeout_ms is None and then != "fail":
+            raise ConfigurationError(
+                f"Wait: expected timeout_ms with then={self.then!r}, because without it the producer waits for ever; got None."
+            )
 
     def to_native(self, live: bool) -> NativeRule:
         """Return what the data plane does. `live`: whether a source above it cannot wait."""
