@@ -399,6 +399,28 @@ def test_a_source_that_does_not_yield_keeps_its_place(flow, impatient):
     assert numbers(last.values) == [0, 1]
 
 
+def test_what_has_begun_is_waited_for(flow, impatient):
+    """Both ends are in one worker, so what goes ends in the middle of the change, and takes its time for that."""
+
+    class Slow(Pass):
+        def finish(self):
+            time.sleep(1.5)
+
+    flow.add(Ticks(), name="ticks")
+    flow.add(Slow(), name="middle")
+    last = flow.add(Collect(), name="last", worker="last")
+    into = flow.connect("ticks.out", "middle.data", buffer_size=8)
+    flow.connect("middle.out", last.data, buffer_size=8)
+    flow.start()
+    wait_until(lambda: len(last.values) > 5)
+    flow.replace("middle", Pass())
+    came = len(last.values)
+    wait_until(lambda: len(last.values) > came + 20)
+    flow.stop()
+    assert is_gapless(numbers(last.values))
+    assert into.statistics().dropped == {}
+
+
 def test_a_module_that_never_comes_back_is_left_behind(flow, impatient):
     gate = Gate()
     *_, last = chain(flow, gate)

@@ -53,6 +53,8 @@ WorkerState: TypeAlias = Literal["created", "starting", "ready", "running", "rec
 LONGEST_ATTEMPT_S: Final = 10.0
 """How long a process may need to find the device, before it is killed and another one tries."""
 
+_BEGUN_TIMEOUT_S: Final = 60.0  # for a change that cannot be taken back any more
+
 
 class Owner(Protocol):
     """Who is told what happens to workers: the coordinator. Called from any thread; must not block."""
@@ -780,7 +782,7 @@ def ask_to_change(worker: Worker, change: Change, timeout_s: float) -> str | Non
     Args:
         worker: The worker.
         change: What.
-        timeout_s: How long it may need to come to a place between two blocks; then it is taken back.
+        timeout_s: How long it may need to come to a place between two blocks; then it is taken back. What has begun is waited for, for a minute.
 
     Returns:
         None when it was done, else why not.
@@ -800,5 +802,6 @@ def ask_to_change(worker: Worker, change: Change, timeout_s: float) -> str | Non
     finally:  # also where the wait was interrupted
         if not answered.is_set():
             worker.withdraw_change(change.number)
-            answered.wait(timeout_s)  # it was begun, or is taken back at once
+            # It is taken back at once; or it was begun, and ends some time, perhaps with the last block of a module.
+            answered.wait(max(timeout_s, _BEGUN_TIMEOUT_S))
     return answers[0] if answers else WITHDRAWN

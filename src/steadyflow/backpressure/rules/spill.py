@@ -26,7 +26,8 @@ class Spill(msgspec.Struct, frozen=True):
     What finds no room waits in a file, and comes from there in its order; also when the flow is started anew.
 
     It is for where a pipeline is connected: a module `steadyflow.spooling.Spool` is put before its target, with a pipeline into it that has as
-    much room; below a live source that one drops the oldest where the spool itself does not keep up. `handle_backpressure` can switch to another rule, and back.
+    much room; below a live source that one drops the oldest where the spool itself does not keep up. `handle_backpressure` can switch to
+    another rule, and back.
 
     Args:
         path: The file, of SQLite; made where there is none.
