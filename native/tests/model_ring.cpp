@@ -1,14 +1,18 @@
 // Ring, buffers and bell under every order of their memory accesses that C++20 allows; and a check of that check: each
 // memory order in their source is weakened in turn, each store is left out in turn, and some scenario must notice.
 //
-//   model_ring [--whole | --rehearse] [--only TEXT]
+//   model_ring [--whole | --rehearse | --search] [--only TEXT | --elsewhere TEXT]
 //
+// --only: the scenarios with that in their name.
+// --elsewhere: those are searched by another call, and have to notice here only.
+// --search: every execution, and nothing weakened.
 // --whole: also the scenarios that take long, and what is listed below as never noticed, to see that it still is not.
 // --rehearse: some random executions of each scenario, for sanitizers, which make a whole search long.
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <set>
 #include <string>
 
@@ -182,13 +186,17 @@ private:
 int main(int argument_count, char** arguments) {
     const NoLeakCheck abandoned_stacks;
     bool whole = false;
+    bool search = false;
     Limits limits;
     std::string only;
+    std::string elsewhere;
     for (int index = 1; index < argument_count; ++index) {
         const std::string_view argument = arguments[index];
         if (argument == "--whole") whole = true;
         else if (argument == "--rehearse") limits.rehearse_only = true;
+        else if (argument == "--search") search = true;
         else if (argument == "--only" && index + 1 < argument_count) only = arguments[++index];
+        else if (argument == "--elsewhere" && index + 1 < argument_count) elsewhere = arguments[++index];
         else {
             std::fprintf(stderr, "model_ring: unknown argument %s; see the beginning of its source\n", arguments[index]);
             return 2;
@@ -199,12 +207,17 @@ int main(int argument_count, char** arguments) {
     orders.collect(true);
     Subjects subjects;
     for (auto& [scenario, takes_long] : scenarios()) {
-        if ((takes_long && !whole) || scenario->name().find(only) == std::string::npos) continue;
+        const std::string name = scenario->name();
+        if ((takes_long && !whole) || name.find(only) == name.npos) continue;
         auto explorer = std::make_unique<Explorer>(*scenario, orders);
         subjects.push_back({std::move(scenario), std::move(explorer), takes_long});
     }
     std::uint64_t executions = 0;
     for (Subject& subject : subjects) {
+        if (!elsewhere.empty() && subject.scenario->name().find(elsewhere) != std::string::npos) {
+            subject.seconds = std::numeric_limits<double>::max();  // it notices last
+            continue;
+        }
         const Report report = subject.explorer->explore(limits);
         print(report);
         subject.seconds = report.seconds;
@@ -216,6 +229,7 @@ int main(int argument_count, char** arguments) {
     }
     std::printf("model_ring: %zu scenarios, %llu executions, 0 violations\n", subjects.size(),
                 static_cast<unsigned long long>(executions));
+    if (search) return 0;
     if (only.empty()) check_coverage(orders);
     // The others have to notice everything, for every change; with these, each mutant that nobody notices would take long.
     std::erase_if(subjects, [](const Subject& subject) { return subject.takes_long; });
