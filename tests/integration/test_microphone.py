@@ -258,6 +258,16 @@ def test_rules_that_a_device_cannot_follow_are_refused(rule: Rule) -> None:
         flow.start()
 
 
+@pytest.mark.parametrize("rule", [Wait(), Fail()])
+def test_rules_that_a_device_cannot_follow_are_not_switched_to(rule: Rule) -> None:
+    flow = DataFlowCoordinator("rules")
+    microphone = flow.add(Microphone(sample_rate_hz=RATE_HZ))
+    pipeline = flow.connect(microphone.out, flow.add(Collect()).data, buffer_size=8, backpressure_strategy=DropNewest())
+    with pytest.raises(ConfigurationError, match=r"waits for nobody.*DropOldest"):
+        flow.handle_backpressure(pipeline, rule)
+    assert pipeline.config.backpressure_strategy == DropNewest()
+
+
 def test_nobody_else_sends_where_a_device_does(jack_server: JackServer) -> None:
     flow = DataFlowCoordinator("alone")
     microphone = flow.add(Microphone(), placement="thread")

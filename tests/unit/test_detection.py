@@ -587,6 +587,20 @@ def test_a_growing_queue_is_found_in_a_recording_long_before_a_large_room_is_ful
     assert 0 <= at_ms - trace.onset_ms <= 50
 
 
+def test_an_overload_of_a_slow_stream_is_found_although_less_than_a_block_a_look_comes_to_stay():
+    """As it was seen at 375 blocks/s, of which 187.5 are taken: 6 blocks more wait only after more than 30 ms."""
+    seen = [
+        (-1.9, 0, 56, 55),
+        (8.3, 2, 60, 57),
+        (18.8, 4, 64, 59),
+        (29.1, 5, 67, 61),
+        (39.4, 7, 71, 63),
+        (49.8, 9, 75, 65),
+    ]
+    readings = [look(at_ms, waiting=waiting, sent=sent, delivered=taken) for at_ms, waiting, sent, taken in seen]
+    assert changes(GrowingQueue(), readings) == [(39.4, True)]
+
+
 def test_a_burst_and_a_consumer_that_takes_nothing_are_no_growing_queues():
     burst = [
         look(at_ms, sent=100, delivered=100 - waiting, waiting=waiting)
