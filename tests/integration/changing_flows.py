@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from steadyflow import BytesFormat, Input, Module, Output, Source
@@ -40,6 +41,20 @@ class Pass(Module):
     def process(self, block):
         time.sleep(self.delay_s)
         return bytes(block.data)
+
+
+class Gate(Module):
+    """Takes nothing until it is opened; then everything at once."""
+
+    data = Input()
+
+    def __init__(self):
+        self.opened = threading.Event()
+        self.values = []
+
+    def process(self, block):
+        self.values.append(bytes(block.data))
+        assert self.opened.wait(90)
 
 
 def wait_until(condition, seconds=30):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.integration.changing_flows import Pass, Ticks, numbers, wait_until
+from tests.integration.changing_flows import Gate, Pass, Ticks, numbers, wait_until
 
 from steadyflow import (
     Adaptive,
@@ -118,20 +118,6 @@ class Waits(Module):
 
     def process(self, block):
         self.gate.wait(LIMIT_S)
-
-
-class Gate(Module):
-    """Takes nothing until it is opened; then everything at once."""
-
-    data = Input()
-
-    def __init__(self):
-        self.opened = threading.Event()
-        self.values = []
-
-    def process(self, block):
-        self.values.append(bytes(block.data))
-        assert self.opened.wait(LIMIT_S)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 import pytest
-from tests.integration.changing_flows import FORMAT, Pass, Ticks, numbers, wait_until
+from tests.integration.changing_flows import FORMAT, Gate, Pass, Ticks, numbers, wait_until
 
 from steadyflow import (
     AudioFormat,
@@ -33,20 +33,6 @@ LIMIT_S = 60
 MONO = AudioFormat(1_000, 1, max_block_frames=10)
 
 pytestmark = pytest.mark.timeout(3 * LIMIT_S)
-
-
-class Gate(Module):
-    """Stays in its first block until it is opened."""
-
-    data = Input(FORMAT)
-
-    def __init__(self):
-        self.opened = threading.Event()
-        self.values = []
-
-    def process(self, block):
-        self.values.append(bytes(block.data))
-        assert self.opened.wait(LIMIT_S)
 
 
 @pytest.fixture

@@ -52,6 +52,17 @@ def link(flow, rule):
     return held, flow.connect(source.out, held.data, buffer_size=4, backpressure_strategy=rule)
 
 
+def taken_to_the_end(flow, held, pipeline):
+    """Let everything be taken: what came and what the spool says it dropped is all. Returns the report, and how much was dropped."""
+    held.opened.set()
+    assert flow.wait(LIMIT_S)
+    report = flow.stop()
+    dropped = report.pipelines[pipeline.id].pressure.spill_dropped
+    assert len(held.values) + dropped == BLOCKS
+    assert held.values == sorted(held.values)
+    return report, dropped
+
+
 def test_what_finds_no_room_waits_on_disk_and_comes_in_order(flow, tmp_path):
     held, pipeline = link(flow, Spill(tmp_path / "late.spool", 10_000_000))
     flow.start()
@@ -68,12 +79,7 @@ def test_what_a_full_spool_drops_is_told_at_its_pipeline_alone(flow, tmp_path):
     held, pipeline = link(flow, Spill(tmp_path / "late.spool", 10_000_000, max_blocks=500))
     flow.start()
     wait_until(lambda: pipeline.statistics().pressure.spill_dropped > BLOCKS - 700, LIMIT_S)
-    held.opened.set()
-    assert flow.wait(LIMIT_S)
-    report = flow.stop()
-    dropped = report.pipelines[pipeline.id].pressure.spill_dropped
-    assert len(held.values) + dropped == BLOCKS
-    assert held.values == sorted(held.values)
+    report, dropped = taken_to_the_end(flow, held, pipeline)
     full = [event for event in flow.events.history if isinstance(event, SpillFull)]
     assert [(event.blocks, event.then) for event in full] == [(500, "drop_oldest")]
     assert str(report).count(f"its spool dropped {dropped} blocks, and 0 wait on disk") == 1
@@ -94,12 +100,7 @@ def test_where_the_file_cannot_be_used_the_rule_behind_it_holds_and_its_losses_a
     flow.start()
     wait_until(lambda: any(isinstance(event, SpillFailed) for event in flow.events.history), LIMIT_S)
     wait_until(lambda: pipeline.statistics().pressure.spill_dropped > BLOCKS // 2, LIMIT_S)
-    held.opened.set()
-    assert flow.wait(LIMIT_S)
-    report = flow.stop()
-    dropped = report.pipelines[pipeline.id].pressure.spill_dropped
-    assert len(held.values) + dropped == BLOCKS
-    assert held.values == sorted(held.values)
+    report, dropped = taken_to_the_end(flow, held, pipeline)
     assert held.values[-1] == BLOCKS - 1
     assert f"its spool dropped {dropped} blocks" in str(report)
 
@@ -113,11 +114,7 @@ def test_a_full_disk_is_told_and_the_rule_behind_it_holds(flow, small_disk):
     (failed, *_) = [event for event in flow.events.history if isinstance(event, SpillFailed)]
     assert failed.then == "drop_newest"
     assert "full" in failed.reason
-    held.opened.set()
-    assert flow.wait(LIMIT_S)
-    report = flow.stop()
-    assert len(held.values) + report.pipelines[pipeline.id].pressure.spill_dropped == BLOCKS
-    assert held.values == sorted(held.values)
+    taken_to_the_end(flow, held, pipeline)
 
 
 def test_the_rule_can_be_switched_to_another_one_and_back(flow, tmp_path):
