@@ -8,7 +8,20 @@ import time
 import pytest
 from tests.integration.changing_flows import wait_until
 
-from steadyflow import BytesFormat, DataFlowCoordinator, DropOldest, Input, Module, Output, Source, Spill
+from steadyflow import (
+    BytesFormat,
+    DataFlowCoordinator,
+    DropOldest,
+    Fail,
+    Grow,
+    Input,
+    Module,
+    Output,
+    Source,
+    Spill,
+    Wait,
+)
+from steadyflow.errors import ConfigurationError
 from steadyflow.events import PipelineDisconnected, SpillFailed, SpillFull, SpillLeft, StrategyChanged
 from steadyflow.testing import Collect
 
@@ -130,6 +143,22 @@ def test_the_rule_can_be_switched_to_another_one_and_back(flow, tmp_path):
     flow.stop()
     assert held.values == sorted(set(held.values))
     assert [event for event in flow.events.history if isinstance(event, StrategyChanged)]
+
+
+@pytest.mark.parametrize("refusing", [Fail(), Wait(5.0, then="fail"), Grow(64, then="fail")])
+def test_a_rule_that_refuses_blocks_is_refused_because_a_spool_would_be_the_sender(flow, tmp_path, refusing):
+    spill = Spill(tmp_path / "late.spool", 10_000_000)
+    held, pipeline = link(flow, spill)
+    flow.start()
+    with pytest.raises(
+        ConfigurationError, match=r"^numbers.out->held.data: expected a rule that takes a block.*a spool sends into it"
+    ):
+        flow.handle_backpressure(pipeline, refusing)
+    assert pipeline.rule is spill
+    held.opened.set()
+    assert flow.wait(LIMIT_S)
+    flow.stop()
+    assert held.values == list(range(BLOCKS))
 
 
 class InTwoParts(Numbers):

@@ -1,6 +1,9 @@
 """
 Flows of random shape under random rules: what they are made of, and what their accounts have to say.
 
+A pipeline with the rule `Spill` has a spool before its target, and another pipeline into that: its account goes on through both, and through
+the file.
+
 Each module has a number, by which it finds its dial and its counter in files that it shares with the test: so its speed can be changed
 while it runs, and what it has sent and got is known also where its process was killed. Whatever is sent carries who sent it, and the
 how manieth that was.
@@ -13,6 +16,7 @@ import os
 import struct
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -35,10 +39,13 @@ from steadyflow import (
     Sample,
     SendTimeout,
     Source,
+    Spill,
     Throttle,
     Wait,
 )
+from steadyflow.backpressure.rules.spill import BLOCK_OVERHEAD_BYTES
 from steadyflow.data import BlockFlag
+from steadyflow.spooling import SpoolCounts, SpoolStore
 
 RATE_HZ = 48_000
 MOST_FRAMES = 1100  # more than 4 KiB: a view
@@ -258,6 +265,11 @@ class Link:
     def ends(self):
         return f"m{self.source}.out", f"m{self.target}.{self.input}"
 
+    @property
+    def spill(self):
+        """The rule by which its blocks may wait on disk, if it is connected with one."""
+        return self.rules[0] if isinstance(self.rules[0], Spill) else None
+
 
 @dataclass
 class Shape:
@@ -268,6 +280,10 @@ class Shape:
     placements: list
     links: list
     processes: list  # the numbers of those that are in one
+
+    @property
+    def format(self):
+        return AUDIO if self.audio else BYTES
 
     def is_live(self, number):
         """Tell whether a module is a live source, or below one."""
@@ -290,8 +306,8 @@ class Shape:
         return any(isinstance(rule, Adaptive) for each in beside for rule in each.rules)
 
 
-def random_shape(choices):
-    """Draw up to three sources, two relays and two sinks, of which up to three are in processes."""
+def random_shape(choices, folder):
+    """Draw up to three sources, two relays and two sinks, of which up to three are in processes; spools have their files in a folder."""
     audio = choices.random() < 0.5
     sources, relays, sinks = choices.randint(1, 3), choices.randint(0, 2), choices.randint(1, 2)
     of_source = [Tones, AsyncTones] if audio else [Numbers, AsyncNumbers]
@@ -309,12 +325,22 @@ def random_shape(choices):
     for source in range(sources + relays):
         if not any(link.source == source for link in shape.links):
             shape.links.append(Link(source, len(kinds) - 1, "first", random_config(choices, audio)))
-    for link in shape.links:
+    for number, link in enumerate(shape.links):
+        if choices.random() < 0.2:
+            link.rules.append(random_spill(choices, shape.format, folder / f"{number}.spool"))
+            continue
         rule = random_rule(choices)
         while refusal(shape, link, rule):
             rule = random_rule(choices)
         link.rules.append(rule)
     return shape
+
+
+def random_spill(choices, fmt, path):
+    least = fmt.max_payload_bytes + BLOCK_OVERHEAD_BYTES
+    max_bytes = choices.choice([least, 10 * least, 10_000 * least])
+    then = choices.choice(["drop_oldest", "drop_newest", "wait"])
+    return Spill(path, max_bytes, choices.choice([None, None, 1, 20, 1000]), then)
 
 
 def random_config(choices, audio):
@@ -355,12 +381,14 @@ def refusal(shape, link, rule):
     """Return why a rule is not possible there; empty: it is."""
     if isinstance(rule, Throttle) and shape.is_live(link.source):
         return "live"
+    if link.rules and link.spill and rule.to_native(shape.is_live(link.source)).refuses:
+        return "spool"
     if isinstance(rule, Adaptive) and rule.lower_quality and not shape.has_levels(link):
         return "levels"
     if isinstance(rule, Grow) and rule.max_blocks < link.config["buffer_size"]:
         return "smaller"
     if isinstance(rule, Grow) and rule.max_bytes is not None:
-        return "bytes" if rule.max_bytes < (AUDIO if shape.audio else BYTES).max_payload_bytes else ""
+        return "bytes" if rule.max_bytes < shape.format.max_payload_bytes else ""
     return ""
 
 
@@ -375,6 +403,7 @@ REASONS = {
     Adaptive: {"oldest"},
     Throttle: set(),
     Fail: set(),
+    Spill: set(),
 }
 
 
@@ -407,11 +436,11 @@ def notes_of(folder, shape):
     return came
 
 
-def check_end(folder, shape, dials, report, killed, *, given_up):
+def check_end(folder, shape, dials, report, killed, spools, *, given_up):
     """
     Compare what the report says with what modules say that they have sent and got.
 
-    `killed`: the number of one that was. `given_up`: whether the flow ended before everything had drained, so that what a module had in
+    `spools`: those of pipelines that spill, by their ids. `killed`: the number of one that was. `given_up`: whether the flow ended before everything had drained, so that what a module had in
     hand has failed, if it waited for room.
     """
     came = notes_of(folder, shape)
@@ -420,18 +449,22 @@ def check_end(folder, shape, dials, report, killed, *, given_up):
         where = f"{link.id}: {metrics.sent} = {metrics.delivered} + {metrics.dropped}, {link.rules}"
         assert metrics.sent == metrics.delivered + metrics.dropped_total, where
         assert (metrics.in_flight, metrics.fill) == (0, 0), where
+        first = report.pipelines[spools[link.id].into] if link.spill else metrics
         # Whoever is killed between what it does and its note of it.
         counted = int(dials.counters[link.source])
-        assert counted <= metrics.sent <= counted + (killed == link.source), f"{where}, but {counted} were sent"
+        assert counted <= first.sent <= counted + (killed == link.source), f"{where}, but {counted} were sent"
         got = came[link.source, link.target, INPUTS[link.input]]
         numbers = [number for number, _ in got]
         assert all(a < b for a, b in pairwise(numbers)), f"{where}, but {numbers} came"
         assert not any(flags & BlockFlag.REPEATED for _, flags in got), where
-        assert not numbers or numbers[-1] < metrics.sent, where
+        assert not numbers or numbers[-1] < first.sent, where
         in_hand = len(numbers) - metrics.delivered
         assert 0 <= in_hand <= given_up, f"{where}, but {len(numbers)} came"
         assert set(metrics.dropped) <= possible_reasons(shape, link), where
         assert given_up or not {"failed", "stopped"} & set(metrics.dropped), where
+        if link.spill:
+            check_spool(shape, link, spools[link.id], first, metrics, numbers, given_up=given_up)
+            continue
         if metrics.dropped_total == 0:
             assert numbers == list(range(len(numbers))), where
         check_lost_audio(shape, link, metrics, numbers[: metrics.delivered])
@@ -443,3 +476,67 @@ def check_lost_audio(shape, link, metrics, numbers):
     told = metrics.dropped_total_ms * RATE_HZ / 1000
     assert abs(told - lost) < 0.5, f"{link.id}: {lost} frames did not come, of which {told} are told, {metrics.dropped}"
     assert set(metrics.dropped_ms) == (set(metrics.dropped) if shape.audio else set()), link.id
+
+
+@dataclass
+class SpoolOf:
+    """
+    What stands before the target of a pipeline that spills.
+
+    Args:
+        into: The id of the pipeline into it.
+        counts: Returns what it has done.
+    """
+
+    into: str
+    counts: Callable[[], SpoolCounts]
+
+
+def check_spool(shape, link, spool, into, behind, numbers, *, given_up):
+    """Compare what came through a spool, what it says that it did, what is left in its file, and what the pipeline behind it says."""
+    counts = spool.counts()
+    where = f"{spool.into}: {into.sent} = {into.delivered} + {into.dropped}, then {counts}, then {behind.sent} = {behind.delivered} + {behind.dropped}"
+    assert into.sent == into.delivered + into.dropped_total, where
+    assert (into.in_flight, into.fill) == (0, 0), where
+    assert set(into.dropped) <= {"flushed", "stopped", "failed"} | (
+        {"oldest"} if shape.is_live(link.source) else set()
+    ), where
+    assert given_up or not {"failed", "stopped"} & set(into.dropped), where
+    # What it had in hand when the flow was given up has failed, although it may have passed it on or stored it by then.
+    twice = counts.passed + counts.restored + counts.dropped_blocks + counts.depth_blocks - into.delivered
+    assert 0 <= twice <= given_up, where
+    assert behind.sent == counts.passed + counts.restored, where
+    assert behind.pressure.spill_dropped == counts.dropped_blocks, where
+    left = left_in(link, shape.format)
+    assert len(left) == counts.depth_blocks, f"{where}, but {left} are in its file"
+    assert given_up or not left, f"{where}, but {left} are in its file"
+    assert all(a < b for a, b in pairwise(numbers[-1:] + left)), (
+        f"{where}, but {left} are in its file, behind {numbers[-1:]}"
+    )
+    if into.dropped_total + counts.dropped_blocks + behind.dropped_total == 0:
+        assert numbers + left == list(range(len(numbers) + len(left))), where
+    if shape.audio and not twice:
+        came = numbers[: behind.delivered] + left
+        lost = sum(map(frames_of, range(into.sent))) - sum(map(frames_of, came))
+        told_ms = into.dropped_total_ms + behind.pressure.spill_dropped_ms + behind.dropped_total_ms
+        assert abs(told_ms * RATE_HZ / 1000 - lost) < 0.5, (
+            f"{where}: {lost} frames did not come, of which {told_ms} ms are told"
+        )
+
+
+def left_in(link, fmt):
+    """Return the numbers of the blocks that a spool has left in its file."""
+    numbers = []
+    store = SpoolStore(link.spill.path, format=fmt, max_bytes=link.spill.max_bytes)
+    while (block := store.take()) is not None:
+        if isinstance(fmt, AudioFormat):
+            samples = np.frombuffer(block.payload, np.float32)
+            sent, sender = int(samples[0]), int(samples[-1])
+            assert block.frames == len(samples) == frames_of(sent)
+        else:
+            sender, sent = STAMP.unpack(block.payload[: STAMP.size])
+        assert sender == link.source + 1
+        numbers.append(sent)
+        store.forget()
+    store.abandon()
+    return numbers

@@ -17,6 +17,7 @@ import pytest
 from tests.property.controlled_flows import (
     RECORD,
     Dials,
+    SpoolOf,
     check_end,
     random_rule,
     random_shape,
@@ -42,10 +43,11 @@ class Run:
     def __init__(self, seed, folder):
         self.seed = seed
         self.choices = random.Random(seed)
-        self.shape = random_shape(self.choices)
+        self.shape = random_shape(self.choices, folder)
         self.folder = folder
         self.done = Counter()
         self.before = {}
+        self.spools = {}
         self.dials = Dials(folder, len(self.shape.kinds))
         self.modules = [f"m{number}" for number in range(len(self.shape.kinds))]
 
@@ -57,7 +59,10 @@ class Run:
             made = kind(number, str(self.folder), *arguments)
             flow.add(made, name=f"m{number}", placement=placement, worker=f"w{number}")
         for link in self.shape.links:
-            flow.connect(*link.ends, backpressure_strategy=link.rules[0], **link.config)
+            pipeline = flow.connect(*link.ends, backpressure_strategy=link.rules[0], **link.config)
+            if link.spill:
+                into = f"m{link.source}.out->{pipeline.source[0]}.data"
+                self.spools[link.id] = SpoolOf(into, pipeline.spool_counts)
 
     def turn_all(self):
         for number in range(len(self.modules)):
@@ -75,6 +80,8 @@ class Run:
     def switch(self):
         link = self.choices.choice(self.shape.links)
         rule = random_rule(self.choices)
+        if link.spill and self.choices.random() < 0.5:
+            rule = link.spill
         reason = refusal(self.shape, link, rule)
         if not reason:
             link.rules.append(rule)
@@ -103,15 +110,20 @@ class Run:
 
     def look(self):
         """Compare one look with what modules had counted before it, and have afterwards, and with the look before."""
-        sent_before, came_before = self.dials.counters.tolist(), self.notes()
+        sent_before, came_before, went_before = self.dials.counters.tolist(), self.notes(), self.went_on()
         report = self.flow.report()
-        sent_after, came_after = self.dials.counters.tolist(), self.notes()
+        sent_after, came_after, went_after = self.dials.counters.tolist(), self.notes(), self.went_on()
         delivered = Counter()
         for link in self.shape.links:
             now = report.pipelines[link.id]
             assert now.sent == now.delivered + now.dropped_total + now.in_flight, link.id
             assert 0 <= now.fill <= now.in_flight, link.id
-            assert sent_before[link.source] <= now.sent <= sent_after[link.source] + 1, link.id
+            first = now
+            if link.spill:
+                assert went_before[link.id] <= now.sent <= went_after[link.id] + 1, link.id
+                first = report.pipelines[self.spools[link.id].into]
+                assert first.sent == first.delivered + first.dropped_total + first.in_flight, link.id
+            assert sent_before[link.source] <= first.sent <= sent_after[link.source] + 1, link.id
             delivered[link.target] += now.delivered
             last = self.before.get(link.id, now)
             assert last.sent <= now.sent, link.id
@@ -120,6 +132,11 @@ class Run:
             self.before[link.id] = now
         for number, taken in delivered.items():
             assert came_before[number] - 1 <= taken <= came_after[number], f"m{number}"
+
+    def went_on(self):
+        """Return how many blocks each spool says that it has sent on."""
+        counts = {name: spool.counts() for name, spool in self.spools.items()}
+        return {name: each.passed + each.restored for name, each in counts.items()}
 
     def notes(self):
         """Return how many blocks each module says that it has got."""
@@ -142,7 +159,7 @@ class Run:
             drain_s = LIMIT_S if not self.dials.seconds.any() else self.choices.choice([0.0, LIMIT_S])
             report = self.end(killed, drain_s)
         given_up = killed is not None or not drain_s
-        check_end(self.folder, self.shape, self.dials, report, killed, given_up=given_up)
+        check_end(self.folder, self.shape, self.dials, report, killed, self.spools, given_up=given_up)
         return killed
 
     def kill(self):
@@ -183,6 +200,8 @@ def test_every_block_is_accounted_for_whatever_is_done(tmp_path):
             problem.add_note(f"with STEADYFLOW_FLOWS_SEED={seed}, after {dict(run.done)}")
             raise
         blocks = sum(run.dials.counters.tolist())
-        print(f"seed {seed}: {blocks} blocks, {dict(run.done)}, {'none' if killed is None else f'm{killed}'} killed")
+        stored = sum(spool.counts().stored for spool in run.spools.values())
+        ended = f"{'none' if killed is None else f'm{killed}'} killed"
+        print(f"seed {seed}: {blocks} blocks, {stored} of them on disk, {dict(run.done)}, {ended}")
         flows += 1
     print(f"{flows} flows from seed {SEED} in {time.monotonic() - began:.0f} s")

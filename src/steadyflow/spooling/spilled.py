@@ -34,15 +34,21 @@ class Spilled(NamedTuple):
         Let blocks wait on disk no more, or again.
 
         Raises:
-            ConfigurationError: They would have to wait in another file.
+            ConfigurationError: They would have to wait in another file, or a sender would be refused, which is the spool here and has nowhere
+                to put a block.
         """
         if isinstance(strategy, Spill) and strategy != self.rule:
             raise ConfigurationError(
                 f"{self.behind.id}: expected {self.rule!r}, with which the pipeline was connected, or a rule that needs no file; got "
                 f"{strategy!r}. Disconnect it, and connect it with that rule."
             )
-        waits = strategy.to_native(self.behind.live).waits
-        self.spool.bypass(None if isinstance(strategy, Spill) else "wait" if waits else "send")
+        carried_out = strategy.to_native(self.behind.live)
+        if carried_out.refuses:
+            raise ConfigurationError(
+                f"{self.behind.id}: expected a rule that takes a block, drops one, or waits, because the pipeline was connected with "
+                f"{self.rule!r}, and a spool sends into it; got {strategy!r}. Use DropNewest(), or disconnect it, and connect it with that rule."
+            )
+        self.spool.bypass(None if isinstance(strategy, Spill) else "wait" if carried_out.waits else "send")
 
     def leave(self, timeout_s: float) -> None:
         """Let go on what waits, for so long, when nothing more comes; the rest stays in the file (`SpillLeft`), which is closed."""

@@ -45,6 +45,11 @@ class NativeRule(NamedTuple):
             return self.value != 0 and THEN[self.then] != "fail"
         return KINDS[self.kind] != "fail"
 
+    @property
+    def refuses(self) -> bool:
+        """Whether a sender may get an error instead of room."""
+        return KINDS[self.kind] == "fail" or (self.waits and self.value != 0 and THEN[self.then] == "fail")
+
 
 def native(kind: str, then: str = "fail", value: int = 0) -> NativeRule:
     """Return a rule of the data plane by its names."""
