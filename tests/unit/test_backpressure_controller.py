@@ -433,6 +433,12 @@ def test_a_full_queue_that_waits_for_ever_is_paced_by_credits(flow):
     pressure = control.controller.pressure(pipeline)
     assert (pressure.strategy, pressure.pace_hz) == ("Wait(timeout_ms=None, then='fail')", 0)
     assert pace_ms(pipeline) == [0]
+    begun, ended = [event for event in control.events if isinstance(event, StrategyChanged)]
+    assert (begun.before, begun.after) == ("Wait(timeout_ms=None, then='fail')", "paced by credits")
+    assert "stands full, with 20 blocks for a consumer that takes" in begun.reason
+    assert (dict(begun.numbers)["fill_share"], dict(begun.numbers)["waiting_count"]) == (1.0, 20.0)
+    assert (ended.before, ended.after) == (begun.after, begun.before)
+    assert "nearly empty" in ended.reason
 
 
 def test_credits_end_with_the_rule(flow):

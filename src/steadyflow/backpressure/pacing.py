@@ -20,7 +20,7 @@ GAIN_PER_S: Final = 0.5
 _LEAST_HZ: Final = 0.1
 _EMPTY: Final = 0.2  # of what is aimed at
 _EMPTY_NS: Final = 200_000_000
-_EMPTY_BLOCKS: Final = 2  # for so long it has to be empty that so many would have been taken
+_EMPTY_BLOCKS: Final = 8  # for so long it has to be empty that so many would have been taken: single ones differ
 
 
 class Pacer(Protocol):

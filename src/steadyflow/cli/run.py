@@ -13,7 +13,7 @@ from steadyflow import FlowFailed
 from steadyflow.cli.outcome import Outcome
 from steadyflow.cli.screens import Screen, make_screen
 from steadyflow.clock import SystemClock
-from steadyflow.events import BackpressureDetected, BackpressureRelieved, FlowEvent
+from steadyflow.events import BackpressureDetected, BackpressureRelieved, FlowEvent, StrategyChanged
 from steadyflow.events.sentences import TOLD, sentence
 from steadyflow.flow_files.loading import load
 from steadyflow.flow_files.settings import Setting
@@ -89,8 +89,8 @@ class Progress:
 
 
 def _tell(flow: FileFlow, event: FlowEvent) -> None:
-    """Say what flow control does, while it does it; not that a source which can wait has to."""
-    if isinstance(event, (BackpressureDetected, BackpressureRelieved)):
+    """Say what flow control does, while it does it; not that a source which can wait has to, or is paced."""
+    if isinstance(event, (BackpressureDetected, BackpressureRelieved, StrategyChanged)):
         link = flow.pipelines.get(event.pipeline)
         if link is not None and link.rule is not None and not link.live and link.rule.to_native(False).waits_for_ever:
             return

@@ -85,7 +85,7 @@ class Paced:
         controlled: The pipeline.
         hands: Does it.
         pacer: Says by how much.
-        name: What that is called; "": it is one of several things that are done, or what the rule says.
+        name: What that is called, and told where it begins and ends; "": it is one of several things that are done, or what the rule says.
     """
 
     def __init__(self, controlled: Controlled, hands: Hands, pacer: Pacer, name: str = "") -> None:
@@ -101,15 +101,30 @@ class Paced:
 
     def note(self, flow: str) -> Iterable[FlowEvent]:
         """Pace as the pacer says."""
-        reading = self._controlled.reading
-        if reading is not None:
-            hz = self._pacer.note(reading, self._controlled.service.hz)
-            if hz is not None or self._controlled.pace_hz is not None:
-                self._controlled.pace_hz = hz
-                if self._name:
-                    self._controlled.strategy = self._name if hz is not None else ""
-                self._hands.pace(self._controlled.pipeline, hz)
-        return ()
+        controlled, reading = self._controlled, self._controlled.reading
+        if reading is None:
+            return
+        before_hz, service_hz = controlled.pace_hz, controlled.service.hz or 0.0
+        hz = self._pacer.note(reading, controlled.service.hz)
+        if hz is None and before_hz is None:
+            return
+        controlled.pace_hz = hz
+        self._hands.pace(controlled.pipeline, hz)
+        if not self._name:
+            return
+        controlled.strategy = self._name if hz is not None else ""
+        if (hz is None) is (before_hz is None):
+            return
+        rule = repr(controlled.pipeline.rule)
+        numbers = (("fill_share", reading.fill), ("waiting_count", float(reading.waiting)), ("service_hz", service_hz))
+        if hz is not None:
+            reason = (
+                f"it stands full, with {reading.waiting} blocks for a consumer that takes {service_hz:.0f} a second"
+            )
+            expected = "that its sources wait, and no block does for long"
+            yield _changed(flow, controlled.pipeline, rule, self._name, reason, numbers, expected)
+        else:
+            yield _changed(flow, controlled.pipeline, self._name, rule, "it stays nearly empty", numbers, "")
 
     def end(self) -> None:
         """Let everything come as it comes."""
