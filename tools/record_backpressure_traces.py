@@ -10,15 +10,17 @@ a core for itself. How long the oldest block has waited is told by when the sour
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steadyflow import BytesFormat, DataFlowCoordinator, DropOldest, Input, Module, Output, Source, Wait
+from steadyflow import BytesFormat, DataFlowCoordinator, DropOldest, Input, Module, Output, Source, Spill, Wait
 from steadyflow.backpressure.reading import Reading
 
 FOLDER = Path(__file__).parents[1] / "tests" / "data" / "backpressure"
@@ -61,9 +63,9 @@ class Trace:
     makes_up: bool = True
 
 
-def overload(since_ms, until_ms=10**9):
+def overload(since_ms, until_ms=10**9, otherwise_ms=0.5):
     """Half of what comes could be more; from one moment to another, twice as much comes as is taken."""
-    return lambda at_ms: 2.0 if since_ms <= at_ms < until_ms else 0.5
+    return lambda at_ms: 2.0 if since_ms <= at_ms < until_ms else otherwise_ms
 
 
 TRACES = {
@@ -94,6 +96,22 @@ TRACES = {
         relief_ms=1_003,
         length_ms=2_000,
         makes_up=False,
+    ),
+    "backlog": Trace(
+        "twice too much for 0.7 s, and all of it waits",
+        overload(303, 1_003, 0.75),
+        400,
+        onset_ms=303,
+        relief_ms=1_003,
+        length_ms=2_400,
+    ),
+    "backlog_on_disk": Trace(
+        "twice too much for 0.7 s, and most of it waits on disk",
+        overload(303, 1_003, 0.75),
+        rule=Spill("blocks.spool", 1 << 20),
+        onset_ms=303,
+        relief_ms=1_003,
+        length_ms=2_400,
     ),
     "stall": Trace(
         "nothing is taken for 0.3 s, the oldest is dropped",
@@ -202,13 +220,14 @@ def look(pipe, recording):
         sojourn_ns=max(1, now_ns - recording.sent_ns[oldest]) if known else int(waiting > 0),
         blocked_ns=counters["blocked_ns"] + still_ns,
         full_events=counters["full_events"],
+        spilled=0 if pipe.spool_counts is None else pipe.spool_counts().depth_blocks,
     )
 
 
 def record(trace):
     recording = Recording(trace)
     readings = []
-    with DataFlowCoordinator("trace") as flow:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), DataFlowCoordinator("trace") as flow:
         source = flow.add(Paced(recording), name="source", worker="source")
         slow = flow.add(Slow(recording), name="slow", worker="slow")
         pipe = flow.connect(source.out, slow.data, buffer_size=trace.buffer_size, backpressure_strategy=trace.rule)

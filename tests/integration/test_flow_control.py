@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ from steadyflow import (
     Output,
     PipelineConfig,
     Source,
+    Spill,
     Throttle,
     Wait,
 )
@@ -165,6 +167,32 @@ def test_pressure_and_its_end_are_told_with_who_is_slow(flow, tmp_path, placemen
     dropped = pipeline.statistics().dropped
     assert set(dropped) == {"oldest"}
     assert relieved.dropped <= dropped["oldest"]
+
+
+@pytest.mark.parametrize("rule", ["Grow", "Spill"])
+def test_relief_is_told_when_a_backlog_becomes_less_and_not_while_its_room_grows(flow, tmp_path, rule):
+    work, pause = Dial(tmp_path / "work", 0.004), Dial(tmp_path / "pause", 0.001)
+    source = flow.add(Live(pause.path), name="live")
+    slow = flow.add(Slow(work.path), name="slow", worker="apart")
+    chosen = Grow(5_000) if rule == "Grow" else Spill(tmp_path / "late.spool", 10_000_000)
+    pipeline = flow.connect(source.out, slow.data, buffer_size=8, backpressure_strategy=chosen)
+    flow.start()
+
+    def backlog():
+        metrics = pipeline.statistics()
+        return metrics.fill + metrics.pressure.spilled_blocks
+
+    wait_until(lambda: backlog() > 700, LIMIT_S)
+    assert not told(flow, BackpressureRelieved, pipeline)
+    pause.turn(0.02)
+    relieved = wait_for(flow, BackpressureRelieved, pipeline)[0]
+    assert backlog() > 300, "it has not drained yet"
+    assert relieved.dropped == 0
+    if rule == "Spill":  # its pipeline stays full until then; with `Grow`, there may be much room by now
+        assert re.search(r"^\d+ blocks still wait, \d+ of them on disk, \d+ fewer than \d+ ms ago", relieved.reason)
+        assert pipeline.statistics().pressure.state == "LOW"
+    pause.turn(0.001)
+    wait_for(flow, BackpressureDetected, pipeline, count=2)
 
 
 def test_the_culprit_is_the_one_that_does_not_wait_for_another(flow, tmp_path):

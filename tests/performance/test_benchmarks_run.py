@@ -87,7 +87,7 @@ def test_backpressure_accounts_for_every_block(contestant):
     facts = measured.facts
     assert facts["sent"] == facts["delivered"] + facts["dropped"]
     assert facts["sent"] <= FAST.most_blocks
-    assert facts["peak_fill"] <= FAST.room or contestant.name in {"steadyflow Grow", "steadyflow Spool"}
+    assert facts["peak_fill"] <= FAST.room or contestant.name in {"steadyflow Grow", "steadyflow Spill"}
 
 
 def test_backpressure_draws_a_picture_of_each_rule(tmp_path, monkeypatch):

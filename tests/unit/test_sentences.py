@@ -48,7 +48,7 @@ SPILLED = [
             DETECTED,
             f"{PIPE} is under pressure: 92% of its room is taken; 'model' cannot keep up; mic.out->rec.data wait with it",
         ),
-        (RELIEVED, f"{PIPE} is relieved after 1.50 s: 12 blocks (120 ms) were dropped"),
+        (RELIEVED, f"{PIPE} is relieved after 1.50 s: 12 blocks (120 ms) were dropped; {RELIEVED.reason}"),
         (CHANGED, f"{PIPE}: normal -> less room, because blocks wait; expected: that they wait less"),
         (ASSESSED, f"{PIPE}: 'less room' has not helped: they wait as long"),
         (QUALITY, f"model works at quality 'fast' instead of 'exact', because of {PIPE}"),

@@ -19,6 +19,7 @@ class Reading(NamedTuple):
         sojourn_ns: How long the oldest that waits has waited; 0: none waits.
         blocked_ns: How long senders have waited for room, in all; a wait that still lasts is included.
         full_events: How often it became full.
+        spilled: How many blocks wait on disk, before those that wait in it.
     """
 
     at_ns: int
@@ -30,6 +31,7 @@ class Reading(NamedTuple):
     sojourn_ns: int
     blocked_ns: int
     full_events: int
+    spilled: int = 0
 
 
 class Growth(NamedTuple):

@@ -47,7 +47,7 @@ def sentence(event: FlowEvent) -> str | None:
         case BackpressureRelieved():
             sound = f" ({event.dropped_ms:.0f} ms)" if event.dropped_ms else ""
             lost = f"{event.dropped} blocks{sound} were dropped" if event.dropped else "nothing was dropped"
-            return f"{event.pipeline} is relieved after {event.lasted_s:.2f} s: {lost}"
+            return f"{event.pipeline} is relieved after {event.lasted_s:.2f} s: {lost}; {event.reason}"
         case StrategyChanged():
             expected = f"; expected: {event.expected}" if event.expected else ""
             return f"{event.pipeline}: {event.before} -> {event.after}, because {event.reason}{expected}"

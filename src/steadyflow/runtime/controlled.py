@@ -15,6 +15,7 @@ from steadyflow.backpressure.detection import (
     GrowingQueue,
     StandingDelay,
     TimeToFull,
+    UnlessDraining,
     Watermarks,
 )
 from steadyflow.backpressure.reading import Reading, growth
@@ -27,7 +28,6 @@ from steadyflow.pipeline import Pipeline
 
 _QUIET_FILL: Final = 0.25  # below that, nothing is to be found
 _LEAST_ROOM: Final = 3  # a pipeline with less room becomes full in ordinary traffic
-_LARGE_ROOM: Final = 16  # a smaller one is full before it has grown at some looks
 _SHARE_OF_BUDGET: Final = 0.2
 _DELAY_INTERVAL_MS: Final = 25.0  # 40 ms and twice the target would be too late for most budgets
 _RELIEF_NS: Final = 100_000_000
@@ -58,13 +58,11 @@ def detectors_for(pipeline: Pipeline) -> Detector:
     """Return what finds that a pipeline gets too much, by its room and its budget."""
     found: list[Detector] = [BlockedShare()]
     if pipeline.buffer_size >= _LEAST_ROOM:
-        found[:0] = [Watermarks(), TimeToFull()]
+        found[:0] = [Watermarks(), TimeToFull(), GrowingQueue()]  # the last one also while its room grows with it
     if pipeline.config.max_latency_ms is not None:
         target_ms = max(_SHARE_OF_BUDGET * pipeline.config.max_latency_ms, 0.1)
         found.append(StandingDelay(target_ms, _DELAY_INTERVAL_MS))
-    if pipeline.buffer_size >= _LARGE_ROOM:
-        found.append(GrowingQueue())
-    return AnyOf(*found)
+    return UnlessDraining(AnyOf(*found))
 
 
 class Controlled:
@@ -267,4 +265,5 @@ def read(rings: Sequence[Ring], pipeline: Pipeline, now_ns: int) -> Reading | No
         max(now_ns - oldest_ns, 0) if oldest_ns else 0,
         blocked_ns,
         full_events,
+        0 if pipeline.spool_counts is None else pipeline.spool_counts().depth_blocks,
     )

@@ -8,6 +8,7 @@ Detectors: whether a pipeline gets more than its consumer takes, by what looks a
     growing_queue   whether more comes than is taken, look after look
     blocked_share   how long its senders wait for room
     combined        any of several, or all of them
+    draining        one of them, unless what waits becomes less
 
 Looks may come at any interval. A detector keeps what it saw, so each pipeline needs one of its own; nothing in here reads a clock, waits
 or has a thread, and a look costs a few µs.
@@ -17,6 +18,7 @@ from steadyflow.backpressure.detection.blocked_share import BlockedShare as Bloc
 from steadyflow.backpressure.detection.combined import AllOf as AllOf
 from steadyflow.backpressure.detection.combined import AnyOf as AnyOf
 from steadyflow.backpressure.detection.detector import Detector as Detector
+from steadyflow.backpressure.detection.draining import UnlessDraining as UnlessDraining
 from steadyflow.backpressure.detection.growing_queue import GrowingQueue as GrowingQueue
 from steadyflow.backpressure.detection.standing_delay import StandingDelay as StandingDelay
 from steadyflow.backpressure.detection.time_to_full import TimeToFull as TimeToFull

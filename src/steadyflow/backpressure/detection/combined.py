@@ -27,7 +27,7 @@ class AnyOf:
     name: Final = "any_of"
 
     def __init__(self, *detectors: Detector) -> None:
-        self._detectors = _checked_detectors("AnyOf", detectors)
+        self._detectors = checked_detectors("AnyOf", detectors)
         self._speaker: int | None = None  # which one said so first
 
     def note(self, reading: Reading) -> Verdict:
@@ -54,7 +54,7 @@ class AllOf:
     name: Final = "all_of"
 
     def __init__(self, *detectors: Detector) -> None:
-        self._detectors = _checked_detectors("AllOf", detectors)
+        self._detectors = checked_detectors("AllOf", detectors)
 
     def note(self, reading: Reading) -> Verdict:
         """Take in what a look found, and return the verdict on it."""
@@ -72,7 +72,13 @@ def _together(name: str, verdicts: list[Verdict]) -> Verdict:
     return Verdict(name, verdicts[0].congested, level, reason, tuple(numbers))
 
 
-def _checked_detectors(owner: str, detectors: Iterable[object]) -> tuple[Detector, ...]:
+def checked_detectors(owner: str, detectors: Iterable[object]) -> tuple[Detector, ...]:
+    """
+    Return detectors that can be combined.
+
+    Raises:
+        ConfigurationError: There is none, one of them is no detector, or one came twice.
+    """
     checked: list[Detector] = []
     for detector in detectors:
         if isinstance(detector, type) or not callable(getattr(detector, "note", None)):

@@ -16,7 +16,6 @@ from steadyflow.benchmarks.backpressure.rules import RULES, Context
 from steadyflow.benchmarks.blocks import BLOCK_FRAMES, stamp_of, stamped_block
 from steadyflow.benchmarks.harness import Measured, Workload
 from steadyflow.events import BackpressureDetected, BackpressureRelieved, QualityChanged, StrategyChanged
-from steadyflow.spooling import Spool
 
 if TYPE_CHECKING:
     from steadyflow.events import FlowEvent
@@ -71,13 +70,12 @@ def measure_rule(work: Workload, *, rule: str, load: Mapping[str, Any], trace: b
         offers = flow.add(Offers(record), name="offers", worker="offers")
         takes = flow.add(Takes(record), name="takes", worker="takes")
         context = Context(Path(folder), entry.live, record.load)
-        spool = flow.add(entry.spool(context), name="spool", worker="spool") if entry.spool else None
-        room, rule_made = record.load.room, entry.make(context)
-        first = takes.audio if spool is None else spool.data
-        pipes = [flow.connect(offers.out, first, buffer_size=room, backpressure_strategy=rule_made)]
-        if spool is not None:
-            pipes.append(flow.connect(spool.out, takes.audio, buffer_size=room))
-        watched = _Watched(pipes, spool)
+        pipe = flow.connect(
+            offers.out, takes.audio, buffer_size=record.load.room, backpressure_strategy=entry.make(context)
+        )
+        watched = _Watched(
+            [pipe] if pipe.spool_counts is None else [flow.pipeline("offers.out->takes_spool.data"), pipe]
+        )
         for kind, event_class in _KINDS:
             flow.events.subscribe(event_class, functools.partial(_note, record.told, kind))
         record.watch(watched.look)
@@ -112,9 +110,8 @@ def _note(told: list[Told], kind: str, event: FlowEvent) -> None:
 class _Watched:
     """The way to the consumer: pipelines, whose rings may be replaced while it runs and are gone in the end, and perhaps a spool."""
 
-    def __init__(self, pipes: Sequence[Pipeline], spool: Spool | None) -> None:
+    def __init__(self, pipes: Sequence[Pipeline]) -> None:
         self._pipes = pipes
-        self._spool = spool
         self._latest = Look(0, {})
 
     def look(self) -> Look:
@@ -134,7 +131,8 @@ class _Watched:
 
     def _spooled(self) -> tuple[int, dict[str, int]]:
         """Return how many blocks wait in the spool, and what it has dropped."""
-        if self._spool is None:
+        spool = self._pipes[-1].spool_counts
+        if spool is None:
             return 0, {}
-        counts = self._spool.counts()
+        counts = spool()
         return counts.depth_blocks, {"by the spool": counts.dropped_blocks}

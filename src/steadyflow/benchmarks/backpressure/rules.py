@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 import steadyflow
 from steadyflow.benchmarks.backpressure.load import Load
-from steadyflow.spooling import Spool
 
 __all__ = ["RULES", "Context", "Entry"]
 
@@ -42,13 +41,11 @@ class Entry(NamedTuple):
         make: Makes it.
         live: Whether nothing slows the source; False for rules that let it wait.
         note: What a reader must know to compare it.
-        spool: Makes what stands before the consumer, and lets blocks wait on disk; then the rule is for the pipeline into that.
     """
 
     make: Callable[[Context], steadyflow.Rule]
     live: bool = True
     note: str = ""
-    spool: Callable[[Context], Spool] | None = None
 
 
 RULES: Final[Mapping[str, Entry]] = {
@@ -63,10 +60,9 @@ RULES: Final[Mapping[str, Entry]] = {
         lambda _: steadyflow.Throttle(), live=False, note="the source is paced to what its consumer takes"
     ),
     "Grow": Entry(lambda at: steadyflow.Grow(8 * at.load.room), note="up to eight times the room"),
-    "Spool": Entry(
-        lambda _: steadyflow.DropOldest(),
-        note="a module before the consumer, on disk; the room is that of two pipelines",
-        spool=lambda at: Spool(at.folder / "blocks.sqlite", max_bytes=1 << 28),
+    "Spill": Entry(
+        lambda at: steadyflow.Spill(str(at.folder / "blocks.sqlite"), max_bytes=1 << 28),
+        note="on disk, by a module before the consumer; the room is that of two pipelines",
     ),
     "Adaptive": Entry(lambda _: steadyflow.Adaptive()),
 }
