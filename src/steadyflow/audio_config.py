@@ -252,6 +252,17 @@ def room_limits(config: PipelineConfig, rule: Rule | None, fmt: Format) -> RoomL
     return RoomLimits(min((each for each in byte_limits if each), default=0), min(frames, default=0))
 
 
+def shared_limits(limits: RoomLimits, fmt: Format, lanes: int) -> RoomLimits:
+    """Return what may wait in each of so many rings that share limits: the same in all, and in each at least one block."""
+    if lanes == 1:
+        return limits
+    frames = fmt.max_block_frames if isinstance(fmt, AudioFormat) else 0
+    return RoomLimits(
+        limits.bytes and max(-(-limits.bytes // lanes), fmt.max_payload_bytes),
+        limits.frames and max(-(-limits.frames // lanes), frames),
+    )
+
+
 def staged_blocks(config: PipelineConfig) -> int:
     """Return how many blocks its consumer may keep back, beside those that wait; 0 without jitter buffer and pre-roll."""
     if isinstance(config, AudioPipelineConfig) and (config.target_fill_ms or config.preroll_ms is not None):

@@ -20,7 +20,7 @@ from steadyflow._native import (
     monotonic_ns,
     ring_bell,
 )
-from steadyflow.audio_config import CycleRules, IntakeRules, RoomLimits, room_limits
+from steadyflow.audio_config import CycleRules, IntakeRules, RoomLimits, room_limits, shared_limits
 from steadyflow.backpressure.room import divided
 from steadyflow.backpressure.rules import Rule
 from steadyflow.backpressure.rules.carried_out import NativeRule
@@ -121,7 +121,9 @@ class Pipeline:
         self.room_blocks: int | None = None
         """How many blocks may wait, where that was changed; None: as configured."""
         self.spool_counts: Callable[[], SpoolCounts] | None = None
-        """What says how much waits on disk beside it; None: nothing may."""
+        """What says what its spool has done, where that is told with it; None: it has none."""
+        self.spool_before: Callable[[], SpoolCounts] | None = None
+        """What says what the spool has done whose blocks come through it; None: there is none."""
         self.growth_blocks = 0
         """How many more blocks than at first may wait at most: what its rings and buffers were made for."""
         self.watched_by: Callable[[Pipeline], Pressure | None] | None = None
@@ -205,9 +207,9 @@ class Pipeline:
 
     def apply_rule(self, rings: Sequence[Ring], fmt: Format) -> None:
         """Give rings the rule in force, which may have been switched since they were made, the limits, and the pace. Coordinator only."""
-        limits = room_limits(self.config, self.rule, fmt)
+        limits = shared_limits(room_limits(self.config, self.rule, fmt), fmt, len(rings))
         for ring in rings:
-            ring.set_limits(*(-(-limit // len(rings)) for limit in limits))
+            ring.set_limits(*limits)
             ring.set_pace(self._pace_ns)
             if self._carried_out is not None:
                 ring.set_rule(*self._carried_out)
@@ -384,8 +386,10 @@ class Pipeline:
         with self._switching:
             self.rule = rule
             for rings in (self._coming, self.filling):
-                for ring in rings:
-                    ring.set_limits(*(-(-limit // len(rings)) for limit in self.limits))
+                if rings and self.format is not None:
+                    limits = shared_limits(self.limits, self.format, len(rings))
+                    for ring in rings:
+                        ring.set_limits(*limits)
             self._carry_out(rule.to_native(self.live))
         self._wake_senders()
 

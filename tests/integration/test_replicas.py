@@ -739,6 +739,25 @@ def test_a_pipeline_needs_room_for_a_block_of_each_replica():
         refused(flow, r"work\.out->collect\.data: expected a buffer_size of at least 3.*got 2")
 
 
+@pytest.mark.parametrize(
+    "limit", [{"max_buffer_bytes": MONO.max_payload_bytes}, {"max_buffer_ms": MONO.max_block_frames / 48}]
+)
+def test_where_replicas_share_a_limit_each_has_room_for_a_block(limit):
+    """Half or a third of a limit that holds one block holds none, and nothing would ever come."""
+    with DataFlowCoordinator() as flow:
+        longest = [np.full((MONO.max_block_frames, 1), number, np.float32) for number in range(6)]
+        source = flow.add(ScriptedSource(longest, MONO), name="source")
+        work = flow.add(Pass(), name="work", placement="process", replicas=3)
+        keep = flow.add(Collect(), name="keep")
+        flow.connect(source.out, work.audio, buffer_size=8)
+        flow.connect(work.out, keep.data, buffer_size=8, **limit)
+        flow.start()
+        assert flow.wait(LIMIT_S)
+        report = flow.stop()
+    assert sorted(numbers(keep)) == list(range(6))
+    assert_accounted(report)
+
+
 def test_a_loop_cannot_have_replicas():
     with DataFlowCoordinator() as flow:
         work = described(flow, Pass(), replicas=2)

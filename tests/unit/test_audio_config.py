@@ -20,11 +20,13 @@ from steadyflow import (
     load_flow,
 )
 from steadyflow.audio_config import (
+    RoomLimits,
     check_audio_config,
     cycle_rules,
     intake_rules,
     regulates,
     room_limits,
+    shared_limits,
     staged_blocks,
 )
 from steadyflow.errors import ConfigurationError, UnknownName
@@ -110,6 +112,16 @@ def test_limits_are_counted_in_bytes_and_frames():
     assert room_limits(config, Grow(64, max_bytes=200_000, max_ms=10), FORMAT) == (100_000, 480)
     assert room_limits(PipelineConfig(8), Wait(), FORMAT) == (0, 0)
     assert room_limits(PipelineConfig(8, max_buffer_bytes=64), None, BytesFormat(64)) == (64, 0)
+
+
+def test_limits_are_shared_by_rings_and_each_has_room_for_a_block():
+    longest_bytes, longest = FORMAT.max_payload_bytes, FORMAT.max_block_frames
+    limits = RoomLimits(5 * longest_bytes, 5 * longest)
+    assert shared_limits(limits, FORMAT, 1) == limits
+    assert shared_limits(limits, FORMAT, 3) == (-(-5 * longest_bytes // 3), -(-5 * longest // 3))
+    assert shared_limits(limits, FORMAT, 8) == (longest_bytes, longest)
+    assert shared_limits(RoomLimits(), FORMAT, 8) == RoomLimits()
+    assert shared_limits(RoomLimits(200), BytesFormat(64), 4) == (64, 0)
 
 
 @pytest.mark.parametrize(
