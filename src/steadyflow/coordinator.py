@@ -349,9 +349,9 @@ class DataFlowCoordinator:
                 None if output is None else pipeline_id, name, spool.out, target_name, input, config, None
             )
         behind = self._description.pipelines[out_of]
-        self._description.pipelines[
-            pipeline_id
-        ].spool_counts = spool.counts  # told once, by the name that the user knows
+        behind.spool_before = spool.counts
+        named = self._description.pipelines[pipeline_id]
+        named.spool_counts = spool.counts  # told once, by the name that the user knows
         self._spilled[pipeline_id] = Spilled(spool, self._description.pipelines[into], behind, rule)
         return into if output is None else out_of
 
@@ -670,8 +670,8 @@ class DataFlowCoordinator:
         Raises:
             UnknownName: No such pipeline; offers the nearest.
             ConfigurationError: That is no rule, or it cannot be carried out there: a live source cannot be slowed down, a device cannot wait,
-                a module has no levels of quality, limits are below what they limit, or blocks would wait in a file that the pipeline was not
-                connected with.
+                a module has no levels of quality, limits are below what they limit, blocks would wait in a file that the pipeline was not
+                connected with, or they wait in one, and the rule would refuse blocks to the spool.
             PipelineClosed: The flow has been closed.
             StateError: It is another process's, which this one was forked from.
         """

@@ -188,8 +188,9 @@ def test_relief_is_told_when_a_backlog_becomes_less_and_not_while_its_room_grows
     relieved = wait_for(flow, BackpressureRelieved, pipeline)[0]
     assert backlog() > 300, "it has not drained yet"
     assert relieved.dropped == 0
+    assert relieved.waiting > 300
     if rule == "Spill":  # its pipeline stays full until then; with `Grow`, there may be much room by now
-        assert re.search(r"^\d+ blocks still wait, \d+ of them on disk, \d+ fewer than \d+ ms ago", relieved.reason)
+        assert re.search(r"^\d+ blocks wait, \d+ of them on disk, \d+ fewer than \d+ ms ago", relieved.reason)
         assert pipeline.statistics().pressure.state == "LOW"
     pause.turn(0.001)
     wait_for(flow, BackpressureDetected, pipeline, count=2)

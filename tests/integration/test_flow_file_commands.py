@@ -111,6 +111,21 @@ def test_run_says_what_is_done_about_an_overload_and_why(flow_file, tmp_path):
     assert "flow control" in done.stdout
 
 
+def test_run_says_what_is_done_where_a_source_waits_but_not_that_it_does(flow_file, tmp_path):
+    (tmp_path / "loaded_modules.py").write_text(LOADED_MODULES.replace("live = True", "live = False"))
+    done = run("run", flow_file(OVERLOADED), env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "stage.out->model.data: normal -> less room, because the oldest block has waited for " in done.stderr
+    assert "is under pressure" not in done.stderr
+
+    waits = OVERLOADED.replace('{ kind = "adaptive" }', '{ kind = "wait" }').replace("max_latency_ms = 50\n", "")
+    done = run("run", flow_file(waits), env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    for told in (done.stderr, done.stdout):
+        assert "is under pressure" not in told
+        assert "paced by credits" not in told
+
+
 def test_run_prints_the_report(flow_file):
     done = run("run", flow_file())
 

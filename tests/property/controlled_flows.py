@@ -306,8 +306,12 @@ class Shape:
         return any(isinstance(rule, Adaptive) for each in beside for rule in each.rules)
 
 
-def random_shape(choices, folder):
-    """Draw up to three sources, two relays and two sinks, of which up to three are in processes; spools have their files in a folder."""
+def random_shape(choices, folder, *, spills=False):
+    """
+    Draw up to three sources, two relays and two sinks, of which up to three are in processes; spools have their files in a folder.
+
+    `spills`: whether the first pipeline has one in any case.
+    """
     audio = choices.random() < 0.5
     sources, relays, sinks = choices.randint(1, 3), choices.randint(0, 2), choices.randint(1, 2)
     of_source = [Tones, AsyncTones] if audio else [Numbers, AsyncNumbers]
@@ -326,7 +330,7 @@ def random_shape(choices, folder):
         if not any(link.source == source for link in shape.links):
             shape.links.append(Link(source, len(kinds) - 1, "first", random_config(choices, audio)))
     for number, link in enumerate(shape.links):
-        if choices.random() < 0.2:
+        if choices.random() < 0.2 or (spills and number == 0):
             link.rules.append(random_spill(choices, shape.format, folder / f"{number}.spool"))
             continue
         rule = random_rule(choices)
@@ -338,7 +342,7 @@ def random_shape(choices, folder):
 
 def random_spill(choices, fmt, path):
     least = fmt.max_payload_bytes + BLOCK_OVERHEAD_BYTES
-    max_bytes = choices.choice([least, 10 * least, 10_000 * least])
+    max_bytes = choices.choice([least, 10 * least, 1_000 * least])  # more would take too long at the end
     then = choices.choice(["drop_oldest", "drop_newest", "wait"])
     return Spill(path, max_bytes, choices.choice([None, None, 1, 20, 1000]), then)
 
@@ -492,6 +496,11 @@ class SpoolOf:
     counts: Callable[[], SpoolCounts]
 
 
+def handled(counts):
+    """Return of how many blocks a spool says what it has done."""
+    return counts.passed + counts.restored + counts.dropped_blocks + counts.depth_blocks
+
+
 def check_spool(shape, link, spool, into, behind, numbers, *, given_up):
     """Compare what came through a spool, what it says that it did, what is left in its file, and what the pipeline behind it says."""
     counts = spool.counts()
@@ -503,7 +512,7 @@ def check_spool(shape, link, spool, into, behind, numbers, *, given_up):
     ), where
     assert given_up or not {"failed", "stopped"} & set(into.dropped), where
     # What it had in hand when the flow was given up has failed, although it may have passed it on or stored it by then.
-    twice = counts.passed + counts.restored + counts.dropped_blocks + counts.depth_blocks - into.delivered
+    twice = handled(counts) - into.delivered
     assert 0 <= twice <= given_up, where
     assert behind.sent == counts.passed + counts.restored, where
     assert behind.pressure.spill_dropped == counts.dropped_blocks, where

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 
 from steadyflow.backpressure.averages import AsymmetricAverage
-from steadyflow.backpressure.detection import AllOf, AnyOf, BlockedShare, StandingDelay, TimeToFull, Watermarks
+from steadyflow.backpressure.detection import (
+    AllOf,
+    AnyOf,
+    BlockedShare,
+    StandingDelay,
+    TimeToFull,
+    Watermarks,
+    WithBacklog,
+)
 from steadyflow.backpressure.reading import Reading, growth
 
 MS = 1_000_000
@@ -20,6 +28,7 @@ DETECTORS = {
     "time_to_full": TimeToFull,
     "blocked_share": BlockedShare,
     "any_of": lambda: AnyOf(Watermarks(looks=1), StandingDelay(1, 1), TimeToFull(1000, 2), BlockedShare()),
+    "backlog": lambda: WithBacklog(AnyOf(Watermarks(), BlockedShare()), 40),
     "all_of": lambda: AllOf(Watermarks(), StandingDelay(5)),
 }
 

@@ -19,6 +19,7 @@ from tests.property.controlled_flows import (
     Dials,
     SpoolOf,
     check_end,
+    handled,
     random_rule,
     random_shape,
     refusal,
@@ -40,14 +41,15 @@ SPEEDS_S = (0.0, 0.0, 0.0002, 0.001, 0.01)
 class Run:
     """One flow, and what is done to it."""
 
-    def __init__(self, seed, folder):
+    def __init__(self, seed, folder, *, spills=False):
         self.seed = seed
         self.choices = random.Random(seed)
-        self.shape = random_shape(self.choices, folder)
+        self.shape = random_shape(self.choices, folder, spills=spills)
         self.folder = folder
         self.done = Counter()
         self.before = {}
         self.spools = {}
+        self.spills = spills
         self.dials = Dials(folder, len(self.shape.kinds))
         self.modules = [f"m{number}" for number in range(len(self.shape.kinds))]
 
@@ -110,9 +112,9 @@ class Run:
 
     def look(self):
         """Compare one look with what modules had counted before it, and have afterwards, and with the look before."""
-        sent_before, came_before, went_before = self.dials.counters.tolist(), self.notes(), self.went_on()
+        sent_before, came_before, spools_before = self.dials.counters.tolist(), self.notes(), self.spool_counts()
         report = self.flow.report()
-        sent_after, came_after, went_after = self.dials.counters.tolist(), self.notes(), self.went_on()
+        sent_after, came_after, spools_after = self.dials.counters.tolist(), self.notes(), self.spool_counts()
         delivered = Counter()
         for link in self.shape.links:
             now = report.pipelines[link.id]
@@ -120,9 +122,12 @@ class Run:
             assert 0 <= now.fill <= now.in_flight, link.id
             first = now
             if link.spill:
-                assert went_before[link.id] <= now.sent <= went_after[link.id] + 1, link.id
+                before, after = spools_before[link.id], spools_after[link.id]
+                assert before.passed + before.restored <= now.sent <= after.passed + after.restored + 1, link.id
                 first = report.pipelines[self.spools[link.id].into]
                 assert first.sent == first.delivered + first.dropped_total + first.in_flight, link.id
+                # It counts one thing after the other, and what it has in hand is not delivered yet.
+                assert handled(before) - 3 <= first.delivered <= handled(after) + 2, link.id
             assert sent_before[link.source] <= first.sent <= sent_after[link.source] + 1, link.id
             delivered[link.target] += now.delivered
             last = self.before.get(link.id, now)
@@ -133,10 +138,22 @@ class Run:
         for number, taken in delivered.items():
             assert came_before[number] - 1 <= taken <= came_after[number], f"m{number}"
 
-    def went_on(self):
-        """Return how many blocks each spool says that it has sent on."""
-        counts = {name: spool.counts() for name, spool in self.spools.items()}
-        return {name: each.passed + each.restored for name, each in counts.items()}
+    def spool_counts(self):
+        return {name: spool.counts() for name, spool in self.spools.items()}
+
+    def stored(self):
+        """Return how many blocks have been on disk."""
+        return sum(each.stored for each in self.spool_counts().values())
+
+    def let_spill(self):
+        """Make the first pipeline's consumer slower than all others may be, until what comes has to wait on disk."""
+        first = self.shape.links[0]
+        self.dials.seconds[first.source], self.dials.seconds[first.target] = 0.0, 5 * max(SPEEDS_S)
+        deadline = time.monotonic() + LIMIT_S
+        while not self.stored():
+            assert time.monotonic() < deadline, "nothing was stored"
+            self.flow.wait(0.01)
+        self.turn_all()
 
     def notes(self):
         """Return how many blocks each module says that it has got."""
@@ -149,6 +166,8 @@ class Run:
             self.build(flow)
             self.turn_all()
             flow.start()
+            if self.spills:
+                self.let_spill()
             for _ in range(STEPS):
                 self.step()
                 flow.wait(self.choices.choice([0.0, 0.001, 0.02]))
@@ -192,7 +211,7 @@ def test_every_block_is_accounted_for_whatever_is_done(tmp_path):
         seed = SEED + flows
         folder = tmp_path / str(seed)
         folder.mkdir()
-        run = Run(seed, folder)
+        run = Run(seed, folder, spills=flows == 0)
         print(f"seed {seed}: {run.shape}")
         try:
             killed = run.run()
@@ -200,8 +219,7 @@ def test_every_block_is_accounted_for_whatever_is_done(tmp_path):
             problem.add_note(f"with STEADYFLOW_FLOWS_SEED={seed}, after {dict(run.done)}")
             raise
         blocks = sum(run.dials.counters.tolist())
-        stored = sum(spool.counts().stored for spool in run.spools.values())
         ended = f"{'none' if killed is None else f'm{killed}'} killed"
-        print(f"seed {seed}: {blocks} blocks, {stored} of them on disk, {dict(run.done)}, {ended}")
+        print(f"seed {seed}: {blocks} blocks, {run.stored()} of them on disk, {dict(run.done)}, {ended}")
         flows += 1
     print(f"{flows} flows from seed {SEED} in {time.monotonic() - began:.0f} s")

@@ -107,7 +107,15 @@ def test_a_record_counts_what_is_lost_when():
     assert record.until_detected() == 7
     assert record.until_relieved() == 9
     record.told.insert(3, Told("relieved", end_ns - 1, ""))
+    assert record.until_relieved() is None, "while it went on"
+    record.live = False
     assert record.until_relieved() == 0
+    record.told[3:] = [
+        Told("detected", end_ns - 2, "watermarks", "another"),
+        Told("relieved", end_ns + 9_000_000, ""),
+        Told("relieved", end_ns + 12_000_000, "", "another"),
+    ]
+    assert record.until_relieved() == 12, "when both are"
     record.told.clear()
     assert record.until_detected() is None
     assert record.until_relieved() is None

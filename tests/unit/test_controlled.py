@@ -25,6 +25,7 @@ from steadyflow import (
 from steadyflow._native import monotonic_ns
 from steadyflow.backpressure.detection import BlockedShare, Watermarks
 from steadyflow.runtime.controlled import Controlled, detectors_for, read
+from steadyflow.spooling import SpoolCounts
 
 MS = 1_000_000
 MONO = AudioFormat(48_000, 1, max_block_frames=480)
@@ -152,6 +153,30 @@ def test_pressure_is_told_once_and_its_end_after_it_has_stayed_away_for_a_while(
     assert change.lasted_ns == 70 * MS + at_ms * MS
     assert (change.dropped, change.dropped_frames) == (3, 3 * 480)
     assert looks(40) == []
+
+
+def test_what_a_spool_before_it_has_dropped_and_keeps_is_told_with_its_end(flow):
+    pipeline = between(flow, PipelineConfig(8, backpressure_strategy=DropOldest()))
+    nothing = dict.fromkeys(SpoolCounts.__struct_fields__, 0)
+    before = SpoolCounts(**nothing | {"dropped_blocks": 2, "dropped_frames": 960, "depth_blocks": 40})
+    after = SpoolCounts(**nothing | {"dropped_blocks": 7, "dropped_frames": 3360, "depth_blocks": 30})
+    counts = [before]
+    pipeline.spool_before = lambda: counts[0]
+    looks = Looks(pipeline)
+    looks(5)
+    send(pipeline, 10)
+    (_, change), *_ = looks(5)
+    assert change.congested
+    assert looks.controlled.backlog == 48
+    assert looks.controlled.reading.dropped == 2 + 2
+    counts[0] = after
+    looks()
+    assert looks.controlled.reading.dropped == 2 + 7
+    take(pipeline, 8)
+    ((_, change),) = looks(60)
+    assert not change.congested
+    assert (change.dropped, change.dropped_frames) == (5, 2400)
+    assert looks.controlled.backlog == 30
 
 
 def test_pressure_that_comes_back_at_once_is_the_same(flow):

@@ -1,5 +1,7 @@
 """What flow control tells, in words."""
 
+import dataclasses
+
 import pytest
 
 from steadyflow import events
@@ -19,6 +21,7 @@ RELIEVED = events.BackpressureRelieved(
     lasted_s=1.5,
     dropped=12,
     dropped_ms=120.0,
+    waiting=380,
     timestamp_ns=3 * 10**9,
 )
 CHANGED = events.StrategyChanged(
@@ -48,7 +51,7 @@ SPILLED = [
             DETECTED,
             f"{PIPE} is under pressure: 92% of its room is taken; 'model' cannot keep up; mic.out->rec.data wait with it",
         ),
-        (RELIEVED, f"{PIPE} is relieved after 1.50 s: 12 blocks (120 ms) were dropped; {RELIEVED.reason}"),
+        (RELIEVED, f"{PIPE} is relieved after 1.50 s: 12 blocks (120 ms) were dropped; 380 blocks still wait"),
         (CHANGED, f"{PIPE}: normal -> less room, because blocks wait; expected: that they wait less"),
         (ASSESSED, f"{PIPE}: 'less room' has not helped: they wait as long"),
         (QUALITY, f"model works at quality 'fast' instead of 'exact', because of {PIPE}"),
@@ -79,6 +82,16 @@ def test_that_a_source_waits_which_can_is_no_story():
     assert story([STARTED, DETECTED, RELIEVED], []) == []
     assert len(story([STARTED, DETECTED, CHANGED, RELIEVED], [])) == 3
     assert len(story([STARTED, STANDSTILL], [])) == 1
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_nor_is_that_it_is_paced(ends):
+    before, after = ("paced by credits", "Wait()") if ends else ("Wait()", "paced by credits")
+    paced = dataclasses.replace(CHANGED, before=before, after=after)
+    assert sentence(paced)
+    assert story([STARTED, DETECTED, paced, RELIEVED], []) == []
+    assert len(story([STARTED, DETECTED, paced, RELIEVED], [PIPE])) == 3
+    assert len(story([STARTED, DETECTED, paced, CHANGED, RELIEVED], [])) == 4
 
 
 def test_a_long_story_has_its_beginning_and_its_end():

@@ -13,7 +13,7 @@ class Reading(NamedTuple):
         at_ns: When, on the monotonic clock.
         sent: How many blocks were sent, those that were dropped included.
         delivered: How many of them were delivered.
-        dropped: How many of them were dropped.
+        dropped: How many of them were dropped, before it on disk, too.
         waiting: How many of them wait now.
         fill: The share of the tightest of its limits (blocks, bytes, ms) that is taken, 0 to 1.
         sojourn_ns: How long the oldest that waits has waited; 0: none waits.

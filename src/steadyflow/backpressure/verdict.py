@@ -15,8 +15,8 @@ class Verdict(NamedTuple):
     What a detector says of a pipeline at a look.
 
     Args:
-        detector: Which one: ``"watermarks"``, ``"standing_delay"``, ``"time_to_full"``, ``"blocked_share"``, ``"any_of"`` or
-            ``"all_of"``.
+        detector: Which one: ``"watermarks"``, ``"standing_delay"``, ``"time_to_full"``, ``"blocked_share"``, ``"growing_queue"``,
+            ``"backlog"``, ``"any_of"`` or ``"all_of"``.
         congested: Whether the pipeline gets more than its consumer takes; it stays so until it is relieved.
         level: What this look alone shows. A high one may still pass by; after a low one the pipeline may still be congested.
         reason: Why, in words, with the numbers.

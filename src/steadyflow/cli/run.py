@@ -13,8 +13,8 @@ from steadyflow import FlowFailed
 from steadyflow.cli.outcome import Outcome
 from steadyflow.cli.screens import Screen, make_screen
 from steadyflow.clock import SystemClock
-from steadyflow.events import BackpressureDetected, BackpressureRelieved, FlowEvent, StrategyChanged
-from steadyflow.events.sentences import TOLD, sentence
+from steadyflow.events import BackpressureDetected, BackpressureRelieved, FlowEvent
+from steadyflow.events.sentences import TOLD, is_of_credits, sentence
 from steadyflow.flow_files.loading import load
 from steadyflow.flow_files.settings import Setting
 from steadyflow.report import spill_dropped
@@ -90,7 +90,9 @@ class Progress:
 
 def _tell(flow: FileFlow, event: FlowEvent) -> None:
     """Say what flow control does, while it does it; not that a source which can wait has to, or is paced."""
-    if isinstance(event, (BackpressureDetected, BackpressureRelieved, StrategyChanged)):
+    if is_of_credits(event):
+        return
+    if isinstance(event, (BackpressureDetected, BackpressureRelieved)):
         link = flow.pipelines.get(event.pipeline)
         if link is not None and link.rule is not None and not link.live and link.rule.to_native(False).waits_for_ever:
             return

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from steadyflow.events.event import Delivery, FlowEvent
+
+PACED_BY_CREDITS: Final = "paced by credits"
+"""What `StrategyChanged` calls what is done where sources that can wait are slowed down, so that no queue below them stands full."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +45,9 @@ class BackpressureRelieved(FlowEvent):
         pipeline: Its id.
         reason: What was found, in words.
         lasted_s: How long it was under pressure.
-        dropped: How many blocks were dropped meanwhile.
+        dropped: How many blocks were dropped meanwhile, in it or by its spool.
         dropped_ms: How much audio that was; 0 where it is none.
+        waiting: How many still wait, in it or on disk.
     """
 
     delivery: ClassVar[Delivery] = "critical"
@@ -53,12 +57,14 @@ class BackpressureRelieved(FlowEvent):
     lasted_s: float
     dropped: int
     dropped_ms: float
+    waiting: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StrategyChanged(FlowEvent):
     """
-    What is done about a full pipeline was changed. Published by `handle_backpressure`, and by the coordinator for a rule that adapts.
+    What is done about a full pipeline was changed. Published by `handle_backpressure`, and by the coordinator for a rule that adapts or grows, for
+    an input that yields to a more important one, and where credits begin and end to pace sources (`PACED_BY_CREDITS`).
 
     Args:
         pipeline: Its id.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import Final, TypeGuard
 
 from steadyflow.events.event import FlowEvent
 from steadyflow.events.of_backpressure import (
+    PACED_BY_CREDITS,
     BackpressureDetected,
     BackpressureRelieved,
     QualityChanged,
@@ -47,7 +48,8 @@ def sentence(event: FlowEvent) -> str | None:
         case BackpressureRelieved():
             sound = f" ({event.dropped_ms:.0f} ms)" if event.dropped_ms else ""
             lost = f"{event.dropped} blocks{sound} were dropped" if event.dropped else "nothing was dropped"
-            return f"{event.pipeline} is relieved after {event.lasted_s:.2f} s: {lost}; {event.reason}"
+            waits = f"; {event.waiting} blocks still wait" if event.waiting > 1 else ""
+            return f"{event.pipeline} is relieved after {event.lasted_s:.2f} s: {lost}{waits}"
         case StrategyChanged():
             expected = f"; expected: {event.expected}" if event.expected else ""
             return f"{event.pipeline}: {event.before} -> {event.after}, because {event.reason}{expected}"
@@ -70,12 +72,17 @@ def sentence(event: FlowEvent) -> str | None:
     return None
 
 
+def is_of_credits(event: FlowEvent) -> TypeGuard[StrategyChanged]:
+    """Tell whether an event says that credits begin or end to pace sources."""
+    return isinstance(event, StrategyChanged) and PACED_BY_CREDITS in (event.before, event.after)
+
+
 def story(events: Sequence[FlowEvent], harmed: Collection[str]) -> list[str]:
     """
     Return what flow control has told of a run, each with its time since the start; of very much, the beginning and the end.
 
-    That a source which can wait had to wait is no news: of pipelines that lost nothing, were not late, and for which nothing was done, nothing
-    is told.
+    That a source which can wait had to wait, or was paced, is no news: of pipelines that lost nothing, were not late, and for which nothing else was
+    done, nothing is told.
 
     Args:
         events: All of the run, in order.
@@ -83,12 +90,16 @@ def story(events: Sequence[FlowEvent], harmed: Collection[str]) -> list[str]:
     """
     began_ns = 0
     lines = []
-    treated = {event.pipeline for event in events if isinstance(event, (StrategyChanged, QualityChanged))}
+    treated = {
+        event.pipeline
+        for event in events
+        if isinstance(event, (StrategyChanged, QualityChanged)) and not is_of_credits(event)
+    }
     for event in events:
         if isinstance(event, DataFlowStarted):
             began_ns = event.timestamp_ns
-        if isinstance(event, (BackpressureDetected, BackpressureRelieved)) and event.pipeline not in treated:
-            if event.pipeline not in harmed:
+        if isinstance(event, (BackpressureDetected, BackpressureRelieved)) or is_of_credits(event):
+            if event.pipeline not in treated and event.pipeline not in harmed:
                 continue
         text = sentence(event)
         if text is not None:

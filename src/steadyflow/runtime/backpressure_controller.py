@@ -43,6 +43,7 @@ _LOAD_NS: Final = 100_000_000  # for so long what is known of the machine holds
 _STANDSTILL_NS: Final = 500_000_000
 _JOIN_STANDSTILL_NS: Final = 2_000_000_000  # of a join, which may also be at work on one block for so long
 _COLLECT_NS: Final = 1_000_000_000  # how often memory is given back that has become free
+_NEWEST: Final = "only its newest block"
 _BLOCKED: Final = 0.1  # the share of its time above which a sender counts as waiting
 
 _logger: Final = logging.getLogger("steadyflow.backpressure")
@@ -322,7 +323,8 @@ class BackpressureController:
                 may_pace=not pipeline.live,
                 quality_levels=() if pipeline.target_open else self._run.quality_levels(pipeline.target[0]),
             )
-        return self._treatments[pipeline.id].note(self._flow)
+        # Now, and not where they are told: it may meet a pipeline that is damaged.
+        return list(self._treatments[pipeline.id].note(self._flow))
 
     def _told(self, controlled: Controlled, change: Change) -> FlowEvent:
         pipeline = controlled.pipeline
@@ -343,6 +345,7 @@ class BackpressureController:
             lasted_s=change.lasted_ns / 1e9,
             dropped=change.dropped,
             dropped_ms=controlled.dropped_ms(change.dropped_frames),
+            waiting=controlled.backlog,
         )
 
     def _culprit(self, pipeline: Pipeline) -> str:
@@ -501,12 +504,9 @@ class BackpressureController:
             others = self._yielding[pipeline.id] = list(self.less_important(pipeline))
             for other in others:
                 other.carry_out(Latest().to_native(other.live))
-                self._tell_of_yielding(
-                    other,
-                    repr(other.rule),
-                    "only its newest block",
-                    f"{pipeline.id} is under pressure, and more important",
-                )
+                reason = f"{pipeline.id} is under pressure, and more important"
+                expected = f"that {pipeline.target[0]!r} has more time for {pipeline.id}"
+                self._tell_of_yielding(other, pipeline, (repr(other.rule), _NEWEST), reason, expected)
         elif not yields:
             others = self._yielding.pop(pipeline.id, [])
             still = {id(each) for each in itertools.chain(*self._yielding.values())}
@@ -514,9 +514,14 @@ class BackpressureController:
                 if id(other) not in still and other.rule is not None:
                     other.carry_out(other.rule.to_native(other.live))
                     reason = f"{pipeline.id} has enough without that"
-                    self._tell_of_yielding(other, "only its newest block", repr(other.rule), reason)
+                    self._tell_of_yielding(other, pipeline, (_NEWEST, repr(other.rule)), reason, "that it loses less")
 
-    def _tell_of_yielding(self, pipeline: Pipeline, before: str, after: str, reason: str) -> None:
+    def _tell_of_yielding(
+        self, pipeline: Pipeline, sake: Pipeline, change: tuple[str, str], reason: str, expected: str
+    ) -> None:
+        found = self._controlled.get(sake.id)
+        reading = None if found is None else found.reading
+        before, after = change
         self._publish(
             StrategyChanged(
                 flow=self._flow,
@@ -524,8 +529,10 @@ class BackpressureController:
                 before=before,
                 after=after,
                 reason=reason,
-                numbers=(),
-                expected="",
+                numbers=()
+                if reading is None
+                else (("fill_share", reading.fill), ("sojourn_ms", reading.sojourn_ns / 1e6)),
+                expected=expected,
             )
         )
 

@@ -15,8 +15,8 @@ from steadyflow.backpressure.detection import (
     GrowingQueue,
     StandingDelay,
     TimeToFull,
-    UnlessDraining,
     Watermarks,
+    WithBacklog,
 )
 from steadyflow.backpressure.reading import Reading, growth
 from steadyflow.backpressure.rules import Latest, Sample
@@ -62,7 +62,7 @@ def detectors_for(pipeline: Pipeline) -> Detector:
     if pipeline.config.max_latency_ms is not None:
         target_ms = max(_SHARE_OF_BUDGET * pipeline.config.max_latency_ms, 0.1)
         found.append(StandingDelay(target_ms, _DELAY_INTERVAL_MS))
-    return UnlessDraining(AnyOf(*found))
+    return WithBacklog(AnyOf(*found))
 
 
 class Controlled:
@@ -103,6 +103,11 @@ class Controlled:
     def begin_beside(self, others: Iterable[Controlled]) -> None:
         """Note what has come through others until now."""
         self._come_before = {each.pipeline.id: each.come for each in others}
+
+    @property
+    def backlog(self) -> int:
+        """How many blocks waited at the last look, in it and on disk before it."""
+        return 0 if self.reading is None else self.reading.waiting + self.reading.spilled
 
     @property
     def heeds_alarms(self) -> bool:
@@ -207,9 +212,10 @@ class Controlled:
 
     def _drops(self) -> tuple[int, int]:
         counters = [ring.counters() for ring in self.pipeline.counted]
+        spool = None if self.pipeline.spool_before is None else self.pipeline.spool_before()
         return (
-            sum(sum(each["dropped"].values()) for each in counters),
-            sum(sum(each["dropped_frames"].values()) for each in counters),
+            sum(sum(each["dropped"].values()) for each in counters) + (spool.dropped_blocks if spool else 0),
+            sum(sum(each["dropped_frames"].values()) for each in counters) + (spool.dropped_frames if spool else 0),
         )
 
 
@@ -255,15 +261,16 @@ def read(rings: Sequence[Ring], pipeline: Pipeline, now_ns: int) -> Reading | No
     if waiting:
         limits = pipeline.limits
         fill = max(fill, waiting_bytes / (limits.bytes or math.inf), waiting_frames / (limits.frames or math.inf))
+    spool = None if pipeline.spool_before is None else pipeline.spool_before()
     return Reading(
         now_ns,
         sent,
         delivered,
-        dropped,
+        dropped + (spool.dropped_blocks if spool else 0),
         waiting,
         min(fill, 1.0),
         max(now_ns - oldest_ns, 0) if oldest_ns else 0,
         blocked_ns,
         full_events,
-        0 if pipeline.spool_counts is None else pipeline.spool_counts().depth_blocks,
+        spool.depth_blocks if spool else 0,
     )

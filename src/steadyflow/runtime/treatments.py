@@ -11,6 +11,7 @@ from steadyflow.backpressure.room import GrowingRoom, drained_within
 from steadyflow.backpressure.rules import Adaptive, Grow, Spill, Throttle
 from steadyflow.errors import InsufficientMemory
 from steadyflow.events import FlowEvent, StrategyAssessed, StrategyChanged
+from steadyflow.events.of_backpressure import PACED_BY_CREDITS
 from steadyflow.pipeline import Pipeline
 from steadyflow.platform.machine_load import MachineLoad
 from steadyflow.runtime.controlled import Controlled
@@ -119,7 +120,7 @@ class Paced:
         numbers = (("fill_share", reading.fill), ("waiting_count", float(reading.waiting)), ("service_hz", service_hz))
         if hz is not None:
             reason = (
-                f"it stands full, with {reading.waiting} blocks for a consumer that takes {service_hz:.0f} a second"
+                f"it stands full, with {reading.waiting} blocks for a consumer that takes {service_hz:.3g} a second"
             )
             expected = "that its sources wait, and no block does for long"
             yield _changed(flow, controlled.pipeline, rule, self._name, reason, numbers, expected)
@@ -385,7 +386,7 @@ def treatment_for(controlled: Controlled, hands: Hands, *, may_pace: bool, quali
         case Spill() | None:
             return Nothing()
     if may_pace and rule.to_native(controlled.pipeline.live).waits_for_ever:
-        return Paced(controlled, hands, Credit(), "paced by credits")
+        return Paced(controlled, hands, Credit(), PACED_BY_CREDITS)
     return Nothing()
 
 

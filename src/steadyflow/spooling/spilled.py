@@ -29,6 +29,11 @@ class Spilled(NamedTuple):
     behind: Pipeline
     rule: Spill
 
+    @property
+    def id(self) -> str:
+        """Of the pipeline that the user has connected."""
+        return self.into.id if self.into.source_open else self.behind.id
+
     def switch(self, strategy: Rule) -> None:
         """
         Let blocks wait on disk no more, or again.
@@ -39,13 +44,13 @@ class Spilled(NamedTuple):
         """
         if isinstance(strategy, Spill) and strategy != self.rule:
             raise ConfigurationError(
-                f"{self.behind.id}: expected {self.rule!r}, with which the pipeline was connected, or a rule that needs no file; got "
+                f"{self.id}: expected {self.rule!r}, with which the pipeline was connected, or a rule that needs no file; got "
                 f"{strategy!r}. Disconnect it, and connect it with that rule."
             )
         carried_out = strategy.to_native(self.behind.live)
         if carried_out.refuses:
             raise ConfigurationError(
-                f"{self.behind.id}: expected a rule that takes a block, drops one, or waits, because the pipeline was connected with "
+                f"{self.id}: expected a rule that takes a block, drops one, or waits, because the pipeline was connected with "
                 f"{self.rule!r}, and a spool sends into it; got {strategy!r}. Use DropNewest(), or disconnect it, and connect it with that rule."
             )
         self.spool.bypass(None if isinstance(strategy, Spill) else "wait" if carried_out.waits else "send")

@@ -27,7 +27,7 @@ class Spill(msgspec.Struct, frozen=True):
 
     It is for where a pipeline is connected: a module `steadyflow.spooling.Spool` is put before its target, with a pipeline into it that has as
     much room; below a live source that one drops the oldest where the spool itself does not keep up. `handle_backpressure` can switch to
-    another rule, and back.
+    another rule that refuses no blocks, and back.
 
     Args:
         path: The file, of SQLite; made where there is none.

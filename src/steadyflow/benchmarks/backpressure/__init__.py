@@ -166,6 +166,7 @@ def _targets(figure: Figure) -> list[Target]:
         _all_accounted_for(rows),
         _at_most(rows, "detect_ms", 50, "detected within 50 ms of the onset, by every rule that says so"),
         _at_most(rows, "relief_ms", 500, "relieved within 500 ms of its end, by every rule that says so"),
+        _no_false_relief(rows),
     ]
 
 
@@ -177,6 +178,12 @@ def _all_accounted_for(rows: Sequence[Row]) -> Target:
     if not missing:
         return Target(text, "not measured", met=None)
     return Target(text, f"{sum(map(abs, missing.values()))} unaccounted for", met=not any(missing.values()))
+
+
+def _no_false_relief(rows: Sequence[Row]) -> Target:
+    told = {row.name: row.facts["false_reliefs"] for row in rows if row.facts.get("false_reliefs")}
+    named = ", ".join(f"{name}: {count:g}" for name, count in told.items()) or "none was"
+    return Target("no relief is told while a producer that does not wait goes on", named, met=not told)
 
 
 def _at_most(rows: Sequence[Row], fact: str, limit_ms: float, text: str) -> Target:

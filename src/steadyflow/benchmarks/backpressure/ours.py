@@ -104,7 +104,7 @@ def _note(told: list[Told], kind: str, event: FlowEvent) -> None:
             what = event.after
         case _:
             what = ""
-    told.append(Told(kind, event.timestamp_ns, what))
+    told.append(Told(kind, event.timestamp_ns, what, str(getattr(event, "pipeline", ""))))
 
 
 class _Watched:

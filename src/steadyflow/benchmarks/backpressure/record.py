@@ -33,11 +33,12 @@ class Look(NamedTuple):
 
 
 class Told(NamedTuple):
-    """An event of flow control: ``detected``, ``relieved`` or ``changed``, when, and in words what."""
+    """An event of flow control: ``detected``, ``relieved`` or ``changed``, when, in words what, and of which pipeline."""
 
     kind: str
     at_ns: int
     what: str
+    pipeline: str = ""
 
 
 class Record:
@@ -188,6 +189,8 @@ class Record:
             "late_p99_ms": percentile(sorted(self._late_ns), 0.99) / 1e6,
             "false_alarms": sum(told.kind == "detected" and told.at_ns < onset_ns for told in self.told),
             "detections": sum(told.kind == "detected" for told in self.told),
+            "false_reliefs": sum(told.kind == "relieved" and onset_ns <= told.at_ns < end_ns for told in self.told)
+            * self.live,
             "changes": sum(told.kind == "changed" for told in self.told),
         }
         if self._trace:
@@ -199,11 +202,22 @@ class Record:
         return self._until_told("detected", "overload")
 
     def until_relieved(self) -> float | None:
-        """Return how long after the overload's end pressure was relieved, in ms; 0: it was so already, None: not at all."""
-        before = [told.kind for told in self.told if told.at_ns < self._began_ns["after"] and told.kind != "changed"]
-        if before and before[-1] == "relieved":
+        """
+        Return how long after the overload's end the last pipeline that was under pressure was relieved, in ms.
+
+        0: the producer can wait, and did, so that it was so already. None: not at all, or before the end although the producer went on.
+        """
+        end_ns = self._began_ns["after"]
+        last = {told.pipeline: told.kind for told in self.told if told.at_ns < end_ns and told.kind != "changed"}
+        pressed = {pipeline for pipeline, kind in last.items() if kind == "detected"}
+        if last and not pressed and not self.live:
             return 0.0
-        return self._until_told("relieved", "after")
+        for told in self.told:
+            if told.kind == "relieved" and told.at_ns >= end_ns and told.pipeline in pressed:
+                pressed.remove(told.pipeline)
+                if not pressed:
+                    return (told.at_ns - end_ns) / 1e6
+        return None
 
     def _until_told(self, kind: str, phase: Phase) -> float | None:
         since_ns = self._began_ns[phase]

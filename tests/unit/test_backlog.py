@@ -1,11 +1,11 @@
-"""Relief while a backlog drains: the overload is over, however much still waits."""
+"""What becomes of what waits: relief while it drains, however much there still is, and none while it grows, however much room there is."""
 
 from __future__ import annotations
 
 import pytest
 from tests.unit.looks import MS, UNITS, changes, look, overload, recorded
 
-from steadyflow.backpressure.detection import AnyOf, BlockedShare, GrowingQueue, TimeToFull, UnlessDraining, Watermarks
+from steadyflow.backpressure.detection import AnyOf, BlockedShare, GrowingQueue, TimeToFull, Watermarks, WithBacklog
 from steadyflow.errors import ConfigurationError
 
 
@@ -42,7 +42,7 @@ def first_change_ms(detector, readings):
 @pytest.mark.parametrize("name", ["backlog", "backlog_on_disk"])
 def test_an_overload_is_over_when_its_backlog_drains_in_recordings(name):
     trace = recorded(name)
-    (onset_ms, _), (relief_ms, congested) = changes(UnlessDraining(whatever_it_finds()), trace.readings)
+    (onset_ms, _), (relief_ms, congested) = changes(WithBacklog(whatever_it_finds()), trace.readings)
     assert 0 <= onset_ms - trace.onset_ms <= 50
     assert not congested
     assert trace.relief_ms < relief_ms <= trace.relief_ms + 400
@@ -54,23 +54,23 @@ def test_an_overload_is_over_when_its_backlog_drains_in_recordings(name):
 
 @pytest.mark.parametrize("per_s", [187.5, 500, 5_000, 50_000])
 def test_at_any_rate(per_s):
-    assert first_change_ms(UnlessDraining(Congested()), drain(per_s, backlog=int(per_s))) in (755.0, 765.0)
+    assert first_change_ms(WithBacklog(Congested()), drain(per_s, backlog=int(per_s))) in (755.0, 765.0)
 
 
 def test_how_much_still_waits_is_told():
-    detector = UnlessDraining(Congested())
+    detector = WithBacklog(Congested())
     verdict = [detector.note(each) for each in drain(1000, until_ms=760, backlog=1000, spilled=400)][-1]
-    assert (verdict.detector, verdict.congested, verdict.level) == ("draining", False, "LOW")
+    assert (verdict.detector, verdict.congested, verdict.level) == ("backlog", False, "LOW")
     numbers = dict(verdict.numbers)
     assert numbers.keys() == {"waiting_count", "fall_count", "window_ms", "drained_in_ms"}
     assert (numbers["waiting_count"], numbers["fall_count"], numbers["window_ms"]) == (1272, 125, 250)
     assert numbers["drained_in_ms"] == pytest.approx(1272 / 125 * 250)
-    assert verdict.reason.startswith("1272 blocks still wait, 400 of them on disk, 125 fewer than 250 ms ago")
+    assert verdict.reason.startswith("1272 blocks wait, 400 of them on disk, 125 fewer than 250 ms ago; if it")
     assert {name.rpartition("_")[2] for name, _ in verdict.numbers} <= UNITS
 
 
 def test_where_its_detector_finds_nothing_nothing_is_said():
-    detector = UnlessDraining(Watermarks())
+    detector = WithBacklog(Watermarks())
     assert {detector.note(each).detector for each in drain(1000, backlog=1000)} == {"watermarks"}
 
 
@@ -80,7 +80,7 @@ def test_what_grows_again_is_found_as_soon_as_elsewhere():
         for each in overload(1000, onset_ms=1000, until_ms=1100)
         if each.at_ns > 1000 * MS
     ]
-    detector = UnlessDraining(Congested())
+    detector = WithBacklog(Congested())
     assert first_change_ms(detector, drain(1000, backlog=1000)) is not None
     (at_ms, congested), *rest = changes_after_relief(detector, grown)
     assert congested
@@ -99,7 +99,7 @@ def changes_after_relief(detector, readings):
 
 
 def test_what_drains_no_further_is_found_again():
-    detector = UnlessDraining(Congested())
+    detector = WithBacklog(Congested())
     *_, last = readings = drain(1000, backlog=1000)
     assert first_change_ms(detector, readings) is not None
     stays = [last._replace(at_ns=last.at_ns + number * 10 * MS) for number in range(1, 40)]
@@ -110,7 +110,7 @@ def test_what_drains_no_further_is_found_again():
 
 @pytest.mark.parametrize("hindrance", [{"dropped": 1}, {"full_events": 1}])
 def test_what_is_lost_or_becomes_full_meanwhile_does_not_drain(hindrance):
-    detector = UnlessDraining(Congested())
+    detector = WithBacklog(Congested())
     *_, last = readings = drain(1000, backlog=1000)
     assert first_change_ms(detector, readings) is not None
     assert detector.note(last._replace(at_ns=last.at_ns + 10 * MS, waiting=last.waiting - 5, **hindrance)).congested
@@ -121,17 +121,17 @@ def test_what_waits_on_disk_fills_the_pipeline_again_and_again():
         each._replace(waiting=8, spilled=each.waiting, full_events=number)
         for number, each in enumerate(drain(1000, backlog=1000))
     ]
-    assert first_change_ms(UnlessDraining(Congested()), readings) == 755.0
+    assert first_change_ms(WithBacklog(Congested()), readings) == 755.0
 
 
 def test_what_was_flushed_has_not_drained():
     (first, *rest) = drain(1000, backlog=1000)
     flushed = [each._replace(waiting=10, delivered=0, dropped=990) for each in rest]
-    assert first_change_ms(UnlessDraining(Congested()), [first, *flushed]) is None
+    assert first_change_ms(WithBacklog(Congested()), [first, *flushed]) is None
 
 
 def test_a_queue_that_stands_or_becomes_less_slowly_does_not_drain():
-    detector = UnlessDraining(Congested())
+    detector = WithBacklog(Congested())
     slowly = [
         look(at_ms, sent=1000 + at_ms * 95 // 100, delivered=at_ms, waiting=1000 - at_ms * 5 // 100)
         for at_ms in range(0, 2000, 10)
@@ -140,20 +140,96 @@ def test_a_queue_that_stands_or_becomes_less_slowly_does_not_drain():
 
 
 def test_counters_that_begin_again_and_the_same_look_are_no_draining():
-    detector = UnlessDraining(Congested())
+    detector = WithBacklog(Congested())
     *_, last = readings = drain(1000, backlog=1000)
     assert first_change_ms(detector, readings) is not None
     assert not detector.note(last).congested, "the same look again changes nothing"
     assert detector.note(last._replace(at_ns=last.at_ns + 10 * MS, sent=3, delivered=2, waiting=1)).congested
 
 
+class Sometimes:
+    """Finds everything congested until a moment."""
+
+    name = "sometimes"
+
+    def __init__(self, until_ms):
+        self.until_ns = until_ms * MS
+
+    def note(self, reading):
+        return Watermarks(looks=1).note(reading._replace(fill=float(reading.at_ns < self.until_ns)))
+
+
+@pytest.mark.parametrize(("taken_of", "held"), [(0.5, True), (0.8, True), (0.9, False), (1.0, False)])
+def test_what_goes_on_growing_is_not_relieved(taken_of, held):
+    """Where more room makes a queue look emptier; what hardly grows does not count."""
+    detector = WithBacklog(Sometimes(600))
+    told = changes(detector, overload(1000, taken_of=taken_of, onset_ms=200, until_ms=1500))
+    assert told == ([(5.0, True)] if held else [(5.0, True), (605.0, False)])
+    verdict = detector.note(look(1505, sent=1505, delivered=1505 - 100, waiting=100))
+    assert not verdict.congested, "nor does a burst that has gone"
+
+
+def test_what_grows_slowly_is_told_as_growing():
+    detector = WithBacklog(Sometimes(600))
+    verdict = [detector.note(each) for each in overload(1000, taken_of=0.75, onset_ms=200, until_ms=1000)][-1]
+    assert (verdict.detector, verdict.congested, verdict.level) == ("backlog", True, "LOW")
+    assert verdict.reason == "198 blocks wait, 62 more than 250 ms ago"
+    assert dict(verdict.numbers) == {"waiting_count": 198, "fall_count": -62, "window_ms": 250}
+
+
+def bursts(every_ms, *, load, seconds, backlog, per_s=1000, every_look_ms=10):
+    """Looks at a queue with a backlog into which blocks come in bursts; that share of what is taken comes."""
+    readings, sent, delivered = [], backlog, 0.0
+    for at_ms in range(every_look_ms, round(seconds * 1000), every_look_ms):
+        if at_ms % every_ms < every_look_ms:
+            sent += round(every_ms * per_s / 1000 * load)
+        delivered = min(delivered + every_look_ms * per_s / 1000, sent)
+        readings.append(look(at_ms, sent=sent, delivered=int(delivered), waiting=sent - int(delivered)))
+    return readings
+
+
+@pytest.mark.parametrize(
+    ("every_ms", "load", "most_changes"), [(180, 1.1, 9), (200, 1.05, 9), (1000, 0.5, 9), (1000, 1.0, 9), (50, 0.5, 2)]
+)
+def test_between_bursts_it_changes_its_mind_less_and_less_often(every_ms, load, most_changes):
+    """Before it drains for so long again, it has to for twice as long, up to 2 s."""
+    readings = bursts(every_ms, load=load, seconds=30, backlog=30_000)
+    assert len(changes(WithBacklog(Congested()), readings)) <= most_changes
+
+
+def test_it_is_as_patient_as_at_first_where_nothing_waits_any_more():
+    detector = WithBacklog(Congested())
+    changes(detector, bursts(180, load=1.1, seconds=10, backlog=10_000))
+    assert detector.note(look(10_000, sent=100_000, delivered=100_000)).congested
+    later = [
+        each._replace(sent=each.sent + 100_000, delivered=each.delivered + 100_000)
+        for each in drain(1000, since_ms=10_500, until_ms=11_000, backlog=1000)
+    ]
+    assert first_change_ms(detector, later) in (10_755.0, 10_765.0)
+
+
+def test_what_comes_after_the_backlog_has_gone_is_found_at_once():
+    detector = WithBacklog(Congested())
+    assert first_change_ms(detector, drain(1000, backlog=180)) == 755.0
+    *_, last = drain(1000, backlog=180)
+    assert last.waiting == 0
+    assert not detector.note(last._replace(at_ns=last.at_ns + 10 * MS)).congested, (
+        "although its detector goes on for a while"
+    )
+    few, more = (
+        last._replace(at_ns=last.at_ns + ms * MS, sent=last.sent + new, waiting=new) for ms, new in ((20, 5), (30, 6))
+    )
+    assert not detector.note(few).congested
+    assert detector.note(more).congested
+
+
 @pytest.mark.parametrize("options", [{"window_ms": 0}, {"least_share": 0}, {"least_share": 2}, {"window_ms": "30"}])
 def test_impossible_ones_are_refused(options):
-    with pytest.raises(ConfigurationError, match="UnlessDraining: expected"):
-        UnlessDraining(Watermarks(), **options)
+    with pytest.raises(ConfigurationError, match="WithBacklog: expected"):
+        WithBacklog(Watermarks(), **options)
 
 
 @pytest.mark.parametrize("other", [None, Watermarks])
 def test_it_needs_a_detector(other):
-    with pytest.raises(ConfigurationError, match="UnlessDraining: expected detectors"):
-        UnlessDraining(other)
+    with pytest.raises(ConfigurationError, match="WithBacklog: expected detectors"):
+        WithBacklog(other)
