@@ -82,10 +82,11 @@ Account read_account(const BasicRing<Memory>& ring) noexcept {
         account.consistent = header.deliveries.version.load(std::memory_order_relaxed) == deliveries_version &&
                              header.drops.version.load(std::memory_order_relaxed) == drops_version;
     }
-    std::uint64_t fates = account.delivered;
-    for (const std::uint64_t dropped : account.dropped) fates += dropped;
-    // A block may be finished a moment before send() returns and counts it.
-    account.sent = std::max(account.sent, fates);
+    // A block may wait, or be finished, a moment before send() returns and counts it. Where slots were recycled meanwhile, one that waits may
+    // have been seen twice.
+    std::uint64_t seen = account.delivered + (account.consistent ? account.fill : 0);
+    for (const std::uint64_t dropped : account.dropped) seen += dropped;
+    account.sent = std::max(account.sent, seen);
     return account;
 }
 

@@ -135,6 +135,18 @@ void one_of_n_is_kept() {
     CHECK_EQUAL(80U, account.fill_bytes);
 }
 
+void a_block_that_waits_was_sent() {
+    Line line(8, 8, {RuleKind::wait, AfterWait::fail, 0});
+    CHECK(line.send());
+    CHECK(line.send());
+    // As it is for a moment, until send() counts the second one.
+    line.ring.header().published.store(1, std::memory_order_relaxed);
+    const Account account = read_account(line.ring);
+    CHECK_EQUAL(2U, account.fill);
+    CHECK_EQUAL(2U, account.sent);
+    CHECK_EQUAL(2U, account.in_flight());
+}
+
 void a_sender_that_can_wait_keeps_the_pace() {
     Line line(8, 8, {RuleKind::wait, AfterWait::fail, 0});
     constexpr Nanoseconds pace = 1'000'000'000;
@@ -250,6 +262,7 @@ int main() {
     room_that_others_leave_is_lent();
     a_switched_rule_leaves_the_group();
     one_of_n_is_kept();
+    a_block_that_waits_was_sent();
     a_sender_that_can_wait_keeps_the_pace();
     the_first_limit_wins();
     nothing_is_lost_without_a_word();

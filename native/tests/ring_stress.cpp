@@ -263,7 +263,7 @@ public:
             CHECK(account.dropped[reason] >= seen_.dropped[reason]);
             fates += account.dropped[reason];
         }
-        CHECK(fates <= account.sent);
+        CHECK(fates + account.fill <= account.sent);
         CHECK(account.sent >= seen_.sent);
         CHECK(account.fill <= ring_.count());
         seen_ = account;
