@@ -454,7 +454,11 @@ class Pipeline:
     @property
     def limits(self) -> RoomLimits:
         """What may wait beside `buffer_size` blocks; none until it is known what flows."""
-        return RoomLimits() if self.format is None else room_limits(self.config, self.rule, self.format)
+        if self.format is None:
+            return RoomLimits()
+        lanes = len(self.filling) or 1
+        share = shared_limits(room_limits(self.config, self.rule, self.format), self.format, lanes)
+        return RoomLimits(lanes * share.bytes, lanes * share.frames)
 
     @property
     def buffer_size(self) -> int:

@@ -184,6 +184,7 @@ def test_relief_is_told_when_a_backlog_becomes_less_and_not_while_its_room_grows
 
     wait_until(lambda: backlog() > 700, LIMIT_S)
     assert not told(flow, BackpressureRelieved, pipeline)
+    assert len(told(flow, BackpressureDetected, pipeline)) == 1
     pause.turn(0.02)
     relieved = wait_for(flow, BackpressureRelieved, pipeline)[0]
     assert backlog() > 300, "it has not drained yet"

@@ -119,11 +119,13 @@ def test_run_says_what_is_done_where_a_source_waits_but_not_that_it_does(flow_fi
     assert "is under pressure" not in done.stderr
 
     waits = OVERLOADED.replace('{ kind = "adaptive" }', '{ kind = "wait" }').replace("max_latency_ms = 50\n", "")
-    done = run("run", flow_file(waits), env=os.environ | {"PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 0, done.stderr
+    file, env = flow_file(waits), os.environ | {"PYTHONPATH": str(tmp_path)}
+    done, counted = run("run", file, env=env), run("run", file, "--json", env=env)
+    assert (done.returncode, counted.returncode) == (0, 0), done.stderr
     for told in (done.stderr, done.stdout):
         assert "is under pressure" not in told
         assert "paced by credits" not in told
+    assert json.loads(counted.stdout)["report"]["pipelines"]["stage.out->model.data"]["paced_ms"] > 0
 
 
 def test_run_prints_the_report(flow_file):

@@ -342,7 +342,7 @@ def random_shape(choices, folder, *, spills=False):
 
 def random_spill(choices, fmt, path):
     least = fmt.max_payload_bytes + BLOCK_OVERHEAD_BYTES
-    max_bytes = choices.choice([least, 10 * least, 1_000 * least])  # more would take too long at the end
+    max_bytes = choices.choice([least, 10 * least, 100 * least])  # more would take too long at the end
     then = choices.choice(["drop_oldest", "drop_newest", "wait"])
     return Spill(path, max_bytes, choices.choice([None, None, 1, 20, 1000]), then)
 

@@ -25,7 +25,7 @@ from tests.property.controlled_flows import (
     refusal,
 )
 
-from steadyflow import DataFlowCoordinator, FlowFailed
+from steadyflow import DataFlowCoordinator, DropOldest, FlowFailed
 from steadyflow.errors import ConfigurationError, FlowError, WorkerDied
 
 SEED = int(os.environ.get("STEADYFLOW_FLOWS_SEED", "1"))
@@ -147,7 +147,11 @@ class Run:
 
     def let_spill(self):
         """Make the first pipeline's consumer slower than all others may be, until what comes has to wait on disk."""
-        first = self.shape.links[0]
+        first, *others = self.shape.links
+        for link in others:
+            if link.target == first.target:  # by another rule it could hold their source up, so that nothing need wait
+                link.rules.append(DropOldest())
+                self.flow.handle_backpressure(link.id, link.rules[-1])
         self.dials.seconds[first.source], self.dials.seconds[first.target] = 0.0, 5 * max(SPEEDS_S)
         deadline = time.monotonic() + LIMIT_S
         while not self.stored():

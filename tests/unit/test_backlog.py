@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from tests.unit.looks import MS, UNITS, changes, look, overload, recorded
 
@@ -88,8 +90,8 @@ def test_what_grows_again_is_found_as_soon_as_elsewhere():
     assert not rest
 
 
-def changes_after_relief(detector, readings):
-    before, told = False, []
+def changes_after_relief(detector, readings, *, before=False):
+    told = []
     for reading in readings:
         congested = detector.note(reading).congested
         if congested is not before:
@@ -108,7 +110,7 @@ def test_what_drains_no_further_is_found_again():
     assert at_ms - last.at_ns / MS == pytest.approx(250, abs=10)
 
 
-@pytest.mark.parametrize("hindrance", [{"dropped": 1}, {"full_events": 1}])
+@pytest.mark.parametrize("hindrance", [{"dropped": 1}, {"full_events": 1}, {"blocked_ns": MS}])
 def test_what_is_lost_or_becomes_full_meanwhile_does_not_drain(hindrance):
     detector = WithBacklog(Congested())
     *_, last = readings = drain(1000, backlog=1000)
@@ -174,7 +176,7 @@ def test_what_grows_slowly_is_told_as_growing():
     verdict = [detector.note(each) for each in overload(1000, taken_of=0.75, onset_ms=200, until_ms=1000)][-1]
     assert (verdict.detector, verdict.congested, verdict.level) == ("backlog", True, "LOW")
     assert verdict.reason == "198 blocks wait, 62 more than 250 ms ago"
-    assert dict(verdict.numbers) == {"waiting_count": 198, "fall_count": -62, "window_ms": 250}
+    assert dict(verdict.numbers) == {"waiting_count": 198, "rise_count": 62, "window_ms": 250}
 
 
 def bursts(every_ms, *, load, seconds, backlog, per_s=1000, every_look_ms=10):
@@ -189,12 +191,16 @@ def bursts(every_ms, *, load, seconds, backlog, per_s=1000, every_look_ms=10):
 
 
 @pytest.mark.parametrize(
-    ("every_ms", "load", "most_changes"), [(180, 1.1, 9), (200, 1.05, 9), (1000, 0.5, 9), (1000, 1.0, 9), (50, 0.5, 2)]
+    ("every_ms", "load", "least", "most"),
+    [(180, 1.1, 3, 9), (200, 1.05, 3, 9), (1000, 0.5, 3, 9), (1000, 1.0, 3, 9), (50, 0.5, 2, 2)],
 )
-def test_between_bursts_it_changes_its_mind_less_and_less_often(every_ms, load, most_changes):
+def test_between_bursts_it_changes_its_mind_less_and_less_often(every_ms, load, least, most):
     """Before it drains for so long again, it has to for twice as long, up to 2 s."""
     readings = bursts(every_ms, load=load, seconds=30, backlog=30_000)
-    assert len(changes(WithBacklog(Congested()), readings)) <= most_changes
+    told = [at_ms for at_ms, _ in changes(WithBacklog(Congested()), readings)]
+    assert least <= len(told) <= most
+    apart = [relieved - congested for congested, relieved in zip(told[::2], told[1::2], strict=False)]
+    assert all(later >= 0.9 * before for before, later in pairwise(apart))
 
 
 def test_it_is_as_patient_as_at_first_where_nothing_waits_any_more():
@@ -221,6 +227,61 @@ def test_what_comes_after_the_backlog_has_gone_is_found_at_once():
     )
     assert not detector.note(few).congested
     assert detector.note(more).congested
+
+
+def test_what_its_detector_finds_after_a_backlog_has_gone_is_told():
+    """Also where fewer wait than an overload has to add to be one."""
+    detector = WithBacklog(Watermarks())
+    full = [each._replace(fill=0.9) for each in drain(1000, until_ms=900, backlog=180) if each.waiting]
+    assert first_change_ms(detector, full) is not None
+    last = full[-1]
+    empty = [last._replace(at_ns=last.at_ns + number * 10 * MS, waiting=0, fill=0.0) for number in (1, 2, 3)]
+    assert changes(detector, empty) == []
+    again = [last._replace(at_ns=last.at_ns + number * 10 * MS, waiting=5, fill=0.9) for number in (4, 5)]
+    assert changes(detector, again) == [(again[1].at_ns / MS, True)]
+
+
+def test_what_is_lost_where_nothing_waits_any_more_is_told():
+    detector = WithBacklog(Congested())
+    *_, last = readings = drain(1000, backlog=180)
+    assert first_change_ms(detector, readings) == 755.0
+    assert last.waiting == 0
+    assert detector.note(last._replace(at_ns=last.at_ns + 10 * MS, dropped=1)).congested
+
+
+@pytest.mark.parametrize("loss", [{"dropped": 1}, {"full_events": 1}, {"blocked_ns": MS}])
+def test_a_queue_that_grows_still_does_after_a_loss(loss):
+    detector = WithBacklog(Sometimes(605))
+    *grown, last = overload(1000, taken_of=0.75, onset_ms=200, until_ms=600)
+    assert [detector.note(each).congested for each in grown][-1]
+    after = [
+        each._replace(**loss)
+        for each in overload(1000, taken_of=0.75, onset_ms=200, until_ms=1000)
+        if each.at_ns > last.at_ns
+    ]
+    assert all(detector.note(each).congested for each in after)
+
+
+def test_a_rise_that_is_no_longer_clear_is_one_until_there_is_none():
+    detector = WithBacklog(Sometimes(600))
+    readings = overload(1000, taken_of=0.75, onset_ms=200, until_ms=700)
+    assert all(detector.note(each).congested for each in readings)
+    last = readings[-1]
+    slowly = [
+        last._replace(
+            at_ns=last.at_ns + n * 10 * MS,
+            sent=last.sent + 10 * n,
+            delivered=last.delivered + 10 * n - n // 10,
+            waiting=last.waiting + n // 10,
+        )
+        for n in range(1, 60)
+    ]
+    assert all(detector.note(each).congested for each in slowly)
+    last = slowly[-1]
+    stands = [last._replace(at_ns=last.at_ns + n * 10 * MS) for n in range(1, 40)]
+    (relieved_ms, congested), *_ = changes_after_relief(detector, stands, before=True)
+    assert not congested
+    assert relieved_ms - last.at_ns / MS <= 260
 
 
 @pytest.mark.parametrize("options", [{"window_ms": 0}, {"least_share": 0}, {"least_share": 2}, {"window_ms": "30"}])

@@ -104,13 +104,20 @@ def test_a_record_counts_what_is_lost_when():
     assert facts["offered_per_s"] == pytest.approx(2_000 / ((end_ns - onset_ns) / 1e9), rel=0.01)
     assert (facts["peak_fill"], facts["false_alarms"], facts["changes"], facts["half_ms"]) == (1, 1, 1, 0)
     assert facts["detections"] == 2
+    assert record.until_detected() == 0, "it was there already"
+    record.told[1:1] = [Told("relieved", onset_ns - 1, "")]
     assert record.until_detected() == 7
     assert record.until_relieved() == 9
-    record.told.insert(3, Told("relieved", end_ns - 1, ""))
+    assert facts["false_reliefs"] == 0
+    record.told.insert(4, Told("relieved", end_ns - 1, ""))
     assert record.until_relieved() is None, "while it went on"
+    assert record.measured({"oldest": 905, "newest": 0}).facts["false_reliefs"] == 1
+    record.told[2:2] = [Told("detected", onset_ns, "watermarks", "another")]
+    assert record.measured({"oldest": 905, "newest": 0}).facts["false_reliefs"] == 0, "another one is under pressure"
+    del record.told[2]
     record.live = False
     assert record.until_relieved() == 0
-    record.told[3:] = [
+    record.told[4:] = [
         Told("detected", end_ns - 2, "watermarks", "another"),
         Told("relieved", end_ns + 9_000_000, ""),
         Told("relieved", end_ns + 12_000_000, "", "another"),

@@ -169,6 +169,7 @@ def test_what_a_spool_before_it_has_dropped_and_keeps_is_told_with_its_end(flow)
     assert change.congested
     assert looks.controlled.backlog == 48
     assert looks.controlled.reading.dropped == 2 + 2
+    assert looks.controlled.reading.sent == 10 + 2
     counts[0] = after
     looks()
     assert looks.controlled.reading.dropped == 2 + 7

@@ -433,7 +433,7 @@ DETECTORS = {
     "default": lambda: AnyOf(Watermarks(), BlockedShare()),
 }
 QUIET = ["steady", "jitter", "burst"]
-BACKLOG = ["backlog", "backlog_on_disk"]  # see test_draining
+BACKLOG = ["backlog", "backlog_on_disk"]  # see test_backlog
 LOUD = ["onset_drop_oldest", "onset_wait", "onset_large", "relief_drop_oldest", "relief_wait", "stall", "stall_wait"]
 WAITING = ["onset_wait", "relief_wait", "stall_wait"]
 

@@ -11,9 +11,9 @@ class Reading(NamedTuple):
 
     Args:
         at_ns: When, on the monotonic clock.
-        sent: How many blocks were sent, those that were dropped included.
+        sent: How many blocks were sent, those that were dropped included, and those that the spool before it has dropped.
         delivered: How many of them were delivered.
-        dropped: How many of them were dropped, before it on disk, too.
+        dropped: How many of them were dropped.
         waiting: How many of them wait now.
         fill: The share of the tightest of its limits (blocks, bytes, ms) that is taken, 0 to 1.
         sojourn_ns: How long the oldest that waits has waited; 0: none waits.

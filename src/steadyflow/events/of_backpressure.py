@@ -39,7 +39,7 @@ class BackpressureDetected(FlowEvent):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackpressureRelieved(FlowEvent):
     """
-    A pipeline's consumer takes what comes again. Published as `BackpressureDetected`, which it ends.
+    A pipeline's consumer takes what comes again; says what was lost, and how much still waits. Published as `BackpressureDetected`, which it ends.
 
     Args:
         pipeline: Its id.
@@ -64,12 +64,12 @@ class BackpressureRelieved(FlowEvent):
 class StrategyChanged(FlowEvent):
     """
     What is done about a full pipeline was changed. Published by `handle_backpressure`, and by the coordinator for a rule that adapts or grows, for
-    an input that yields to a more important one, and where credits begin and end to pace sources (`PACED_BY_CREDITS`).
+    an input that yields to a more important one, and where credits begin and end to pace sources.
 
     Args:
         pipeline: Its id.
         before: What was done until now.
-        after: What is done from now on.
+        after: What is done from now on; `PACED_BY_CREDITS` where that is.
         reason: Why, in words; who says so, where it was not flow control.
         numbers: What it was decided by, likewise.
         expected: The effect that is expected of it.

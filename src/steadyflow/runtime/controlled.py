@@ -243,6 +243,8 @@ def _is_idle(last: Reading, reading: Reading) -> bool:
 
 def read(rings: Sequence[Ring], pipeline: Pipeline, now_ns: int) -> Reading | None:
     """Return what there is to see in the rings of a pipeline; None where it is paused. Does not disturb it; any thread."""
+    # First: what moves on meanwhile is counted twice, and not left out.
+    spool = None if pipeline.spool_before is None else pipeline.spool_before()
     looks = [ring.look() for ring in rings]
     if any(look[9] for look in looks):
         return None
@@ -261,16 +263,16 @@ def read(rings: Sequence[Ring], pipeline: Pipeline, now_ns: int) -> Reading | No
     if waiting:
         limits = pipeline.limits
         fill = max(fill, waiting_bytes / (limits.bytes or math.inf), waiting_frames / (limits.frames or math.inf))
-    spool = None if pipeline.spool_before is None else pipeline.spool_before()
+    spilled, lost = (spool.depth_blocks, spool.dropped_blocks) if spool else (0, 0)
     return Reading(
         now_ns,
-        sent,
+        sent + lost,
         delivered,
-        dropped + (spool.dropped_blocks if spool else 0),
+        dropped + lost,
         waiting,
         min(fill, 1.0),
         max(now_ns - oldest_ns, 0) if oldest_ns else 0,
         blocked_ns,
         full_events,
-        spool.depth_blocks if spool else 0,
+        spilled,
     )

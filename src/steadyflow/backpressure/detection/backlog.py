@@ -23,11 +23,12 @@ class WithBacklog:
     A pipeline that keeps what it cannot deliver at once (a large room, `Grow`, `Spill`) has a backlog when an overload is over, and delivers it for
     as long as there is much of it, while its detector goes on. But the overload is over: the consumer takes more than comes. The other
     way round, a room that grows looks emptier, although more and more waits. So what waits, in memory and on disk, is compared
-    with what waited a window ago.
+    with what waited a window ago; relief is held from a clear rise on until there is none.
 
-    That it drains is taken back where a block is dropped, the pipeline becomes full although nothing is on disk, the queue grows for 30 ms
-    (`GrowingQueue`), or is no shorter than a window ago; once nothing waits, where 6 blocks do again. Where that happens soon, as between bursts, it has to drain for twice as long until it
-    is said again, up to 2 s, until nothing waits.
+    That it drains is taken back where a block is dropped, a sender waits, the pipeline becomes full although nothing is on disk, the queue grows
+    for 30 ms (`GrowingQueue`), or is no shorter than a window ago; once nothing waits, where its detector has come to rest, or 6 blocks wait
+    again. Where that happens soon, as between bursts, it has to drain for twice as long until it is said again, up to 2 s, until its
+    detector rests.
 
     Args:
         detector: For no other pipeline or combination.
@@ -56,7 +57,7 @@ class WithBacklog:
     def note(self, reading: Reading) -> Verdict:
         """Take in what a look found, and return the verdict on it."""
         verdict = self._detector.note(reading)
-        self._follow(reading._replace(waiting=reading.waiting + reading.spilled))
+        self._follow(reading._replace(waiting=reading.waiting + reading.spilled), pressed=verdict.congested)
         if verdict.congested and self._drains_since_ns is not None:
             verdict = self._verdict(reading, congested=False)
         elif self._congested and not verdict.congested and self._rises:
@@ -64,8 +65,8 @@ class WithBacklog:
         self._congested = verdict.congested
         return verdict
 
-    def _follow(self, reading: Reading) -> None:
-        """Compare with what waited before; what waits on disk is among what waits."""
+    def _follow(self, reading: Reading, *, pressed: bool) -> None:
+        """Compare with what waited before; what waits on disk is among what waits. `pressed`: what its detector says."""
         looks = self._looks
         if looks and reading.at_ns <= looks[-1].at_ns:
             return
@@ -79,26 +80,49 @@ class WithBacklog:
         happened = growth(looks[0], reading)
         fall = looks[0].waiting - reading.waiting
         least = max(LEAST_BLOCKS, self._least_share * happened.delivered)
-        self._rises = fall <= -least
-        if not reading.waiting:
-            self._less_since_ns = None
+        is_whole = happened.elapsed_ns >= self._window_ns
+        self._note_rise(fall, least, happened.elapsed_ns, waits=reading.waiting > 0)
+        if self._drains_since_ns is None:
+            self._note_fall(reading, is_clear=is_whole and fall >= least and not grows)
+        elif hindered or grows:
+            self._take_back(reading, pressed=pressed)
+        elif self._drained:
+            if not pressed or reading.waiting >= LEAST_BLOCKS:
+                self._drains_since_ns, self._drained = None, False
+        elif not reading.waiting:
+            self._drained = True
+        elif fall < 1:
+            self._take_back(reading, pressed=pressed)
+        if not pressed or not reading.waiting:
             self._patience_ns = 0
-            self._drained = self._drains_since_ns is not None
-        elif self._drains_since_ns is not None:
-            if hindered or grows or (reading.waiting >= LEAST_BLOCKS if self._drained else fall < 1):
-                self._take_back(reading.at_ns - self._drains_since_ns)
-        elif grows or happened.elapsed_ns < self._window_ns or fall < least:
-            self._less_since_ns = None
-        else:
-            self._less_since_ns = self._less_since_ns or reading.at_ns
-            if reading.at_ns - self._less_since_ns >= self._patience_ns:
-                self._drains_since_ns = reading.at_ns
 
-    def _take_back(self, lasted_ns: int) -> None:
+    def _note_rise(self, fall: int, least: float, elapsed_ns: int, *, waits: bool) -> None:
+        """Note whether more and more waits. It does until it no longer does so, after a loss, too, from which on nothing is compared."""
+        if fall <= -least:
+            self._rises = True
+        elif (
+            not waits
+            or (elapsed_ns >= self._window_ns and fall >= 0)
+            or (elapsed_ns >= self._window_ns // 5 and fall > 0)
+        ):
+            self._rises = False
+
+    def _note_fall(self, reading: Reading, *, is_clear: bool) -> None:
+        """Note that it drains, where it has for long enough."""
+        if not is_clear:
+            self._less_since_ns = None
+            return
+        self._less_since_ns = self._less_since_ns or reading.at_ns
+        if reading.at_ns - self._less_since_ns >= self._patience_ns:
+            self._drains_since_ns = reading.at_ns
+
+    def _take_back(self, reading: Reading, *, pressed: bool) -> None:
+        """It drains no more; where that is so soon that it need not have been said, and would be news, the next time is later."""
+        assert self._drains_since_ns is not None
+        lasted_ns = reading.at_ns - self._drains_since_ns
         self._less_since_ns = self._drains_since_ns = None
-        if self._drained:
-            self._drained = False
-        elif lasted_ns < SOON_WINDOWS * self._window_ns:
+        self._drained = False
+        if pressed and lasted_ns < SOON_WINDOWS * self._window_ns:
             longer_ns = max(2 * self._patience_ns, self._window_ns)
             self._patience_ns = min(longer_ns, (SOON_WINDOWS - 1) * self._window_ns)
         else:
@@ -107,18 +131,22 @@ class WithBacklog:
     def _verdict(self, reading: Reading, *, congested: bool) -> Verdict:
         first, last = self._looks[0], self._looks[-1]
         elapsed_ms, fall = (last.at_ns - first.at_ns) / 1e6, first.waiting - last.waiting
-        on_disk = f", {reading.spilled} of them on disk" if reading.spilled else ""
-        compared = f"{abs(fall)} {'more' if fall < 0 else 'fewer'} than {elapsed_ms:.0f} ms ago"
-        numbers = [("waiting_count", float(last.waiting)), ("fall_count", float(fall)), ("window_ms", elapsed_ms)]
+        change = ("fall_count", float(fall)) if fall >= 0 else ("rise_count", float(-fall))
+        numbers = [("waiting_count", float(last.waiting)), change, ("window_ms", elapsed_ms)]
+        reason = f"{last.waiting} {'block waits' if last.waiting == 1 else 'blocks wait'}"
+        if reading.spilled:
+            reason += f", {reading.spilled} of them on disk"
+        if fall:
+            reason += f", {abs(fall)} {'more' if fall < 0 else 'fewer'} than {elapsed_ms:.0f} ms ago"
         if fall > 0:
             drained_ms = elapsed_ms * last.waiting / fall
             numbers.append(("drained_in_ms", drained_ms))
-            compared += f"; if it goes on like this, none in {drained_ms / 1e3:.1f} s"
-        return Verdict(self.name, congested, "LOW", f"{last.waiting} blocks wait{on_disk}, {compared}", tuple(numbers))
+            reason += f"; if it goes on like this, none in {drained_ms / 1e3:.1f} s"
+        return Verdict(self.name, congested, "LOW", reason, tuple(numbers))
 
 
 def _is_hindered(last: Reading, reading: Reading) -> bool:
     """Tell whether something has happened that is no draining, or counters have begun again."""
     happened = growth(last, reading)
     filled = happened.full_events > 0 and not reading.spilled
-    return filled or reading.dropped != last.dropped or reading.sent < last.sent
+    return filled or happened.blocked_ns > 0 or reading.dropped != last.dropped or reading.sent < last.sent

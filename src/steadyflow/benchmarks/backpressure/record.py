@@ -189,8 +189,7 @@ class Record:
             "late_p99_ms": percentile(sorted(self._late_ns), 0.99) / 1e6,
             "false_alarms": sum(told.kind == "detected" and told.at_ns < onset_ns for told in self.told),
             "detections": sum(told.kind == "detected" for told in self.told),
-            "false_reliefs": sum(told.kind == "relieved" and onset_ns <= told.at_ns < end_ns for told in self.told)
-            * self.live,
+            "false_reliefs": self._false_reliefs(onset_ns, end_ns),
             "changes": sum(told.kind == "changed" for told in self.told),
         }
         if self._trace:
@@ -198,8 +197,14 @@ class Record:
         return Measured(latencies_ns, facts)
 
     def until_detected(self) -> float | None:
-        """Return how long after the onset pressure was detected, in ms; None: not at all."""
-        return self._until_told("detected", "overload")
+        """Return how long after the onset pressure was detected, in ms; 0: it was there already, None: not at all."""
+        onset_ns = self._began_ns["overload"]
+        if self._pressed_at(onset_ns):
+            return 0.0
+        return next(
+            ((told.at_ns - onset_ns) / 1e6 for told in self.told if told.kind == "detected" and told.at_ns >= onset_ns),
+            None,
+        )
 
     def until_relieved(self) -> float | None:
         """
@@ -208,10 +213,9 @@ class Record:
         0: the producer can wait, and did, so that it was so already. None: not at all, or before the end although the producer went on.
         """
         end_ns = self._began_ns["after"]
-        last = {told.pipeline: told.kind for told in self.told if told.at_ns < end_ns and told.kind != "changed"}
-        pressed = {pipeline for pipeline, kind in last.items() if kind == "detected"}
-        if last and not pressed and not self.live:
-            return 0.0
+        pressed = self._pressed_at(end_ns)
+        if not pressed:
+            return 0.0 if self.told and not self.live else None
         for told in self.told:
             if told.kind == "relieved" and told.at_ns >= end_ns and told.pipeline in pressed:
                 pressed.remove(told.pipeline)
@@ -219,11 +223,15 @@ class Record:
                     return (told.at_ns - end_ns) / 1e6
         return None
 
-    def _until_told(self, kind: str, phase: Phase) -> float | None:
-        since_ns = self._began_ns[phase]
-        return next(
-            ((told.at_ns - since_ns) / 1e6 for told in self.told if told.kind == kind and told.at_ns >= since_ns), None
-        )
+    def _pressed_at(self, moment_ns: int) -> set[str]:
+        """Return the pipelines that were under pressure then, as far as it was told."""
+        last = {told.pipeline: told.kind for told in self.told if told.at_ns < moment_ns and told.kind != "changed"}
+        return {pipeline for pipeline, kind in last.items() if kind == "detected"}
+
+    def _false_reliefs(self, onset_ns: int, end_ns: int) -> int:
+        """Return how often no pipeline was under pressure any more, although the producer went on."""
+        within = [told for told in self.told if told.kind == "relieved" and onset_ns <= told.at_ns < end_ns]
+        return sum(self.live and not self._pressed_at(told.at_ns + 1) for told in within)
 
     def _look_at(self, moment_ns: int) -> int:
         """Return the number of the last look before that moment."""
