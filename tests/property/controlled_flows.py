@@ -444,8 +444,8 @@ def check_end(folder, shape, dials, report, killed, spools, *, given_up):
     """
     Compare what the report says with what modules say that they have sent and got.
 
-    `spools`: those of pipelines that spill, by their ids. `killed`: the number of one that was. `given_up`: whether the flow ended before everything had drained, so that what a module had in
-    hand has failed, if it waited for room.
+    `spools`: those of pipelines that spill, by their ids. `killed`: the number of one that was. `given_up`: whether the flow ended
+    before everything had drained, so that what a module had in hand has failed, if it waited for room.
     """
     came = notes_of(folder, shape)
     for link in shape.links:
@@ -504,7 +504,10 @@ def handled(counts):
 def check_spool(shape, link, spool, into, behind, numbers, *, given_up):
     """Compare what came through a spool, what it says that it did, what is left in its file, and what the pipeline behind it says."""
     counts = spool.counts()
-    where = f"{spool.into}: {into.sent} = {into.delivered} + {into.dropped}, then {counts}, then {behind.sent} = {behind.delivered} + {behind.dropped}"
+    where = (
+        f"{spool.into}: {into.sent} = {into.delivered} + {into.dropped}, then {counts}, "
+        f"then {behind.sent} = {behind.delivered} + {behind.dropped}"
+    )
     assert into.sent == into.delivered + into.dropped_total, where
     assert (into.in_flight, into.fill) == (0, 0), where
     assert set(into.dropped) <= {"flushed", "stopped", "failed"} | (
