@@ -35,11 +35,13 @@ template <class Memory>
 Account read_account(const BasicRing<Memory>& ring) noexcept {
     const auto& header = ring.header();
     Account account;
+    std::uint64_t claimed = 0;
     const auto blocks = [](const auto& counter) {
         return std::min<std::uint64_t>(counter.load(std::memory_order_relaxed), most_blocks);
     };
     for (int attempt = 0; attempt < 64 && !account.consistent; ++attempt) {
         account = {};
+        claimed = 0;
         const std::uint64_t deliveries_version = header.deliveries.version.load(std::memory_order_acquire);
         const std::uint64_t drops_version = header.drops.version.load(std::memory_order_acquire);
         const auto& deliveries = header.deliveries.records[deliveries_version & 1];
@@ -59,6 +61,8 @@ Account read_account(const BasicRing<Memory>& ring) noexcept {
                 ++account.fill;
                 account.fill_bytes += size.bytes();
                 account.fill_frames += size.frames();
+            } else if (word.state() == SlotState::claimed) {
+                ++claimed;
             } else if (word.state() == SlotState::done) {
                 if (word.position() + 1 == last_delivered) continue;  // tallied, not EMPTY yet
                 ++account.delivered;
@@ -82,9 +86,9 @@ Account read_account(const BasicRing<Memory>& ring) noexcept {
         account.consistent = header.deliveries.version.load(std::memory_order_relaxed) == deliveries_version &&
                              header.drops.version.load(std::memory_order_relaxed) == drops_version;
     }
-    // A block may wait, or be finished, a moment before send() returns and counts it. Where slots were recycled meanwhile, one that waits may
-    // have been seen twice.
-    std::uint64_t seen = account.delivered + (account.consistent ? account.fill : 0);
+    // A block may wait, be claimed or be finished a moment before send() returns and counts it. Where slots were recycled meanwhile, one
+    // that has no fate yet may have been seen twice.
+    std::uint64_t seen = account.delivered + (account.consistent ? account.fill + claimed : 0);
     for (const std::uint64_t dropped : account.dropped) seen += dropped;
     account.sent = std::max(account.sent, seen);
     return account;

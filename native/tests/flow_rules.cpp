@@ -135,16 +135,24 @@ void one_of_n_is_kept() {
     CHECK_EQUAL(80U, account.fill_bytes);
 }
 
-void a_block_that_waits_was_sent() {
+void a_block_that_waits_or_is_claimed_was_sent() {
     Line line(8, 8, {RuleKind::wait, AfterWait::fail, 0});
     CHECK(line.send());
     CHECK(line.send());
     // As it is for a moment, until send() counts the second one.
     line.ring.header().published.store(1, std::memory_order_relaxed);
-    const Account account = read_account(line.ring);
-    CHECK_EQUAL(2U, account.fill);
-    CHECK_EQUAL(2U, account.sent);
-    CHECK_EQUAL(2U, account.in_flight());
+    const Account waiting = read_account(line.ring);
+    CHECK_EQUAL(2U, waiting.fill);
+    CHECK_EQUAL(2U, waiting.sent);
+    CHECK_EQUAL(2U, waiting.in_flight());
+    Claim claim;
+    CHECK(line.consumer->claim(claim));
+    const Account claimed = read_account(line.ring);
+    CHECK_EQUAL(1U, claimed.fill);
+    CHECK_EQUAL(2U, claimed.sent);
+    CHECK_EQUAL(2U, claimed.in_flight());
+    line.consumer->finish(claim);
+    CHECK_EQUAL(2U, read_account(line.ring).sent);
 }
 
 void a_sender_that_can_wait_keeps_the_pace() {
@@ -262,7 +270,7 @@ int main() {
     room_that_others_leave_is_lent();
     a_switched_rule_leaves_the_group();
     one_of_n_is_kept();
-    a_block_that_waits_was_sent();
+    a_block_that_waits_or_is_claimed_was_sent();
     a_sender_that_can_wait_keeps_the_pace();
     the_first_limit_wins();
     nothing_is_lost_without_a_word();
