@@ -441,6 +441,21 @@ def test_a_full_queue_that_waits_for_ever_is_paced_by_credits(flow):
     assert "nearly empty" in ended.reason
 
 
+def test_a_pipeline_that_breaks_while_something_is_done_for_it_does_not_keep_others_from_being_looked_at(flow):
+    class Damaged(Asked):
+        def allow_buffers(self, pipeline, before, after):
+            raise FlowError("damaged")
+
+    grows, full = between(flow, Grow(64), 4), between(flow, DropOldest(), 4, target="other")
+    control = Control(flow, run=Damaged())
+    control.looks()
+    send(grows, 4)
+    send(full, 8)
+    told = control.looks(2)
+    assert {event.pipeline for event in told if isinstance(event, BackpressureDetected)} == {grows.id, full.id}
+    assert grows.buffer_size == 4
+
+
 def test_credits_end_with_the_rule(flow):
     pipeline = between(flow, Wait(), 20)
     control = Control(flow)
